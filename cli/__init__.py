@@ -1,0 +1,1 @@
+"""The commands medvar-data and medvar-model: thin Typer apps over the two packages."""

@@ -1,0 +1,1 @@
+"""The TOML files that describe collections, recipes and conditions; no code."""

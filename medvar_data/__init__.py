@@ -1,0 +1,1 @@
+"""Turn published CT/MR collections into harmonized, auditable training shards (no torch needed)."""

@@ -1,0 +1,83 @@
+"""Name everything that can go wrong: one tree of exceptions, one list of reasons for a rejected case.
+
+    MedvarError                     every error this package raises on purpose
+    ├── SpecError                   a TOML of ours or the user's says something it may not say
+    ├── SourceError                 a folder or archive cannot be read at all
+    ├── WorkspaceError              a workspace or shard set is not in the state the command needs
+    ├── ShardSetError               a shard set is damaged or does not match its own tables
+    └── CaseRejected                one case is bad; carries a `Reason`, becomes a row, never stops a run
+
+A message is one sentence: what was found, what was wanted, what to do next. It never holds a path inside a
+collection or a header value, since both can carry a person's name.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a case was left out; the values are the column `reason` of `rejects.parquet` and only ever grow."""
+
+    FILE_MISSING = "file_missing"  # a list names it, the disk does not have it
+    FILE_EMPTY = "file_empty"  # zero bytes
+    NOT_AN_IMAGE = "not_an_image"  # the content is not what the name says
+    TRUNCATED = "truncated"  # the bytes end early
+    UNREADABLE = "unreadable"  # the reader failed for another reason
+    ARCHIVE_UNREADABLE = "archive_unreadable"  # the archive itself is damaged
+    UNSAFE_ARCHIVE = "unsafe_archive"  # a member escapes, is a link, or inflates beyond all measure
+    NAN_VOXELS = "nan_voxels"  # the image holds NaN or infinity
+    CONSTANT_IMAGE = "constant_image"  # one value everywhere
+    DIMENSIONS = "dimensions"  # not three-dimensional (or not the channels the collection promises)
+    SPACING_DISAGREES = "spacing_disagrees"  # affine and pixdim name different spacings and no quirk says which holds
+    SPACING_IMPLAUSIBLE = "spacing_implausible"  # zero, negative or beyond 0.01-100 mm
+    NONORTHONORMAL = "nonorthonormal"  # the axes are sheared or degenerate
+    LABEL_WITHOUT_IMAGE = "label_without_image"
+    LABEL_SHAPE = "label_shape"  # label and image have other shapes
+    LABEL_VALUES = "label_values"  # a label value the collection does not define, or not an integer
+    EMPTY_LABEL = "empty_label"  # no foreground voxel
+    NO_FOREGROUND = "no_foreground"  # nothing left to keep after the cleanup
+    MISSING_SLICE = "missing_slice"  # a gap in a DICOM stack
+    DUPLICATE_POSITION = "duplicate_position"  # two slices at one place
+    UNEVEN_SPACING = "uneven_spacing"  # slices at irregular distances
+    MIXED_SERIES = "mixed_series"  # slices of several orientations, sizes or series in one stack
+    SLICE_COUNT = "slice_count"  # image and mask stacks of other lengths
+    DUPLICATE_CASE = "duplicate_case"  # two files claim one case key
+    PATIENT_IN_TWO_SPLITS = "patient_in_two_splits"
+    WORKER_KILLED = "worker_killed"  # the process died on this case twice, the second time alone
+
+
+class MedvarError(Exception):
+    """Base of every error that medvar raises on purpose."""
+
+
+class SpecError(MedvarError):
+    """A collection, recipe or condition file is wrong."""
+
+
+class SourceError(MedvarError):
+    """A folder or archive that the user named cannot be read."""
+
+
+class WorkspaceError(MedvarError):
+    """A workspace or an output folder is missing something or holds something else."""
+
+
+class ShardSetError(MedvarError):
+    """A shard set is damaged or disagrees with its own tables."""
+
+
+class CaseRejected(MedvarError):
+    """One case cannot be used.
+
+    Args:
+        reason: the machine-readable reason.
+        detail: one sentence for people; no path, no header text.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["CaseRejected"], tuple[Reason, str]]:
+        """Survive the trip between processes."""
+        return type(self), (self.reason, self.detail)
