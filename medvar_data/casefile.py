@@ -1,0 +1,143 @@
+"""One Parquet file a harmonized case: the unit of work, of resume and of atomic commit.
+
+A kept case has one row a slice; a rejected one has none. All that holds for the whole case stands as JSON in the file's
+metadata. The file's existence with the right fingerprint is the mark that the case is done.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medvar_data.catalog import CollectionSpec, Recipe
+from medvar_data.codec import CODECS, pixel_digest
+from medvar_data.errors import CaseRejected, Reason, WorkspaceError
+from medvar_data.harmonize import PIPELINE_VERSION, CaseStatistics, HarmonizedCase, HarmonizedVolume
+from medvar_data.records import Case, Reject
+from medvar_data.store import atomic_path
+from medvar_data.tables import SCHEMA_VERSION
+
+SLICE_SCHEMA = pa.schema(
+    [
+        ("z", pa.int32()), ("source_index", pa.int32()), ("body_pixels", pa.int32()), ("foreground_pixels", pa.int32()),
+        ("label_pixels", pa.map_(pa.int16(), pa.int32())), ("image_sha256", pa.string()), ("mask_sha256", pa.string()),
+        ("image", pa.binary()), ("mask", pa.binary()),
+    ]
+)  # fmt: skip
+INDEX_COLUMNS = [name for name in SLICE_SCHEMA.names if name not in ("image", "mask")]
+SLICES_PER_GROUP = 16  # so that a shard reads little more of a case than the slices it takes
+METADATA_KEY = b"medvar.case"
+
+
+@dataclass(frozen=True)
+class CaseFile:
+    """What a case's file says of the case as a whole; `harmonized` is None where it was rejected."""
+
+    case: Case
+    fingerprint: str
+    recipe: str
+    recipe_digest: str
+    collection_digest: str
+    harmonized: HarmonizedCase | None
+    reject: Reject | None
+
+
+def fingerprint(case: Case, spec: CollectionSpec, recipe: Recipe) -> str:
+    """Name everything that a case's result depends on: the case and its files' size and time, TOML, recipe, code."""
+    parts = (dataclasses.astuple(case), spec.digest, recipe.digest, PIPELINE_VERSION, SCHEMA_VERSION)
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def write_kept(path: Path, volume: HarmonizedVolume, case: Case, spec: CollectionSpec, recipe: Recipe) -> None:
+    """Encode and write a kept case."""
+    codec = CODECS[recipe.codec]
+    rows = [
+        {
+            "z": s.z, "source_index": s.source_index, "body_pixels": s.body_pixels,
+            "foreground_pixels": s.foreground_pixels, "label_pixels": list(s.label_pixels.items()),
+            "image_sha256": pixel_digest(s.image), "mask_sha256": pixel_digest(s.mask),
+            "image": codec.encode(s.image), "mask": CODECS["png"].encode(s.mask),
+        }
+        for s in volume.slices
+    ]  # fmt: skip
+    _write(path, rows, case, spec, recipe, harmonized=dataclasses.asdict(volume.case))
+
+
+def write_rejected(path: Path, error: CaseRejected, case: Case, spec: CollectionSpec, recipe: Recipe) -> None:
+    """Write a rejected case: no rows, the reason in the metadata."""
+    _write(path, [], case, spec, recipe, reason=error.reason.value, detail=error.detail)
+
+
+def read_case_file(path: Path) -> CaseFile:
+    """Read what holds for the whole case; no slice is read."""
+    try:
+        note = json.loads(pq.read_schema(path).metadata[METADATA_KEY])
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        raise WorkspaceError(f"{path.name} in the workspace is damaged; remove it and run harmonize again.") from error
+    case = Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in note["case"].items()})
+    reject = None
+    if note.get("reason"):
+        reject = Reject(case.collection, case.case, "harmonize", Reason(note["reason"]), note["detail"])
+    return CaseFile(
+        case=case,
+        fingerprint=note["fingerprint"],
+        recipe=note["recipe"],
+        recipe_digest=note["recipe_digest"],
+        collection_digest=note["collection_digest"],
+        harmonized=_harmonized(note["harmonized"]) if note.get("harmonized") else None,
+        reject=reject,
+    )
+
+
+def read_slice_index(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a case without their pictures."""
+    return pq.read_table(path, columns=INDEX_COLUMNS).to_pylist()
+
+
+def read_pictures(path: Path, rows: Iterable[int]) -> dict[int, tuple[bytes, bytes]]:
+    """Read encoded image and mask of some rows: row -> (image, mask)."""
+    wanted = sorted(set(rows))
+    with pq.ParquetFile(path) as file:
+        groups = sorted({row // SLICES_PER_GROUP for row in wanted})
+        table = file.read_row_groups(groups, columns=["image", "mask"])
+    start = {group: n * SLICES_PER_GROUP for n, group in enumerate(groups)}
+    images, masks = table["image"], table["mask"]
+    at = {row: start[row // SLICES_PER_GROUP] + row % SLICES_PER_GROUP for row in wanted}
+    return {row: (images[i].as_py(), masks[i].as_py()) for row, i in at.items()}
+
+
+def is_done(path: Path, wanted: str) -> bool:
+    """Tell whether a case's file is there and was made from the same inputs."""
+    if not path.exists():
+        return False
+    try:
+        return read_case_file(path).fingerprint == wanted
+    except WorkspaceError:
+        return False
+
+
+def _write(path: Path, rows: list[dict[str, Any]], case: Case, spec: CollectionSpec, recipe: Recipe, **outcome: Any) -> None:
+    note = {
+        "case": dataclasses.asdict(case), "fingerprint": fingerprint(case, spec, recipe), "recipe": recipe.name,
+        "recipe_digest": recipe.digest, "collection_digest": spec.digest, **outcome,
+    }  # fmt: skip
+    columns = {f.name: pa.array([row[f.name] for row in rows], type=f.type) for f in SLICE_SCHEMA}
+    metadata = {METADATA_KEY: json.dumps(note, sort_keys=True).encode()}
+    table = pa.table(columns, schema=SLICE_SCHEMA.with_metadata(metadata))
+    with atomic_path(path) as partial:
+        pq.write_table(
+            table, partial, row_group_size=SLICES_PER_GROUP, use_dictionary=False, write_statistics=False,
+            compression={**dict.fromkeys(INDEX_COLUMNS, "zstd"), "image": "none", "mask": "none"},
+        )  # fmt: skip
+
+
+def _harmonized(note: dict[str, Any]) -> HarmonizedCase:
+    numbers = {k: {int(v): mm3 for v, mm3 in note[k].items()} for k in ("removed_label_mm3", "label_mm3")}
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items()}
+    return HarmonizedCase(**{**plain, **numbers, "statistics": CaseStatistics(**note["statistics"])})

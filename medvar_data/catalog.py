@@ -1,0 +1,343 @@
+"""Read what we know of a collection, a recipe and the condition vocabulary: TOML in, frozen dataclasses out.
+
+The files of the distribution live in the data package `medvar_manifests`; a user's own file has the same form and is
+checked by the same code, so a wrong key is named in the error.
+"""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medvar_data.errors import SpecError
+
+MODALITIES = ("CT", "MR")
+SLICE_AXES = ("axial", "native")
+CONFIRMED = ("originals", "listing", "unconfirmed")
+OWN_CONDITION_IDS = range(1000, 2000)  # reserved for users' own collections
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """Map the published values `low`..`high` to the contiguous id 1..255 that masks hold."""
+
+    low: int
+    high: int
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One published way in which images (and labels) lie in folders.
+
+    `image` and `label` are regular expressions on the tail of a POSIX path; groups named in `pair_on` must agree.
+    `case`, `group` and `sequence` are templates filled from the image's groups.
+    """
+
+    id: str
+    image: str
+    case: str
+    group: str
+    label: str = ""
+    pair_on: tuple[str, ...] = ()
+    split: str = ""
+    modality: str = ""
+    region: str = ""
+    sequence: str = ""
+    sequences: Mapping[str, str] = field(default_factory=dict)  # group value -> field's name
+    reader: str = "volume"
+    stack: bool = False  # many files are one volume, stacked in file-name order
+    channels: tuple[str, ...] = ()  # the fourth dimension, one sequence each
+    labelled: bool = True
+    expected: int = 0  # cases as published; 0 means unknown
+    confirmed: str = "unconfirmed"
+
+
+@dataclass(frozen=True)
+class Quirk:
+    """One known oddity and what is done about it."""
+
+    id: str
+    action: str
+    cases: str = "*"
+
+
+@dataclass(frozen=True)
+class CollectionSpec:
+    """All that is known of a collection before anything is opened."""
+
+    name: str
+    title: str
+    region: str
+    modality: str
+    slice_axis: str
+    license: str
+    layouts: tuple[Layout, ...]
+    labels: tuple[LabelSpec, ...] = ()
+    family: str = ""
+    homepage: str = ""
+    doi: str = ""
+    citation: str = ""
+    license_url: str = ""
+    commercial: str = "unknown"
+    license_confirmed: bool = False
+    access: str = ""
+    download: tuple[str, ...] = ()
+    notes: str = ""
+    overlaps: tuple[str, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
+    exclude: tuple[str, ...] = ()
+    finder: str = ""  # key of FINDERS, where a pattern cannot say it all
+    spacing_from: str = "reject"  # which holds where affine and pixdim disagree: affine, pixdim, or reject
+    case_names: str = "published"  # published names may be shown; "hash" hides a user's own file names
+    condition: str = ""  # default: <name>-<modality>
+    digest: str = ""  # sha256 of the TOML file
+
+    @property
+    def n_expected(self) -> int:
+        """Cases that the publisher counts, over all layouts (0 where unknown)."""
+        return sum(layout.expected for layout in self.layouts)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every harmonization choice, as a number or a word.
+
+    Voxel and millimetre thresholds act together: a component goes only when it is below both.
+    """
+
+    name: str
+    side: int  # pixels
+    orientation: str  # canonical: permutation and flips only
+    slices: str  # labelled: slices with annotation, and by body area where a case has no label
+    body_threshold_hu: float
+    body_mr_threshold_fraction: float  # of Li's threshold of the non-zero voxels
+    body_opening_mm: float
+    body_min_voxels: int
+    body_min_mm3: float
+    body_min_fraction: float  # of the largest component, CT only
+    body_slice_min_pixels: int
+    body_slice_min_mm2: float
+    label_min_voxels: int
+    label_min_mm3: float
+    label_keep_largest: bool
+    label_slice_min_pixels: int
+    label_slice_min_mm2: float
+    unlabelled_min_body_fraction: float  # of the slice's area
+    ct_normalizer: str
+    ct_level_hu: float
+    ct_width_hu: float
+    mr_normalizer: str
+    mr_low_percentile: float
+    mr_high_percentile: float
+    codec: str
+    digest: str = ""
+
+
+def collection_names() -> list[str]:
+    """List the collections of the distribution, sorted."""
+    return sorted(p.name.removesuffix(".toml") for p in _manifests("collections").iterdir() if p.name.endswith(".toml"))
+
+
+def load_collections() -> list[CollectionSpec]:
+    """Load every collection of the distribution."""
+    return [load_collection(name) for name in collection_names()]
+
+
+def find_collections(name: str) -> list[CollectionSpec]:
+    """Resolve a command-line name: a collection, a family of collections, or the path of a user's own TOML.
+
+    Raises:
+        SpecError: no such name; the nearest ones are given.
+    """
+    if name.endswith(".toml"):
+        return [load_collection_file(Path(name))]
+    specs = load_collections()
+    found = [s for s in specs if name in (s.name, s.family)]
+    if not found:
+        raise SpecError(_unknown("collection", name, [*{s.name for s in specs}, *{s.family for s in specs if s.family}])
+                        + " Or give the path of your own TOML.")
+    return found
+
+
+def collection_text(name: str) -> str:
+    """The TOML of a collection, by name or by the path of a user's own."""
+    if name.endswith(".toml"):
+        return Path(name).read_text(encoding="utf-8")
+    return str((_manifests("collections") / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def load_collection(name: str) -> CollectionSpec:
+    """Load one collection of the distribution by name."""
+    entry = _manifests("collections") / f"{name}.toml"
+    if not entry.is_file():
+        raise SpecError(_unknown("collection", name, collection_names()))
+    return parse_collection(entry.read_text(encoding="utf-8"), f"collection {name}")
+
+
+def load_collection_file(path: Path) -> CollectionSpec:
+    """Load a user's own collection; unless it says otherwise, its case names are hashed."""
+    if not path.is_file():
+        raise SpecError(f"No collection file at {path}; wanted a TOML that describes your folders. See docs/own-data.md.")
+    return parse_collection(path.read_text(encoding="utf-8"), str(path), own=True)
+
+
+def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionSpec:
+    """Parse and check one collection's TOML.
+
+    Raises:
+        SpecError: names the file, the key and what it should be.
+    """
+    table = _toml(text, where)
+    table["layouts"] = tuple(_build(Layout, row, f"{where}, layout {i + 1}") for i, row in enumerate(table.pop("layout", [])))
+    table["labels"] = tuple(_label(row, where) for row in table.pop("label", []))
+    table["quirks"] = tuple(_build(Quirk, row, f"{where}, quirk {i + 1}") for i, row in enumerate(table.pop("quirk", [])))
+    table["digest"] = sha256(text.encode()).hexdigest()
+    if own:
+        table.setdefault("case_names", "hash")
+        table.setdefault("license", "own data")
+    spec = _build(CollectionSpec, table, where)
+    _check_collection(spec, where)
+    return spec
+
+
+def load_recipe(name: str) -> Recipe:
+    """Load a recipe of the distribution by name, or a user's own by the path of its TOML.
+
+    Raises:
+        SpecError: no such recipe, or a key that is missing, unknown or of the wrong type.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise SpecError(f"No recipe file at {path}.")
+        text = path.read_text(encoding="utf-8")
+    else:
+        entry = _manifests("recipes") / f"{name}.toml"
+        if not entry.is_file():
+            known = [p.name.removesuffix(".toml") for p in _manifests("recipes").iterdir() if p.name.endswith(".toml")]
+            raise SpecError(_unknown("recipe", name, known))
+        text = entry.read_text(encoding="utf-8")
+    table = _toml(text, f"recipe {name}")
+    if "extends" in table:
+        base = dataclasses.asdict(load_recipe(table.pop("extends")))
+        table = {**base, **table}
+    table.pop("digest", None)
+    recipe = _build(Recipe, table, f"recipe {name}")
+    return dataclasses.replace(recipe, digest=sha256(repr(dataclasses.astuple(recipe)).encode()).hexdigest())
+
+
+def load_conditions() -> dict[str, int]:
+    """Read the condition vocabulary: name -> id. Append-only; users' own ids start at 1000.
+
+    >>> load_conditions()["acdc-mr"]
+    0
+    """
+    table = _toml((_manifests() / "conditions.toml").read_text(encoding="utf-8"), "conditions.toml")
+    ids = {row["name"]: int(row["id"]) for row in table["condition"]}
+    if len(set(ids.values())) != len(ids) or len(ids) != len(table["condition"]):
+        raise SpecError("conditions.toml gives one id or one name twice; ids are append-only and never reused.")
+    return ids
+
+
+def condition_name(spec: CollectionSpec, modality: str) -> str:
+    """Name the condition that a case of this collection and modality is generated under."""
+    return spec.condition or f"{spec.name}-{modality.lower()}"
+
+
+T = TypeVar("T")
+
+
+def _manifests(*parts: str) -> Any:
+    return resources.files("medvar_manifests").joinpath(*parts)
+
+
+def _toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{where}: not valid TOML ({error}).") from error
+
+
+def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Make a dataclass from a table, naming unknown, missing and mistyped keys."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in fields:
+            raise SpecError(f"{where}: unknown key {key!r}; wanted one of {', '.join(fields)}.")
+    values: dict[str, Any] = {}
+    for name, f in fields.items():
+        if name not in table:
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise SpecError(f"{where}: key {name!r} is missing.")
+            continue
+        values[name] = _coerce(table[name], f.type, f"{where}: {name}")
+    return cls(**values)
+
+
+def _coerce(value: Any, kind: Any, where: str) -> Any:
+    wanted = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}.get(kind)
+    if wanted is None:
+        return tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise SpecError(f"{where} is {value!r}; wanted a {kind.__name__}.")
+    return kind(value)
+
+
+def _label(row: Mapping[str, Any], where: str) -> LabelSpec:
+    value = row.get("value")
+    low, high = (value, value) if isinstance(value, int) else (value or (None, None))
+    if not isinstance(low, int) or not isinstance(high, int):
+        raise SpecError(f"{where}: a label's value is {value!r}; wanted an integer or [low, high].")
+    return LabelSpec(low=low, high=high, id=int(row["id"]), name=str(row["name"]))
+
+
+def _check_collection(spec: CollectionSpec, where: str) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", spec.name):
+        raise SpecError(f"{where}: name is {spec.name!r}; wanted lower-case letters, digits and hyphens.")
+    _one_of(spec.slice_axis, SLICE_AXES, f"{where}: slice_axis")
+    _one_of(spec.spacing_from, ("affine", "pixdim", "reject"), f"{where}: spacing_from")
+    _one_of(spec.case_names, ("published", "hash"), f"{where}: case_names")
+    ids = sorted({label.id for label in spec.labels})
+    if ids != list(range(1, len(ids) + 1)) or len(ids) > 255:
+        raise SpecError(f"{where}: label ids are {ids}; wanted 1, 2, 3 … without a gap (masks are 8-bit).")
+    if not spec.layouts:
+        raise SpecError(f"{where}: no [[layout]]; wanted at least one that says where the images are.")
+    for layout in spec.layouts:
+        _check_layout(layout, spec, f"{where}, layout {layout.id}")
+
+
+def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
+    _one_of(layout.modality or spec.modality, MODALITIES, f"{where}: modality")
+    _one_of(layout.confirmed, CONFIRMED, f"{where}: confirmed")
+    for key in ("image", "label"):
+        try:
+            pattern = re.compile(getattr(layout, key))
+        except re.error as error:
+            raise SpecError(f"{where}: {key} is not a regular expression ({error}).") from error
+        missing = set(layout.pair_on) - set(pattern.groupindex) if getattr(layout, key) else set()
+        if missing:
+            raise SpecError(f"{where}: {key} has no group {', '.join(sorted(missing))}, which pair_on names.")
+    groups = set(re.compile(layout.image).groupindex)
+    for template in (layout.case, layout.group, layout.sequence):
+        unknown = set(re.findall(r"\{(\w+)\}", template)) - groups
+        if unknown:
+            raise SpecError(f"{where}: template {template!r} uses {sorted(unknown)}, which the image pattern does not capture.")
+
+
+def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:
+    if value not in allowed:
+        raise SpecError(f"{where} is {value!r}; wanted one of {', '.join(allowed)}.")
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
+    return f"No {what} named {name!r}; nearest: {', '.join(near)}."

@@ -1,0 +1,169 @@
+"""Turn stored voxels into canonical slices and slices into squares; everything here acts on image and label alike.
+
+Reorientation is by the affine and only permutes and flips axes. Resizing works in physical values, per axis: area
+averaging to shrink, linear interpolation to enlarge, exact-centre nearest for masks.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float64, Shaped
+
+from medvar_data.errors import CaseRejected, Reason
+from medvar_data.records import Geometry
+
+SHEAR_LIMIT = 0.05  # largest |cosine| between two voxel axes; ITK refuses from about 5e-4, permuting tolerates more
+SPACING_LIMITS_MM = (0.01, 100.0)
+SPACING_TOLERANCE_MM = 0.01  # between affine and pixdim
+
+
+@dataclass(frozen=True)
+class SlicePlan:
+    """How slices are cut from a stored volume.
+
+    Attributes:
+        axis: slice axis in the canonical (R, A, S) frame: 0 sagittal, 1 coronal, 2 axial.
+        stored_axes: for each canonical axis, the stored axis it comes from.
+        flips: for each canonical axis, whether the stored direction is reversed.
+        affine: of the canonical volume, RAS+ mm.
+        orientation: axis codes as stored, such as "LPS".
+        n_slices: along `axis`.
+    """
+
+    axis: int
+    stored_axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    affine: Float64[np.ndarray, "4 4"]
+    orientation: str
+    n_slices: int
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Row step, column step and through-plane step of a slice, mm."""
+        across, down = (a for a in range(3) if a != self.axis)
+        steps = voxel_sizes(self.affine)
+        return steps[down], steps[across], steps[self.axis]
+
+    def source_index(self, z: int) -> int:
+        """Index along the stored slice axis of canonical slice `z`."""
+        return self.n_slices - 1 - z if self.flips[self.axis] else z
+
+
+def voxel_sizes(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
+    """Step along each voxel axis, mm."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
+    """Reject an affine that names no usable grid.
+
+    Raises:
+        CaseRejected: `spacing_implausible` or `nonorthonormal`.
+    """
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = SPACING_LIMITS_MM
+    if not np.all(np.isfinite(affine)) or steps.min() < low or steps.max() > high:
+        found = " x ".join(f"{s:.4g}" for s in steps)
+        raise CaseRejected(Reason.SPACING_IMPLAUSIBLE, f"spacing is {found} mm; wanted {low} to {high} mm")
+    directions = affine[:3, :3] / steps
+    shear = np.abs(directions.T @ directions - np.eye(3)).max()
+    if shear > SHEAR_LIMIT:
+        raise CaseRejected(Reason.NONORTHONORMAL, f"the axes are sheared (cosine {shear:.3f}); wanted at most {SHEAR_LIMIT}")
+
+
+def resolve_spacing(
+    affine: Float64[np.ndarray, "4 4"], pixdim_mm: tuple[float, float, float], spacing_from: str
+) -> tuple[Float64[np.ndarray, "4 4"], tuple[str, ...]]:
+    """Settle a quarrel between affine and pixdim as the collection's quirk says.
+
+    Returns the affine to use and the steps taken (`spacing_from_pixdim`, `spacing_from_affine` or nothing).
+
+    Raises:
+        CaseRejected: `spacing_disagrees` where no quirk says which holds.
+    """
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    stated = np.asarray(pixdim_mm, dtype=np.float64)
+    if np.allclose(steps, stated, atol=SPACING_TOLERANCE_MM, rtol=1e-3):
+        return affine, ()
+    if spacing_from == "pixdim" and np.all(stated > 0):
+        scaled = affine.copy()
+        scaled[:3, :3] = affine[:3, :3] / np.where(steps > 0, steps, 1.0) * stated
+        return scaled, ("spacing_from_pixdim",)
+    if spacing_from == "affine":
+        return affine, ("spacing_from_affine",)
+    found = " x ".join(f"{s:.4g}" for s in steps)
+    named = " x ".join(f"{s:.4g}" for s in stated)
+    raise CaseRejected(
+        Reason.SPACING_DISAGREES,
+        f"the affine says {found} mm, pixdim {named} mm; set spacing_from in the collection's TOML to say which holds",
+    )
+
+
+def plan_slices(geometry: Geometry, slice_axis: str) -> SlicePlan:
+    """Decide the canonical axes and the slice axis of a volume.
+
+    `axial` slices along the axis closest to superior; `native` along the stored axis with the largest spacing (the
+    last one where they tie within 1 %).
+    """
+    ornt = nib.orientations.io_orientation(geometry.affine)
+    stored = [0, 0, 0]
+    flips = [False, False, False]
+    for stored_axis, (canonical_axis, direction) in enumerate(ornt):
+        stored[int(canonical_axis)] = stored_axis
+        flips[int(canonical_axis)] = bool(direction < 0)
+    affine = geometry.affine @ nib.orientations.inv_ornt_aff(ornt, geometry.shape)
+    axis = 2 if slice_axis == "axial" else stored.index(_through_plane_axis(geometry))
+    return SlicePlan(
+        axis=axis,
+        stored_axes=(stored[0], stored[1], stored[2]),
+        flips=(flips[0], flips[1], flips[2]),
+        affine=affine,
+        orientation="".join(nib.orientations.ornt2axcodes(ornt)),
+        n_slices=geometry.shape[stored[axis]],
+    )
+
+
+def canonical(voxels: Shaped[np.ndarray, "i j k"], plan: SlicePlan) -> Shaped[np.ndarray, "r a s"]:
+    """View stored voxels with axes running Right, Anterior, Superior (no copy)."""
+    view = voxels.transpose(plan.stored_axes)
+    return view[tuple(slice(None, None, -1) if flip else slice(None) for flip in plan.flips)]
+
+
+def slices_first(voxels: Shaped[np.ndarray, "r a s"], axis: int) -> Shaped[np.ndarray, "z row column"]:
+    """View a canonical volume as a stack of pictures in the radiological habit.
+
+    Rows run from superior (sagittal, coronal) or anterior (axial) downwards; columns from the patient's right (axial,
+    coronal) or front (sagittal) to the right of the picture.
+    """
+    across, down = (a for a in range(3) if a != axis)
+    stack = voxels.transpose(axis, down, across)
+    return stack[:, ::-1, ::-1]
+
+
+def resize_image(image: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "s s"]:
+    """Resample one slice to side x side in physical values: area averages to shrink an axis, linear to enlarge it.
+
+    An axis that shrinks goes first, so that mixed ratios do not alias. Keeps the dtype (int16 rounds to 1 HU).
+    """
+    height, width = image.shape
+    picture = np.ascontiguousarray(image)
+    shrunk = (min(width, side), min(height, side))
+    if shrunk != (width, height):
+        picture = cv2.resize(picture, shrunk, interpolation=cv2.INTER_AREA)
+    if shrunk != (side, side):
+        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
+    return picture
+
+
+def resize_mask(mask: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "s s"]:
+    """Resample labels by exact-centre nearest: output pixel n takes source pixel floor((2n + 1) N / 2S)."""
+    rows, columns = (((2 * np.arange(side) + 1) * n) // (2 * side) for n in mask.shape)
+    return mask[rows[:, None], columns[None, :]]
+
+
+def _through_plane_axis(geometry: Geometry) -> int:
+    steps = np.asarray(voxel_sizes(geometry.affine))
+    return int(np.flatnonzero(steps >= steps.max() * 0.99)[-1])

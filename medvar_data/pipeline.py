@@ -1,0 +1,149 @@
+"""The commands of the data road as functions: each takes a frozen spec and returns what it did."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvar_data.casefile import fingerprint, is_done, read_case_file, write_kept, write_rejected
+from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_collections
+from medvar_data.engine import run_tasks
+from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError
+from medvar_data.harmonize import harmonize
+from medvar_data.ingest import Ingested, ingest
+from medvar_data.readers import read_scan
+from medvar_data.records import Case, Progress
+from medvar_data.store import remove_partials
+from medvar_data.tree import open_tree
+from medvar_data.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class HarmonizeSummary:
+    """What one run of harmonize did; found = kept + rejected, over everything ingested."""
+
+    n_cases: int
+    n_kept: int
+    n_rejected: int
+    n_skipped: int  # finished before this run
+    n_slices: int
+    reasons: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _CaseTask:
+    case: Case
+    spec: CollectionSpec
+    recipe: Recipe
+    path: str
+
+
+def run_ingest(sources: dict[str, Path], workspace: Workspace) -> Iterator[Ingested]:
+    """Find the cases of several collections and note them in the workspace.
+
+    Args:
+        sources: collection name, family name or path of an own TOML -> folder or archive.
+        workspace: made where it does not exist.
+
+    Raises:
+        SpecError: an unknown collection. SourceError: a path that is not there or holds nothing of the collection.
+    """
+    for name, path in sources.items():
+        specs = find_collections(name)
+        tree = open_tree(path)
+        found, misses = 0, []
+        for spec in specs:
+            try:
+                result = ingest(spec, tree, workspace.salt())
+            except SourceError as error:
+                misses.append(error)
+                continue
+            found += 1
+            workspace.save_ingested(spec, collection_text(name if name.endswith(".toml") else spec.name), result)
+            yield result
+        if not found:
+            raise misses[0]
+
+
+def run_harmonize(
+    workspace: Workspace, recipe: Recipe, workers: int, progress: Callable[[Progress], None], names: list[str] | None = None
+) -> HarmonizeSummary:
+    """Harmonize every ingested case that is not finished yet; the same call again goes on where it stopped.
+
+    Args:
+        workspace: with ingested collections.
+        recipe: how.
+        workers: processes.
+        progress: called after every case.
+        names: collections; all where None.
+    """
+    tasks, skipped = _pending(workspace, recipe, names)
+    total = len(tasks) + skipped
+    for done, (name, status) in enumerate(run_tasks(_harmonize_case, tasks, workers, _killed), start=skipped + 1):
+        progress(Progress(done, total, name, status))
+    return _summary(workspace, names or workspace.collections(), skipped)
+
+
+def _pending(workspace: Workspace, recipe: Recipe, names: list[str] | None) -> tuple[list[_CaseTask], int]:
+    """Cases to do, largest first so that no giant is left to the end, and how many are done."""
+    remove_partials(workspace.path / "harmonized")
+    tasks, skipped = [], 0
+    for name in names or workspace.collections():
+        spec = workspace.spec(name)
+        for case in workspace.cases(name):
+            path = workspace.case_file(case)
+            if is_done(path, fingerprint(case, spec, recipe)):
+                skipped += 1
+            else:
+                tasks.append(_CaseTask(case, spec, recipe, str(path)))
+    return sorted(tasks, key=lambda t: (-t.case.n_bytes, t.case.collection, t.case.case)), skipped
+
+
+def _harmonize_case(task: _CaseTask) -> tuple[str, str]:
+    """Read, harmonize and commit one case; a bad case becomes a rejected one."""
+    path = Path(task.path)
+    name = f"{task.case.collection}/{task.case.case}"
+    try:
+        volume = harmonize(read_scan(task.case, task.spec), task.case, task.spec, task.recipe)
+    except CaseRejected as error:
+        write_rejected(path, error, task.case, task.spec, task.recipe)
+        return name, "rejected"
+    except MemoryError:
+        error = CaseRejected(Reason.WORKER_KILLED, "there is not enough memory for this case")
+        write_rejected(path, error, task.case, task.spec, task.recipe)
+        return name, "rejected"
+    write_kept(path, volume, task.case, task.spec, task.recipe)
+    return name, "kept"
+
+
+def _killed(task: _CaseTask) -> tuple[str, str]:
+    error = CaseRejected(Reason.WORKER_KILLED, "its process died twice, the second time alone; it may need more memory")
+    write_rejected(Path(task.path), error, task.case, task.spec, task.recipe)
+    return f"{task.case.collection}/{task.case.case}", "rejected"
+
+
+def _summary(workspace: Workspace, names: list[str], skipped: int) -> HarmonizeSummary:
+    reasons: Counter[str] = Counter()
+    kept = slices = found = 0
+    for name in names:
+        rejects = workspace.ingest_rejects(name)
+        reasons.update(r.reason.value for r in rejects)
+        found += len(rejects)
+        for case in workspace.cases(name):
+            found += 1
+            file = read_case_file(workspace.case_file(case))
+            if file.reject:
+                reasons[file.reject.reason.value] += 1
+            elif file.harmonized:
+                kept += 1
+                slices += file.harmonized.n_kept
+    rejected = sum(reasons.values())
+    if found != kept + rejected:
+        raise MedvarError(f"{found} cases in, but {kept} kept and {rejected} rejected; this is a fault of medvar, please report it.")
+    return HarmonizeSummary(found, kept, rejected, skipped, slices, dict(reasons))
+
+
+def default_workers() -> int:
+    """Processes to start where the user does not say: one a processor that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

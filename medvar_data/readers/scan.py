@@ -1,0 +1,78 @@
+"""What every reader returns, and the checks and repairs that all of them share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Shaped, UInt16
+
+from medvar_data.errors import CaseRejected, Reason
+from medvar_data.records import LabelVolume, Volume
+
+INT16 = np.iinfo(np.int16)
+LABEL_TOLERANCE = 1e-3  # how far a stored label may lie from an integer
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file's header says before any voxel is read."""
+
+    shape: tuple[int, int, int]
+    n_channels: int
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """An image and, where there is one, its label on the same grid."""
+
+    image: Volume
+    label: LabelVolume | None
+
+
+def compact(voxels: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
+    """Store voxels as int16 where that is exact, else as uint16 or float32.
+
+    Raises:
+        CaseRejected: `nan_voxels`, or `constant_image`.
+    """
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        n_bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
+        raise CaseRejected(Reason.NAN_VOXELS, f"{n_bad} of {voxels.size} voxels are NaN or infinite; wanted numbers")
+    low, high = voxels.min(), voxels.max()
+    if low == high:
+        raise CaseRejected(Reason.CONSTANT_IMAGE, f"all {voxels.size} voxels have one value; wanted an image")
+    if voxels.dtype == np.int16:
+        return voxels
+    whole = voxels.dtype.kind in "iub" or bool((voxels == np.rint(voxels)).all())
+    if whole and low >= INT16.min and high <= INT16.max:
+        return voxels.astype(np.int16)
+    return voxels.astype(np.float32)
+
+
+def label_values(voxels: Shaped[np.ndarray, "i j k"]) -> UInt16[np.ndarray, "i j k"]:
+    """Read stored label voxels as whole numbers.
+
+    Raises:
+        CaseRejected: `label_values` (not whole, negative, above 65535) or `empty_label`.
+    """
+    if voxels.dtype.kind == "f":
+        if not np.isfinite(voxels).all():
+            raise CaseRejected(Reason.LABEL_VALUES, "the label holds NaN or infinity; wanted whole numbers")
+        rounded = np.rint(voxels)
+        if np.abs(voxels - rounded).max() > LABEL_TOLERANCE:
+            raise CaseRejected(Reason.LABEL_VALUES, "the label holds fractions; wanted whole numbers")
+        voxels = rounded
+    low, high = voxels.min(), voxels.max()
+    if low < 0 or high > 65535:
+        raise CaseRejected(Reason.LABEL_VALUES, f"the label holds values from {low} to {high}; wanted 0 to 65535")
+    if high == 0:
+        raise CaseRejected(Reason.EMPTY_LABEL, "the label is zero everywhere; wanted at least one annotated voxel")
+    return voxels.astype(np.uint16)
+
+
+def check_same_shape(image: tuple[int, ...], label: tuple[int, ...]) -> None:
+    """Reject a label whose shape is not its image's."""
+    if image != label:
+        found = " x ".join(map(str, label))
+        wanted = " x ".join(map(str, image))
+        raise CaseRejected(Reason.LABEL_SHAPE, f"the label is {found} voxels, its image {wanted}; wanted one shape")

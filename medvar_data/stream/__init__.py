@@ -1,0 +1,10 @@
+"""Stream batches from a shard set: a pure function of (shard set, seed, step).
+
+`index` opens the tables, `order` says which row comes when, `read` fetches a row's pixels, `batches` joins
+the three.
+"""
+
+from medvar_data.stream.batches import Batch, Stream, StreamSpec, ahead, open_stream, plan
+from medvar_data.stream.index import ShardSet, open_shard_set
+
+__all__ = ["Batch", "ShardSet", "Stream", "StreamSpec", "ahead", "open_shard_set", "open_stream", "plan"]

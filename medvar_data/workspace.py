@@ -1,0 +1,134 @@
+"""The private workspace W: what ingest found, the salt, finished cases. A POSIX folder, shared by a cluster's nodes.
+
+    W/salt                              32 random bytes, hex; never leaves the workspace
+    W/collections/<name>.toml           the description that ingest used
+    W/conditions.json                   ids given to users' own conditions, append-only
+    W/ingest/<name>.parquet             one row a case          (+ .rejects.parquet, .json with counts)
+    W/harmonized/<name>/<case>.parquet  one file a finished case
+    W/shards/<plan>/                    index of finished shards, for resuming
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from hmac import new as hmac
+from pathlib import Path
+
+from medvar_data.casefile import read_case_file
+from medvar_data.catalog import OWN_CONDITION_IDS, CollectionSpec, load_conditions, parse_collection
+from medvar_data.errors import WorkspaceError
+from medvar_data.ingest import Ingested, LayoutCount
+from medvar_data.records import Case, Reject
+from medvar_data.store import write_bytes, write_json
+from medvar_data.tables import read_cases, read_rejects, write_cases, write_rejects
+
+SALT_PATTERN = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace by its folder; nothing is opened until asked for."""
+
+    path: Path
+
+    def collections(self) -> list[str]:
+        """Names of the collections that were ingested, sorted.
+
+        Raises:
+            WorkspaceError: nothing was ingested yet.
+        """
+        names = sorted(p.name.removesuffix(".json") for p in (self.path / "ingest").glob("*.json"))
+        if not names:
+            raise WorkspaceError(f"{self.path} holds no ingested collection. Run `medvar-data ingest NAME=PATH -w {self.path}` first.")
+        return names
+
+    def salt(self) -> bytes:
+        """The secret behind patient hashes; made at the first call."""
+        file = self.path / "salt"
+        if not file.exists():
+            self.set_salt(secrets.token_bytes(32))
+        text = file.read_text(encoding="ascii").strip()
+        if not SALT_PATTERN.fullmatch(text):
+            raise WorkspaceError(f"{file} is damaged; wanted 64 hexadecimal digits. Restore it, or hashes will change.")
+        return bytes.fromhex(text)
+
+    def set_salt(self, salt: bytes) -> None:
+        """Fix the salt of a new workspace, so that two workspaces give the same hashes.
+
+        Raises:
+            WorkspaceError: the workspace has another salt already.
+        """
+        file = self.path / "salt"
+        if file.exists() and file.read_text(encoding="ascii").strip() != salt.hex():
+            raise WorkspaceError(f"{file} holds another salt; a salt never changes. Use a new workspace.")
+        write_bytes(file, (salt.hex() + "\n").encode())
+        file.chmod(0o600)
+
+    def patient_hash(self, group: str) -> str:
+        """Salted hash of a patient, 16 hex digits."""
+        return hmac(self.salt(), group.encode(), sha256).hexdigest()[:16]
+
+    def save_ingested(self, spec: CollectionSpec, toml: str, result: Ingested) -> None:
+        """Write what ingest found; the counts come last and mark it complete."""
+        folder = self.path / "ingest"
+        write_bytes(self.path / "collections" / f"{spec.name}.toml", toml.encode())
+        write_cases(folder / f"{spec.name}.parquet", result.cases, {"medvar.collection_sha256": spec.digest})
+        write_rejects(folder / f"{spec.name}.rejects.parquet", result.rejects)
+        note = {"counts": [asdict(c) for c in result.counts], "notes": list(result.notes), "own": spec.case_names == "hash"}
+        write_json(folder / f"{spec.name}.json", note)
+
+    def spec(self, name: str) -> CollectionSpec:
+        """The description that ingest used for a collection."""
+        file = self.path / "collections" / f"{name}.toml"
+        if not file.exists():
+            raise WorkspaceError(f"{self.path} holds no collection {name!r}; ingested are {', '.join(self.collections())}.")
+        return parse_collection(file.read_text(encoding="utf-8"), f"collection {name}", own=self._note(name)["own"])
+
+    def cases(self, name: str) -> list[Case]:
+        """Cases of one collection, in ingest's order."""
+        return read_cases(self.path / "ingest" / f"{name}.parquet")
+
+    def ingest_rejects(self, name: str) -> list[Reject]:
+        """Cases that ingest left out."""
+        return read_rejects(self.path / "ingest" / f"{name}.rejects.parquet")
+
+    def counts(self, name: str) -> list[LayoutCount]:
+        """Found beside expected, a row a layout."""
+        return [LayoutCount(**row) for row in self._note(name)["counts"]]
+
+    def case_file(self, case: Case) -> Path:
+        """Where a case's result lies."""
+        return self.path / "harmonized" / case.collection / f"{case.case}.parquet"
+
+    def harmonize_rejects(self, name: str) -> Iterator[Reject]:
+        """Cases of one collection that harmonize rejected."""
+        for case in self.cases(name):
+            path = self.case_file(case)
+            if path.exists() and (reject := read_case_file(path).reject):
+                yield reject
+
+    def condition_ids(self, names: set[str]) -> dict[str, int]:
+        """Ids of the conditions in use: the public vocabulary's, and from 1000 the user's own, kept in the workspace."""
+        public = load_conditions()
+        file = self.path / "conditions.json"
+        own: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        fresh = sorted(names - public.keys() - own.keys())
+        free = iter(i for i in OWN_CONDITION_IDS if i not in own.values())
+        own.update(zip(fresh, free, strict=False))
+        if fresh:
+            write_json(file, own)
+        known = {**own, **public}
+        if missing := names - known.keys():
+            raise WorkspaceError(f"All {len(OWN_CONDITION_IDS)} ids for own conditions are taken; {sorted(missing)[0]!r} has none.")
+        return {name: known[name] for name in sorted(names)}
+
+    def _note(self, name: str) -> dict:  # type: ignore[type-arg]
+        file = self.path / "ingest" / f"{name}.json"
+        if not file.exists():
+            raise WorkspaceError(f"Collection {name!r} was not ingested into {self.path}.")
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+

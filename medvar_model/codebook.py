@@ -1,0 +1,180 @@
+"""Hold the code vectors and find the nearest; start them from data, replace dead ones, and count how they are
+used.
+
+In: vectors. Out: ids, vectors, counts. The codebook knows nothing of images or scales.
+
+Shapes: N vectors, C their length, V codes, K scales.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor, nn
+
+from medvar_model.errors import ConfigMismatch
+from medvar_model.scales import TokenMaps
+
+ROWS_AT_ONCE = 8192  # vectors compared with all codes at a time: 256 MiB of distances at 4096 codes
+USAGE_MARGIN = 0.08  # a code counts as used when hit this often, as a fraction of uniform use (VAR)
+
+
+class Codebook(nn.Module):
+    """V code vectors, shared by all scales.
+
+    Args:
+        vocabulary: number of codes, V.
+        channels: length of a code, C.
+        generator: draws the initial codes from U(-a, a), a = 1 / (36 sqrt(C)); None draws from torch's global
+            generator.
+    """
+
+    def __init__(self, vocabulary: int, channels: int, generator: torch.Generator | None = None):
+        super().__init__()
+        self.codes = nn.Parameter(torch.empty(vocabulary, channels))
+        self.initialise(generator)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Draw the codes; see the class."""
+        if not self.codes.is_meta:
+            bound = self.codes.shape[1] ** -0.5 / 36
+            self.codes.uniform_(-bound, bound, generator=generator)
+
+    @torch.no_grad()
+    def nearest(self, vectors_NC: Float[Tensor, "n channels"]) -> Int64[Tensor, " n"]:
+        """Give the id of the code with the smallest squared Euclidean distance; the lowest id wins a tie.
+
+        |z - e|^2 = |z|^2 - 2 z.e + |e|^2, of which |z|^2 does not matter. The other two terms nearly cancel,
+        so the float32 values are compared in float64: neither TF32 nor autocast touches that type, and a token
+        does not depend on the machine. (Apple's GPUs have no float64, and no TF32 either.)
+        """
+        exact = torch.float32 if self.codes.device.type == "mps" else torch.float64
+        codes_VC = self.codes.float().to(exact)
+        length_V = codes_VC.square().sum(1)
+        return torch.cat(
+            [
+                torch.addmm(length_V, z_NC.float().to(exact), codes_VC.T, alpha=-2).argmin(1)
+                for z_NC in vectors_NC.split(ROWS_AT_ONCE)
+            ]
+        )
+
+    def lookup(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape channels"]:
+        """Give the code vectors of ids."""
+        return F.embedding(ids, self.codes)
+
+
+@torch.no_grad()
+def k_means(
+    vectors_NC: Float32[Tensor, "n channels"], n_codes: int, generator: torch.Generator, iterations: int = 10
+) -> Float32[Tensor, "codes channels"]:
+    """Place codes where the vectors are (Lloyd's algorithm).
+
+    A code that no vector is nearest to moves to a random vector.
+
+    Args:
+        vectors_NC: what is to be coded.
+        n_codes: how many codes; more codes than vectors are allowed, the surplus repeats vectors.
+        generator: draws the first places and those of lost codes.
+        iterations: rounds of assigning and averaging.
+    """
+    book = Codebook(n_codes, vectors_NC.shape[1], generator).to(vectors_NC.device)
+    book.codes.copy_(_pick(vectors_NC, n_codes, generator))
+    for _ in range(iterations):
+        ids_N = book.nearest(vectors_NC)
+        hits_V = ids_N.bincount(minlength=n_codes)
+        sum_VC = torch.zeros_like(book.codes).index_add_(0, ids_N, vectors_NC)
+        lost_V1 = (hits_V == 0)[:, None]
+        mean_VC = sum_VC / hits_V.clamp(min=1)[:, None]
+        book.codes.copy_(torch.where(lost_V1, _pick(vectors_NC, n_codes, generator), mean_VC))
+    return book.codes.detach().clone()
+
+
+@dataclass(frozen=True)
+class Revival:
+    """The outcome of `revive`.
+
+    Attributes:
+        codes: the codes with the dead ones replaced.
+        dead: which were replaced; their optimizer state should start anew.
+    """
+
+    codes: Float32[Tensor, "codes channels"]
+    dead: Bool[Tensor, " codes"]
+
+
+@torch.no_grad()
+def revive(
+    codes_VC: Float[Tensor, "codes channels"],
+    hits_V: Float[Tensor, " codes"],
+    candidates_NC: Float[Tensor, "n channels"],
+    generator: torch.Generator,
+    threshold: float = 0.01,
+) -> Revival:
+    """Move codes that are hardly used onto vectors that are to be coded.
+
+    Args:
+        codes_VC: the present codes.
+        hits_V: how often each was used lately, in any unit (counts, or a running mean of counts).
+        candidates_NC: vectors to move to, such as `torch.cat` of `pyramid.wanted(latents)`.
+        generator: picks the candidates.
+        threshold: a code is dead below this fraction of the use it had if all were used alike.
+    """
+    dead_V = hits_V < threshold * hits_V.mean()
+    fresh_VC = _pick(candidates_NC.float(), len(codes_VC), generator)
+    return Revival(torch.where(dead_V[:, None], fresh_VC, codes_VC.float()), dead_V)
+
+
+def count_codes(tokens: TokenMaps, vocabulary: int) -> Int64[Tensor, "scales vocabulary"]:
+    """Count for each scale how often each code was chosen."""
+    return torch.stack([ids.flatten().bincount(minlength=vocabulary) for ids in tokens])
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a codebook is used, per scale, coarsest first.
+
+    Attributes:
+        share: fraction of all codes that are used: hit at least 0.08 times as often as under uniform use, [0,
+            1].
+        reachable: the most `share` could be with as many tokens as were counted, [0, 1]: a small count cannot
+            hit every code.
+        perplexity: exp of the entropy of the hits, [1, V]: the number of codes it would take if all were used
+            alike.
+    """
+
+    share: tuple[float, ...]
+    reachable: tuple[float, ...]
+    perplexity: tuple[float, ...]
+
+
+def usage(counts_KV: Int64[Tensor, "scales vocabulary"]) -> Usage:
+    """Judge the counts of `count_codes`; sum the counts of several batches or processes before.
+
+    The margin follows each scale's own number of tokens: 0.08 B n_k^2 / V for B images. (One margin for all,
+    taken from the finest scale, calls a coarse scale unused however well it is.)
+    """
+    tokens_K = counts_KV.sum(1)
+    if (tokens_K == 0).any():
+        raise ConfigMismatch(
+            "A scale has no counted tokens, so its use cannot be judged. Count at least one batch first."
+        )
+    vocabulary = counts_KV.shape[1]
+    margin_K = (
+        (USAGE_MARGIN * tokens_K / vocabulary).ceil().clamp(min=1)
+    )  # a code that nobody hit is not used
+    chance_KV = counts_KV.double() / tokens_K[:, None]
+    entropy_K = -torch.special.xlogy(chance_KV, chance_KV).sum(1)
+    return Usage(
+        share=tuple((counts_KV >= margin_K[:, None]).double().mean(1).tolist()),
+        reachable=tuple(((tokens_K // margin_K).clamp(max=vocabulary) / vocabulary).tolist()),
+        perplexity=tuple(entropy_K.exp().tolist()),
+    )
+
+
+def _pick(vectors_NC: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Pick vectors at random, each once before any twice."""
+    n = len(vectors_NC)
+    rounds = [torch.randperm(n, generator=generator, device=generator.device) for _ in range(-(-count // n))]
+    return vectors_NC[torch.cat(rounds)[:count].to(vectors_NC.device)]

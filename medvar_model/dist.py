@@ -1,0 +1,105 @@
+"""Speak between the processes of one training run; alone, every function here does nothing or gives back its
+argument.
+
+In: torchrun's variables, as a mapping. Out: this process's place, and sums, means and copies over all
+processes.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as group
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands.
+
+    Args:
+        world: number of processes.
+        rank: this one's number, [0, world).
+        device: what it computes on.
+    """
+
+    world: int
+    rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+
+@contextlib.contextmanager
+def joined(environment: Mapping[str, str], device: str = "auto") -> Iterator[Place]:
+    """Join the other processes for the length of a `with` block.
+
+    Args:
+        environment: where torchrun's RANK, WORLD_SIZE and LOCAL_RANK are looked up; without them this process
+            is alone.
+        device: auto (a GPU if there is one), cpu, cuda, or anything `torch.device` takes.
+    """
+    world, rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("RANK", "0"))
+    place = Place(world, rank, _device(device, int(environment.get("LOCAL_RANK", "0"))))
+    if world == 1:
+        yield place
+        return
+    group.init_process_group("nccl" if place.device.type == "cuda" else "gloo")
+    try:
+        yield place
+    finally:
+        group.destroy_process_group()
+
+
+def is_joined() -> bool:
+    """Say whether there are other processes."""
+    return group.is_available() and group.is_initialized()
+
+
+def mean(values: Tensor) -> Tensor:
+    """Average a tensor of equal shape over the processes."""
+    return total(values) / group.get_world_size() if is_joined() else values
+
+
+def total(values: Tensor) -> Tensor:
+    """Sum a tensor of equal shape over the processes."""
+    if not is_joined():
+        return values
+    summed = values.clone()
+    group.all_reduce(summed)
+    return summed
+
+
+def gathered(values: Tensor) -> Tensor:
+    """Join a tensor of equal shape from all processes along its first axis, in the order of ranks."""
+    if not is_joined():
+        return values
+    parts = [torch.empty_like(values) for _ in range(group.get_world_size())]
+    group.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
+def copy_from_main(values: Tensor) -> None:
+    """Overwrite a tensor with the first process's, in place."""
+    if is_joined():
+        group.broadcast(values, 0)
+
+
+def wait_for_all() -> None:
+    """Let no process go on before all are here."""
+    if is_joined():
+        group.barrier()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cuda":
+        return torch.device(name)
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device

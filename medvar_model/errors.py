@@ -1,0 +1,30 @@
+"""Name everything the model side can refuse.
+
+ModelError                     catch this to catch them all
+├── ConfigMismatch             numbers that cannot be built, or two parts that do not fit each other
+├── MissingCheckpoint          a folder or file of weights that is absent, incomplete or of another kind
+├── UnknownCondition           a condition name or id that the model was not trained with
+└── ShardSetMismatch           tokens, checkpoints or runs that belong to another shard set or tokenizer
+
+Every message is a sentence: what, found, wanted, and what to do next.
+"""
+
+
+class ModelError(Exception):
+    """Base of all errors raised by `medvar_model`."""
+
+
+class ConfigMismatch(ModelError):  # noqa: N818 - named after what is wrong
+    """A configuration cannot be built, or does not fit the weights or the part it is used with."""
+
+
+class MissingCheckpoint(ModelError):  # noqa: N818 - named after what is wrong
+    """Weights were asked for that are not there, or are not what the caller says they are."""
+
+
+class UnknownCondition(ModelError):  # noqa: N818 - named after what is wrong
+    """A condition was asked for that the model does not know."""
+
+
+class ShardSetMismatch(ModelError):  # noqa: N818 - named after what is wrong
+    """Something was made from another shard set or tokenizer than the one in use."""

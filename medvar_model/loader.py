@@ -1,0 +1,175 @@
+"""Bring the stream to torch: the only module of the model side that knows the data side.
+
+In: a `DataSpec` and where this process stands. Out: `Examples` on its device, in an order that only seed and
+step decide. Reading and decoding run in threads beside the computation.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+
+from medvar_data.stream import Stream, StreamSpec, ahead, open_shard_set
+from medvar_model.dist import Place
+from medvar_model.errors import ShardSetMismatch
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What to train on.
+
+    Args:
+        shards: folder or URL of a shard set.
+        mixture: pairs of condition and weight; empty gives every slice once an epoch.
+        window_shards: mix only so many shards at a time (remote sets larger than the cache); 0 mixes all.
+        cache: folder for the shards of a remote set.
+        cache_bytes: bound of that folder.
+        workers: threads that read ahead.
+    """
+
+    shards: str
+    mixture: tuple[tuple[str, float], ...] = ()
+    window_shards: int = 0
+    cache: str = ""
+    cache_bytes: int = 20_000_000_000
+    workers: int = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """One process's part of a batch, on its device.
+
+    Args:
+        step: number of the global batch.
+        images: float32, batch × 1 × rows × columns, [-1, 1].
+        conditions: the transformer's row of each image's condition, [0, N).
+        keys: key of each slice.
+    """
+
+    step: int
+    images: Float32[Tensor, "batch 1 side side"]
+    conditions: Int64[Tensor, " batch"]
+    keys: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def part(self, start: int, stop: int) -> "Examples":
+        """Return some of the images."""
+        return Examples(
+            self.step, self.images[start:stop], self.conditions[start:stop], self.keys[start:stop]
+        )
+
+
+class Loader:
+    """One split of a shard set, ready for a network.
+
+    Args:
+        spec: what to train on.
+        split: train, val or test.
+        image_side: pixels along a side that the network takes; a whole fraction of the set's, averaged down
+            to it.
+        batch_size: images of a global batch.
+        seed: of the order.
+        place: this process.
+
+    Raises:
+        ShardSetMismatch: the set's images cannot be averaged down to that side.
+        MedvarError: the set is unreadable, or the spec does not fit it.
+    """
+
+    def __init__(
+        self, spec: DataSpec, split: str, image_side: int, batch_size: int, seed: int, place: Place
+    ) -> None:
+        stream_spec = StreamSpec(
+            shards=spec.shards,
+            split=split,
+            batch_size=batch_size,
+            seed=seed,
+            world=place.world,
+            rank=place.rank,
+            mixture=spec.mixture if split == "train" else (),
+            window_shards=spec.window_shards if split == "train" else 0,
+            cache=spec.cache,
+            cache_bytes=spec.cache_bytes,
+        )
+        self._stream = Stream(stream_spec, open_shard_set(spec.shards, split))
+        self._workers = spec.workers
+        self._device = place.device
+        self._global_ids = np.array(sorted(self._stream.shard_set.condition_ids.values()))
+        side = self._stream.shard_set.image_side
+        if side % image_side:
+            raise ShardSetMismatch(
+                f"{spec.shards} holds images of {side} pixels a side, the network takes {image_side}; wanted "
+                "a whole multiple. Choose another preset, or make a shard set of that size."
+            )
+        self._shrink = side // image_side
+
+    def __len__(self) -> int:
+        return len(self._stream.selected)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole shard set."""
+        return self._stream.shard_set.digest
+
+    @property
+    def conditions(self) -> dict[str, int]:
+        """Name → row in the transformer's table: the set's conditions in the order of their global ids."""
+        ids = self._stream.shard_set.condition_ids
+        return {name: row for row, name in enumerate(sorted(ids, key=lambda name: ids[name]))}
+
+    def batches(self, start_step: int) -> Iterator[Examples]:
+        """Yield this process's part of each global batch from a step on, without end."""
+        tasks = (partial(self._load, step, self._stream.rows(step)) for step in count(start_step))
+        return map(self._placed, ahead(tasks, self._workers))
+
+    def passes(self, batch_size: int, most: int = 0) -> Iterator[Examples]:
+        """Yield this process's part of one pass in fixed order; with `most`, of that many evenly spread
+        slices.
+
+        Over all processes every slice comes once, so parts may differ in length, and one may be empty.
+        """
+        return map(self._placed, ahead(iter(self._pass_tasks(batch_size, most)), self._workers))
+
+    def _pass_tasks(self, batch_size: int, most: int) -> list["partial[_Loaded]"]:
+        parts = self._stream.pass_rows(batch_size, most)
+        return [partial(self._load, number, rows) for number, rows in parts]
+
+    def _load(self, step: int, rows: Int64[np.ndarray, " batch"]) -> "_Loaded":
+        """Read a batch (in a worker's thread)."""
+        batch = self._stream.batch(step, rows)
+        images = torch.from_numpy(batch.images)
+        if self._shrink > 1:
+            mean = F.avg_pool2d(images[:, None].float(), self._shrink)
+            images = mean.round().to(torch.uint8)[:, 0]
+        conditions = torch.from_numpy(np.searchsorted(self._global_ids, batch.condition_ids).astype(np.int64))
+        if self._device.type == "cuda":
+            images, conditions = images.pin_memory(), conditions.pin_memory()
+        return _Loaded(step, images, conditions, batch.keys)
+
+    def _placed(self, loaded: "_Loaded") -> Examples:
+        images = loaded.images.to(self._device, non_blocking=True)
+        conditions = loaded.conditions.to(self._device, non_blocking=True)
+        return Examples(loaded.step, to_network(images), conditions, loaded.keys)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A batch before it travels to the device."""
+
+    step: int
+    images: UInt8[Tensor, "batch side side"]
+    conditions: Int64[Tensor, " batch"]
+    keys: tuple[str, ...]
+
+
+def to_network(images: UInt8[Tensor, "batch side side"]) -> Float32[Tensor, "batch 1 side side"]:
+    """Turn 8-bit grey values [0, 255] into the network's [-1, 1]."""
+    return images[:, None].float().div_(127.5).sub_(1)
