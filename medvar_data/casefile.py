@@ -80,7 +80,8 @@ def read_case_file(path: Path) -> CaseFile:
         note = json.loads(pq.read_schema(path).metadata[METADATA_KEY])
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         raise WorkspaceError(f"{path.name} in the workspace is damaged; remove it and run harmonize again.") from error
-    case = Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in note["case"].items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note["case"].items()}
+    case = Case(**fields)
     reject = None
     if note.get("reason"):
         reject = Reject(case.collection, case.case, "harmonize", Reason(note["reason"]), note["detail"])
@@ -122,7 +123,9 @@ def is_done(path: Path, wanted: str) -> bool:
         return False
 
 
-def _write(path: Path, rows: list[dict[str, Any]], case: Case, spec: CollectionSpec, recipe: Recipe, **outcome: Any) -> None:
+def _write(
+    path: Path, rows: list[dict[str, Any]], case: Case, spec: CollectionSpec, recipe: Recipe, **outcome: Any
+) -> None:
     note = {
         "case": dataclasses.asdict(case), "fingerprint": fingerprint(case, spec, recipe), "recipe": recipe.name,
         "recipe_digest": recipe.digest, "collection_digest": spec.digest, **outcome,
@@ -139,5 +142,6 @@ def _write(path: Path, rows: list[dict[str, Any]], case: Case, spec: CollectionS
 
 def _harmonized(note: dict[str, Any]) -> HarmonizedCase:
     numbers = {k: {int(v): mm3 for v, mm3 in note[k].items()} for k in ("removed_label_mm3", "label_mm3")}
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items()}
-    return HarmonizedCase(**{**plain, **numbers, "statistics": CaseStatistics(**note["statistics"])})
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items()}
+    plain |= {**numbers, "statistics": CaseStatistics(**note["statistics"])}
+    return HarmonizedCase(**plain)

@@ -161,8 +161,10 @@ def find_collections(name: str) -> list[CollectionSpec]:
     specs = load_collections()
     found = [s for s in specs if name in (s.name, s.family)]
     if not found:
-        raise SpecError(_unknown("collection", name, [*{s.name for s in specs}, *{s.family for s in specs if s.family}])
-                        + " Or give the path of your own TOML.")
+        raise SpecError(
+            _unknown("collection", name, [*{s.name for s in specs}, *{s.family for s in specs if s.family}])
+            + " Or give the path of your own TOML."
+        )
     return found
 
 
@@ -184,7 +186,9 @@ def load_collection(name: str) -> CollectionSpec:
 def load_collection_file(path: Path) -> CollectionSpec:
     """Load a user's own collection; unless it says otherwise, its case names are hashed."""
     if not path.is_file():
-        raise SpecError(f"No collection file at {path}; wanted a TOML that describes your folders. See docs/own-data.md.")
+        raise SpecError(
+            f"No collection file at {path}; wanted a TOML that describes your folders. See docs/own-data.md."
+        )
     return parse_collection(path.read_text(encoding="utf-8"), str(path), own=True)
 
 
@@ -195,9 +199,13 @@ def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionS
         SpecError: names the file, the key and what it should be.
     """
     table = _toml(text, where)
-    table["layouts"] = tuple(_build(Layout, row, f"{where}, layout {i + 1}") for i, row in enumerate(table.pop("layout", [])))
+    table["layouts"] = tuple(
+        _build(Layout, row, f"{where}, layout {i + 1}") for i, row in enumerate(table.pop("layout", []))
+    )
     table["labels"] = tuple(_label(row, where) for row in table.pop("label", []))
-    table["quirks"] = tuple(_build(Quirk, row, f"{where}, quirk {i + 1}") for i, row in enumerate(table.pop("quirk", [])))
+    table["quirks"] = tuple(
+        _build(Quirk, row, f"{where}, quirk {i + 1}") for i, row in enumerate(table.pop("quirk", []))
+    )
     table["digest"] = sha256(text.encode()).hexdigest()
     if own:
         table.setdefault("case_names", "hash")
@@ -328,7 +336,9 @@ def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
     for template in (layout.case, layout.group, layout.sequence):
         unknown = set(re.findall(r"\{(\w+)\}", template)) - groups
         if unknown:
-            raise SpecError(f"{where}: template {template!r} uses {sorted(unknown)}, which the image pattern does not capture.")
+            raise SpecError(
+                f"{where}: template {template!r} uses {sorted(unknown)}, which the image pattern does not capture."
+            )
 
 
 def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:

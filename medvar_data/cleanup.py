@@ -6,6 +6,7 @@ never taken from the image.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import cc3d
 import cv2
@@ -107,7 +108,10 @@ def find_body(
 
 
 def apply_body(
-    image: Shaped[np.ndarray, "h w"], hull: Bool[np.ndarray, "h w"], label: UInt8[np.ndarray, "h w"], params: BodyParams
+    image: Shaped[np.ndarray, "h w"],
+    hull: Bool[np.ndarray, "h w"],
+    label: UInt8[np.ndarray, "h w"],
+    params: BodyParams,
 ) -> Shaped[np.ndarray, "h w"]:
     """Replace foreground outside the hull by the fill value, except where the image is annotated."""
     spurious = (image > params.threshold) & ~hull & (label == 0)
@@ -118,7 +122,14 @@ def remove_label_dust(
     labels: UInt8[np.ndarray, "z h w"], spacing_mm: tuple[float, float, float], recipe: Recipe
 ) -> CleanLabels:
     """Remove small 3D components (26 neighbours) of each label; the largest of a label stays whatever its size."""
-    return _dust(labels, float(np.prod(spacing_mm)), recipe.label_min_voxels, recipe.label_min_mm3, 26, recipe.label_keep_largest)
+    return _dust(
+        labels,
+        float(np.prod(spacing_mm)),
+        recipe.label_min_voxels,
+        recipe.label_min_mm3,
+        26,
+        recipe.label_keep_largest,
+    )
 
 
 def remove_slice_dust(
@@ -132,7 +143,12 @@ def remove_slice_dust(
 
 
 def _dust(
-    labels: UInt8[np.ndarray, "z h w"], size_mm: float, min_count: int, min_mm: float, neighbours: int, keep_largest: bool
+    labels: UInt8[np.ndarray, "z h w"],
+    size_mm: float,
+    min_count: int,
+    min_mm: float,
+    neighbours: Literal[8, 26],
+    keep_largest: bool,
 ) -> CleanLabels:
     box = _bounding_box(labels)
     if box is None:
@@ -155,7 +171,7 @@ def _dust(
     return CleanLabels(cleaned, {int(v): float(lost[v]) for v in np.flatnonzero(lost)})
 
 
-def _components(mask: Shaped[np.ndarray, "z h w"], neighbours: int) -> tuple[Shaped[np.ndarray, "z h w"], np.ndarray]:
+def _components(mask: Shaped[np.ndarray, "z h w"], neighbours: Literal[8, 26]) -> tuple[Shaped[np.ndarray, "z h w"], np.ndarray]:
     components = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=neighbours)
     return components, np.bincount(components.reshape(-1))
 
@@ -174,7 +190,9 @@ def _radius_pixels(spacing_mm: tuple[float, float, float], radius_mm: float) -> 
     return round(radius_mm / spacing_mm[0]), round(radius_mm / spacing_mm[1])
 
 
-def _opened(mask: Bool[np.ndarray, "z h w"], spacing_mm: tuple[float, float, float], radius_mm: float) -> Bool[np.ndarray, "z h w"]:
+def _opened(
+    mask: Bool[np.ndarray, "z h w"], spacing_mm: tuple[float, float, float], radius_mm: float
+) -> Bool[np.ndarray, "z h w"]:
     rows, columns = _radius_pixels(spacing_mm, radius_mm)
     if rows < 1 or columns < 1:
         return mask
@@ -186,7 +204,10 @@ def _opened(mask: Bool[np.ndarray, "z h w"], spacing_mm: tuple[float, float, flo
 
 
 def _outline(
-    body: Bool[np.ndarray, "h w"], radius: tuple[int, int], spacing_mm: tuple[float, float, float], recipe: Recipe
+    body: Bool[np.ndarray, "h w"],
+    radius: tuple[int, int],
+    spacing_mm: tuple[float, float, float],
+    recipe: Recipe,
 ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     """Convex hull and filled outline of the body in one slice; parts below the slice thresholds do not count."""
     contours, _ = cv2.findContours(np.ascontiguousarray(body).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -204,5 +225,5 @@ def _outline(
         cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(large)), 1)
         rows, columns = radius
         if rows or columns:  # the opening rounded the skin's corners off; give the hull its radius back
-            hull = cv2.dilate(hull, np.ones((2 * rows + 1, 2 * columns + 1), dtype=np.uint8))
+            hull[...] = cv2.dilate(hull, np.ones((2 * rows + 1, 2 * columns + 1), dtype=np.uint8))
     return hull.astype(bool), filled.astype(bool)

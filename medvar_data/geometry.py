@@ -71,7 +71,9 @@ def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
     directions = affine[:3, :3] / steps
     shear = np.abs(directions.T @ directions - np.eye(3)).max()
     if shear > SHEAR_LIMIT:
-        raise CaseRejected(Reason.NONORTHONORMAL, f"the axes are sheared (cosine {shear:.3f}); wanted at most {SHEAR_LIMIT}")
+        raise CaseRejected(
+            Reason.NONORTHONORMAL, f"the axes are sheared (cosine {shear:.3f}); wanted at most {SHEAR_LIMIT}"
+        )
 
 
 def resolve_spacing(

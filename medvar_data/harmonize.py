@@ -155,7 +155,9 @@ def _labels(scan: Scan, plan: SlicePlan, spec: CollectionSpec) -> UInt8[np.ndarr
     unknown = [int(v) for v in np.flatnonzero(np.bincount(stored.reshape(-1))) if v and not table[v]]
     if unknown:
         shown = ", ".join(map(str, unknown[:MAX_VALUES_SHOWN])) + (" …" if len(unknown) > MAX_VALUES_SHOWN else "")
-        raise CaseRejected(Reason.LABEL_VALUES, f"the label holds the values {shown}, which the collection does not define")
+        raise CaseRejected(
+            Reason.LABEL_VALUES, f"the label holds the values {shown}, which the collection does not define"
+        )
     return np.ascontiguousarray(slices_first(canonical(table[stored], plan), plan.axis))
 
 
@@ -228,6 +230,3 @@ def _statistics(stack: Shaped[np.ndarray, "z h w"]) -> CaseStatistics:
     mean, std = stack.mean(dtype=np.float64), stack.std(dtype=np.float64)
     values = (stack.min(), stack.max(), mean, std, low, middle, high)
     return CaseStatistics(*(float(v) for v in values))
-
-
-

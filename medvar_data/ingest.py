@@ -56,15 +56,24 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
         SourceError: nothing in the tree looks like this collection; says what was looked for and what is there.
     """
     files = [f for f in tree.files if not any(re.search(p, f.path) for p in spec.exclude)]
-    rejects = [Reject(spec.name, f"archive-{i}", "ingest", reason, detail) for i, (_, reason, detail) in enumerate(tree.broken)]
+    rejects = [
+        Reject(spec.name, f"archive-{i}", "ingest", reason, detail) for i, (_, reason, detail) in enumerate(tree.broken)
+    ]
     candidates: list[Case] = []
     counts = []
     for layout in spec.layouts:
         matched, lone_labels = _match(spec, layout, files, tree, salt)
         candidates += matched
-        rejects += [_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image") for key in lone_labels]
+        rejects += [
+            _reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image") for key in lone_labels
+        ]
         counts.append(
-            LayoutCount(layout.id, len(matched), layout.expected, sum(layout.labelled and not c.label for c in matched))
+            LayoutCount(
+                layout.id,
+                len(matched),
+                layout.expected,
+                sum(layout.labelled and not c.label for c in matched),
+            )
         )
     if not candidates and not rejects:
         raise SourceError(_nothing_found(spec, tree))
@@ -77,7 +86,13 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
         else:
             cases.append(case)
     order = sorted(cases, key=lambda c: _natural(c.case))
-    return Ingested(spec.name, tuple(order), tuple(sorted(rejects, key=lambda r: _natural(r.case))), tuple(counts), found.notes)
+    return Ingested(
+        spec.name,
+        tuple(order),
+        tuple(sorted(rejects, key=lambda r: _natural(r.case))),
+        tuple(counts),
+        found.notes,
+    )
 
 
 def _match(
@@ -156,7 +171,7 @@ def _cases(
 def _judge(spec: CollectionSpec, candidates: Iterable[Case]) -> Iterable[tuple[Case, Reject | None]]:
     """Judge each case by file sizes and headers alone."""
     seen: set[str] = set()
-    headers: dict[str, Header | None | CaseRejected] = {}
+    headers: dict[str, Header | CaseRejected | None] = {}
     for case in candidates:
         try:
             if case.case in seen:
@@ -168,7 +183,7 @@ def _judge(spec: CollectionSpec, candidates: Iterable[Case]) -> Iterable[tuple[C
             yield case, Reject(spec.name, case.case, "ingest", error.reason, error.detail)
 
 
-def _judge_headers(spec: CollectionSpec, case: Case, headers: dict[str, Header | None | CaseRejected]) -> None:
+def _judge_headers(spec: CollectionSpec, case: Case, headers: dict[str, Header | CaseRejected | None]) -> None:
     if case.reader != "volume":
         if case.label and len(case.label) != len(case.image):
             detail = f"{len(case.image)} slices but {len(case.label)} masks; wanted one mask a slice"
@@ -176,7 +191,9 @@ def _judge_headers(spec: CollectionSpec, case: Case, headers: dict[str, Header |
         return
     image = _header(case.root, case.image[0], spec.spacing_from, headers)
     if image and case.channel >= image.n_channels:
-        raise CaseRejected(Reason.DIMENSIONS, f"the image has {image.n_channels} channels; wanted number {case.channel + 1}")
+        raise CaseRejected(
+            Reason.DIMENSIONS, f"the image has {image.n_channels} channels; wanted number {case.channel + 1}"
+        )
     if image and case.channel < 0 and image.n_channels > 1:
         raise CaseRejected(Reason.DIMENSIONS, f"the image has {image.n_channels} channels; the collection names none")
     if case.label:
@@ -185,7 +202,7 @@ def _judge_headers(spec: CollectionSpec, case: Case, headers: dict[str, Header |
             check_same_shape(image.shape, label.shape)
 
 
-def _header(root: str, path: str, spacing_from: str, headers: dict[str, Header | None | CaseRejected]) -> Header | None:
+def _header(root: str, path: str, spacing_from: str, headers: dict[str, Header | CaseRejected | None]) -> Header | None:
     """Read a header once, however many channels or sequences share the file."""
     if path not in headers:
         try:
@@ -262,7 +279,9 @@ def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
         return Found(notes=("no dataset.json; labels come from the TOML alone",))
     try:
         table = json.loads(read_bytes(tree.root, listing))
-        listed = [str(row["image"] if isinstance(row, dict) else row) for row in [*table["training"], *table.get("test", [])]]
+        listed = [
+            str(row["image"] if isinstance(row, dict) else row) for row in [*table["training"], *table.get("test", [])]
+        ]
         labels = {int(value) for value in table["labels"]} - {0}
     except (CaseRejected, ValueError, KeyError, TypeError):
         return Found(notes=("dataset.json is damaged; labels come from the TOML alone",))
@@ -273,7 +292,12 @@ def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
     there = {"/".join(path.split("/")[-2:]) for case in cases for path in case.image}
     gone = sorted({"/".join(path.split("/")[-2:]) for path in listed} - there)
     rejects = tuple(
-        _reject(spec, _slug(path.split("/")[-1].split(".")[0]), Reason.FILE_MISSING, "dataset.json lists it, the disk does not have it")
+        _reject(
+            spec,
+            _slug(path.split("/")[-1].split(".")[0]),
+            Reason.FILE_MISSING,
+            "dataset.json lists it, the disk does not have it",
+        )
         for path in gone
     )
     return Found(rejects, tuple(notes))

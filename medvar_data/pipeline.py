@@ -4,18 +4,23 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 
 from medvar_data.casefile import fingerprint, is_done, read_case_file, write_kept, write_rejected
 from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_collections
 from medvar_data.engine import run_tasks
 from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError
 from medvar_data.harmonize import harmonize
-from medvar_data.ingest import Ingested, ingest
+from medvar_data.ingest import Ingested, LayoutCount, ingest
 from medvar_data.readers import read_scan
 from medvar_data.records import Case, Progress
-from medvar_data.store import remove_partials
+from medvar_data.store import Store, remove_partials
 from medvar_data.tree import open_tree
+from medvar_data.verify import read_dataset
 from medvar_data.workspace import Workspace
 
 
@@ -29,6 +34,16 @@ class HarmonizeSummary:
     n_skipped: int  # finished before this run
     n_slices: int
     reasons: dict[str, int]
+
+
+@dataclass(frozen=True)
+class HarmonizePlan:
+    """What harmonize would do."""
+
+    n_todo: int
+    n_finished: int
+    todo_bytes: int  # of source files
+    todo_by_collection: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -52,22 +67,28 @@ def run_ingest(sources: dict[str, Path], workspace: Workspace) -> Iterator[Inges
     for name, path in sources.items():
         specs = find_collections(name)
         tree = open_tree(path)
-        found, misses = 0, []
+        misses: list[tuple[CollectionSpec, SourceError]] = []
         for spec in specs:
             try:
                 result = ingest(spec, tree, workspace.salt())
             except SourceError as error:
-                misses.append(error)
+                misses.append((spec, error))
                 continue
-            found += 1
             workspace.save_ingested(spec, collection_text(name if name.endswith(".toml") else spec.name), result)
             yield result
-        if not found:
-            raise misses[0]
+        if len(misses) == len(specs):
+            raise misses[0][1]
+        for spec, _ in misses:  # part of a family: shown, but nothing to keep
+            counts = tuple(LayoutCount(layout.id, 0, layout.expected, 0) for layout in spec.layouts)
+            yield Ingested(spec.name, (), (), counts, ())
 
 
 def run_harmonize(
-    workspace: Workspace, recipe: Recipe, workers: int, progress: Callable[[Progress], None], names: list[str] | None = None
+    workspace: Workspace,
+    recipe: Recipe,
+    workers: int,
+    progress: Callable[[Progress], None],
+    names: list[str] | None = None,
 ) -> HarmonizeSummary:
     """Harmonize every ingested case that is not finished yet; the same call again goes on where it stopped.
 
@@ -78,6 +99,7 @@ def run_harmonize(
         progress: called after every case.
         names: collections; all where None.
     """
+    remove_partials(workspace.path / "harmonized")
     tasks, skipped = _pending(workspace, recipe, names)
     total = len(tasks) + skipped
     for done, (name, status) in enumerate(run_tasks(_harmonize_case, tasks, workers, _killed), start=skipped + 1):
@@ -85,9 +107,28 @@ def run_harmonize(
     return _summary(workspace, names or workspace.collections(), skipped)
 
 
+def plan_harmonize(workspace: Workspace, recipe: Recipe, names: list[str] | None = None) -> HarmonizePlan:
+    """Tell what `run_harmonize` would do, without doing it."""
+    tasks, finished = _pending(workspace, recipe, names)
+    by_collection = Counter(t.case.collection for t in tasks)
+    return HarmonizePlan(len(tasks), finished, sum(t.case.n_bytes for t in tasks), dict(by_collection))
+
+
+def read_statistics(store: Store) -> list[dict[str, Any]]:
+    """Rows of a shard set's stats.parquet."""
+    read_dataset(store)
+    return list(pq.read_table(BytesIO(store.read("stats.parquet"))).to_pylist())
+
+
+def read_reject_counts(store: Store) -> list[tuple[str, str, int]]:
+    """Rejected cases of a shard set: (collection, reason, cases)."""
+    rows = pq.read_table(BytesIO(store.read("rejects.parquet")), columns=["collection", "reason"]).to_pylist()
+    counts = Counter((row["collection"], row["reason"]) for row in rows)
+    return [(*pair, n) for pair, n in sorted(counts.items())]
+
+
 def _pending(workspace: Workspace, recipe: Recipe, names: list[str] | None) -> tuple[list[_CaseTask], int]:
     """Cases to do, largest first so that no giant is left to the end, and how many are done."""
-    remove_partials(workspace.path / "harmonized")
     tasks, skipped = [], 0
     for name in names or workspace.collections():
         spec = workspace.spec(name)
@@ -110,8 +151,8 @@ def _harmonize_case(task: _CaseTask) -> tuple[str, str]:
         write_rejected(path, error, task.case, task.spec, task.recipe)
         return name, "rejected"
     except MemoryError:
-        error = CaseRejected(Reason.WORKER_KILLED, "there is not enough memory for this case")
-        write_rejected(path, error, task.case, task.spec, task.recipe)
+        starved = CaseRejected(Reason.WORKER_KILLED, "there is not enough memory for this case")
+        write_rejected(path, starved, task.case, task.spec, task.recipe)
         return name, "rejected"
     write_kept(path, volume, task.case, task.spec, task.recipe)
     return name, "kept"
@@ -140,7 +181,9 @@ def _summary(workspace: Workspace, names: list[str], skipped: int) -> HarmonizeS
                 slices += file.harmonized.n_kept
     rejected = sum(reasons.values())
     if found != kept + rejected:
-        raise MedvarError(f"{found} cases in, but {kept} kept and {rejected} rejected; this is a fault of medvar, please report it.")
+        raise MedvarError(
+            f"{found} cases in, but {kept} kept and {rejected} rejected; this is a fault of medvar, please report it."
+        )
     return HarmonizeSummary(found, kept, rejected, skipped, slices, dict(reasons))
 
 

@@ -7,7 +7,7 @@ written in any order by any number of processes, and a killed run goes on where 
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -47,7 +47,7 @@ class ShardSpec:
     """What a shard set is made of."""
 
     recipe: Recipe
-    split: SplitSpec = SplitSpec()
+    split: SplitSpec = field(default_factory=SplitSpec)
     seed: int = 0  # of the order of slices
     slices_per_shard: int = 1024
 
@@ -106,7 +106,9 @@ def write_shards(
     specs = {name: workspace.spec(name) for name in {f.case.collection for _, f in files}}
     slices = [s for path, f in files for s in _slices(path, f, splits, ids, specs, workspace)]
     plan = _plan(slices, spec)
-    digest = sha256(json.dumps([[n, [(s.key, s.columns["image_sha256"]) for s in m]] for n, m in plan]).encode()).hexdigest()
+    digest = sha256(
+        json.dumps([[n, [(s.key, s.columns["image_sha256"]) for s in m]] for n, m in plan]).encode()
+    ).hexdigest()
     folder = workspace.path / "shards" / sha256(f"{digest} {store.url}".encode()).hexdigest()[:16]
     _refuse_other_set(store, {name for name, _ in plan})
     codec = CODECS[spec.recipe.codec]
@@ -258,10 +260,15 @@ def _write_shard(task: _ShardTask) -> str:
     for s, image, mask, text in zip(task.slices, members[0::3], members[1::3], members[2::3], strict=True):
         rows_out.append(
             {
-                **s.columns, "shard": task.name,
-                "image_offset": image.offset, "image_size": image.size, "mask_offset": mask.offset,
-                "mask_size": mask.size, "json_offset": text.offset, "json_size": text.size,
-            }  # fmt: skip
+                **s.columns,
+                "shard": task.name,
+                "image_offset": image.offset,
+                "image_size": image.size,
+                "mask_offset": mask.offset,
+                "mask_size": mask.size,
+                "json_offset": text.offset,
+                "json_size": text.size,
+            }
         )
     notes = {"medvar.plan": task.digest, "medvar.sha256": digest, "medvar.bytes": str(n_bytes)}
     write_table(index, table_from_rows(rows_out, SLICES_SCHEMA), notes)
@@ -290,7 +297,9 @@ def sample_json(columns: Mapping[str, Any]) -> bytes:
 
 
 def _killed(task: _ShardTask) -> str:
-    raise WorkspaceError(f"The process that wrote {task.name} was killed twice; free memory or disk and run the same command again.")
+    raise WorkspaceError(
+        f"The process that wrote {task.name} was killed twice; free memory or disk and run the same command again."
+    )
 
 
 def _write_manifests(
@@ -349,4 +358,3 @@ def _split_note(split: str, shards: list[dict[str, Any]], slices: pa.Table, case
         "patients": len(set(mine["patient"].to_pylist())),
         "shards": shards,
     }
-

@@ -16,8 +16,10 @@ class SplitSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.val and 0 <= self.test and self.val + self.test < 1):
-            raise ValueError(f"val {self.val} and test {self.test} leave no patients to train on; wanted a sum below 1.")
+        if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
+            raise ValueError(
+                f"val {self.val} and test {self.test} leave no patients to train on; wanted a sum below 1."
+            )
 
 
 def assign_splits(groups: Iterable[tuple[str, str]], spec: SplitSpec) -> dict[str, str]:

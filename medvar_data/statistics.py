@@ -16,7 +16,17 @@ def statistics(slices: pa.Table, cases: pa.Table, side: int) -> pa.Table:
         cases: rows of cases.parquet.
         side: pixels of a slice's side; turns pixel counts into fractions.
     """
-    case_columns = [*BY, "patient", "has_label", "spacing_row_mm", "through_plane_mm", "low", "high", "removed_body_mm3", "license"]
+    case_columns = [
+        *BY,
+        "patient",
+        "has_label",
+        "spacing_row_mm",
+        "through_plane_mm",
+        "low",
+        "high",
+        "removed_body_mm3",
+        "license",
+    ]
     by_case = cases.select(case_columns).to_pandas()
     by_case["removed_label_mm3"] = [sum(mm3 for _, mm3 in row or ()) for row in cases["removed_label_mm3"].to_pylist()]
     by_case["vanished"] = [len(row) for row in cases["vanished_labels"].to_pylist()]

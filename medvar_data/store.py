@@ -78,7 +78,9 @@ class Store:
         try:
             fs, path = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
-            raise WorkspaceError(f"Cannot open {self.url}: {error}. Install the filesystem's package, such as s3fs.") from error
+            raise WorkspaceError(
+                f"Cannot open {self.url}: {error}. Install the filesystem's package, such as s3fs."
+            ) from error
         return fs, path.rstrip("/")
 
     def put(self, local: Path, name: str) -> None:

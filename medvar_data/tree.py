@@ -48,7 +48,9 @@ def open_tree(path: Path) -> Tree:
     elif path.is_file() and path.suffix.lower() in ARCHIVES:
         root, found = path.parent, [path]
     elif path.exists():
-        raise SourceError(f"{path} is a file, but no {' or '.join(ARCHIVES)} archive; wanted the folder of the download.")
+        raise SourceError(
+            f"{path} is a file, but no {' or '.join(ARCHIVES)} archive; wanted the folder of the download."
+        )
     else:
         raise SourceError(f"{path} does not exist. Give the folder that you downloaded to.")
     files: list[SourceFile] = []
@@ -85,7 +87,9 @@ def read_bytes(root: Path, path: str) -> bytes:
     except (FileNotFoundError, KeyError) as error:
         raise CaseRejected(Reason.FILE_MISSING, "a file found by ingest is gone; run ingest again") from error
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise CaseRejected(Reason.ARCHIVE_UNREADABLE, "the archive is damaged at this member; download it again") from error
+        raise CaseRejected(
+            Reason.ARCHIVE_UNREADABLE, "the archive is damaged at this member; download it again"
+        ) from error
     except OSError as error:
         raise CaseRejected(Reason.UNREADABLE, f"the file cannot be read ({error.strerror})") from error
     if not data:
@@ -116,11 +120,17 @@ def _members(file: Path, name: str) -> Iterator[SourceFile]:
     try:
         for member, size in listing(file):
             if member.startswith("/") or "\\" in member or ".." in PurePosixPath(member).parts or size > MEMBER_LIMIT:
-                raise CaseRejected(Reason.UNSAFE_ARCHIVE, "the archive holds a member that escapes its folder or inflates without bound")
+                raise CaseRejected(
+                    Reason.UNSAFE_ARCHIVE,
+                    "the archive holds a member that escapes its folder or inflates without bound",
+                )
             if not is_junk(member):
                 yield SourceFile(f"{name}{SEPARATOR}{member}", size)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise CaseRejected(Reason.ARCHIVE_UNREADABLE, "the archive cannot be listed: it is cut short or damaged; download it again") from error
+        raise CaseRejected(
+            Reason.ARCHIVE_UNREADABLE,
+            "the archive cannot be listed: it is cut short or damaged; download it again",
+        ) from error
 
 
 def _zip_members(file: Path) -> Iterator[tuple[str, int]]:

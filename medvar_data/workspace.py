@@ -1,11 +1,11 @@
 """The private workspace W: what ingest found, the salt, finished cases. A POSIX folder, shared by a cluster's nodes.
 
-    W/salt                              32 random bytes, hex; never leaves the workspace
-    W/collections/<name>.toml           the description that ingest used
-    W/conditions.json                   ids given to users' own conditions, append-only
-    W/ingest/<name>.parquet             one row a case          (+ .rejects.parquet, .json with counts)
-    W/harmonized/<name>/<case>.parquet  one file a finished case
-    W/shards/<plan>/                    index of finished shards, for resuming
+W/salt                              32 random bytes, hex; never leaves the workspace
+W/collections/<name>.toml           the description that ingest used
+W/conditions.json                   ids given to users' own conditions, append-only
+W/ingest/<name>.parquet             one row a case          (+ .rejects.parquet, .json with counts)
+W/harmonized/<name>/<case>.parquet  one file a finished case
+W/shards/<plan>/                    index of finished shards, for resuming
 """
 
 import json
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from hmac import new as hmac
 from pathlib import Path
+from typing import Any
 
 from medvar_data.casefile import read_case_file
 from medvar_data.catalog import OWN_CONDITION_IDS, CollectionSpec, load_conditions, parse_collection
@@ -42,7 +43,9 @@ class Workspace:
         """
         names = sorted(p.name.removesuffix(".json") for p in (self.path / "ingest").glob("*.json"))
         if not names:
-            raise WorkspaceError(f"{self.path} holds no ingested collection. Run `medvar-data ingest NAME=PATH -w {self.path}` first.")
+            raise WorkspaceError(
+                f"{self.path} holds no ingested collection. Run `medvar-data ingest NAME=PATH -w {self.path}` first."
+            )
         return names
 
     def salt(self) -> bytes:
@@ -77,14 +80,20 @@ class Workspace:
         write_bytes(self.path / "collections" / f"{spec.name}.toml", toml.encode())
         write_cases(folder / f"{spec.name}.parquet", result.cases, {"medvar.collection_sha256": spec.digest})
         write_rejects(folder / f"{spec.name}.rejects.parquet", result.rejects)
-        note = {"counts": [asdict(c) for c in result.counts], "notes": list(result.notes), "own": spec.case_names == "hash"}
+        note = {
+            "counts": [asdict(c) for c in result.counts],
+            "notes": list(result.notes),
+            "own": spec.case_names == "hash",
+        }
         write_json(folder / f"{spec.name}.json", note)
 
     def spec(self, name: str) -> CollectionSpec:
         """The description that ingest used for a collection."""
         file = self.path / "collections" / f"{name}.toml"
         if not file.exists():
-            raise WorkspaceError(f"{self.path} holds no collection {name!r}; ingested are {', '.join(self.collections())}.")
+            raise WorkspaceError(
+                f"{self.path} holds no collection {name!r}; ingested are {', '.join(self.collections())}."
+            )
         return parse_collection(file.read_text(encoding="utf-8"), f"collection {name}", own=self._note(name)["own"])
 
     def cases(self, name: str) -> list[Case]:
@@ -110,6 +119,13 @@ class Workspace:
             if path.exists() and (reject := read_case_file(path).reject):
                 yield reject
 
+    def kept(self, name: str) -> tuple[int, int]:
+        """Cases of one collection that harmonize kept, and their slices."""
+        paths = [self.case_file(case) for case in self.cases(name)]
+        done = [read_case_file(path).harmonized for path in paths if path.exists()]
+        counts = [d.n_kept for d in done if d]
+        return len(counts), sum(counts)
+
     def condition_ids(self, names: set[str]) -> dict[str, int]:
         """Ids of the conditions in use: the public vocabulary's, and from 1000 the user's own, kept in the workspace."""
         public = load_conditions()
@@ -122,13 +138,13 @@ class Workspace:
             write_json(file, own)
         known = {**own, **public}
         if missing := names - known.keys():
-            raise WorkspaceError(f"All {len(OWN_CONDITION_IDS)} ids for own conditions are taken; {sorted(missing)[0]!r} has none.")
+            raise WorkspaceError(
+                f"All {len(OWN_CONDITION_IDS)} ids for own conditions are taken; {sorted(missing)[0]!r} has none."
+            )
         return {name: known[name] for name in sorted(names)}
 
-    def _note(self, name: str) -> dict:  # type: ignore[type-arg]
+    def _note(self, name: str) -> dict[str, Any]:
         file = self.path / "ingest" / f"{name}.json"
         if not file.exists():
             raise WorkspaceError(f"Collection {name!r} was not ingested into {self.path}.")
         return dict(json.loads(file.read_text(encoding="utf-8")))
-
-

@@ -26,7 +26,7 @@ from medvar_model.config import TokenizerConfig
 
 NORM_EPSILON = 1e-6
 
-Maps = Float[Tensor, "batch channels height width"]
+Maps = Float[Tensor, "batch _ _ _"]  # channels, height and width, any of which a part may change
 
 
 class ResidualBlock(nn.Module):

@@ -4,7 +4,8 @@ In: a `DataSpec` and where this process stands. Out: `Examples` on its device, i
 step decide. Reading and decoding run in threads beside the computation.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -62,9 +63,7 @@ class Examples:
 
     def part(self, start: int, stop: int) -> "Examples":
         """Return some of the images."""
-        return Examples(
-            self.step, self.images[start:stop], self.conditions[start:stop], self.keys[start:stop]
-        )
+        return Examples(self.step, self.images[start:stop], self.conditions[start:stop], self.keys[start:stop])
 
 
 class Loader:
@@ -84,9 +83,7 @@ class Loader:
         MedvarError: the set is unreadable, or the spec does not fit it.
     """
 
-    def __init__(
-        self, spec: DataSpec, split: str, image_side: int, batch_size: int, seed: int, place: Place
-    ) -> None:
+    def __init__(self, spec: DataSpec, split: str, image_side: int, batch_size: int, seed: int, place: Place) -> None:
         stream_spec = StreamSpec(
             shards=spec.shards,
             split=split,
@@ -125,10 +122,11 @@ class Loader:
         ids = self._stream.shard_set.condition_ids
         return {name: row for row, name in enumerate(sorted(ids, key=lambda name: ids[name]))}
 
-    def batches(self, start_step: int) -> Iterator[Examples]:
-        """Yield this process's part of each global batch from a step on, without end."""
+    def batches(self, start_step: int) -> Generator[Examples]:
+        """Yield this process's part of each global batch from a step on, without end; `close` ends it."""
         tasks = (partial(self._load, step, self._stream.rows(step)) for step in count(start_step))
-        return map(self._placed, ahead(tasks, self._workers))
+        with contextlib.closing(ahead(tasks, self._workers)) as loaded:
+            yield from map(self._placed, loaded)
 
     def passes(self, batch_size: int, most: int = 0) -> Iterator[Examples]:
         """Yield this process's part of one pass in fixed order; with `most`, of that many evenly spread
@@ -136,11 +134,9 @@ class Loader:
 
         Over all processes every slice comes once, so parts may differ in length, and one may be empty.
         """
-        return map(self._placed, ahead(iter(self._pass_tasks(batch_size, most)), self._workers))
-
-    def _pass_tasks(self, batch_size: int, most: int) -> list["partial[_Loaded]"]:
         parts = self._stream.pass_rows(batch_size, most)
-        return [partial(self._load, number, rows) for number, rows in parts]
+        tasks = (partial(self._load, number, rows) for number, rows in parts)
+        return map(self._placed, ahead(tasks, self._workers))
 
     def _load(self, step: int, rows: Int64[np.ndarray, " batch"]) -> "_Loaded":
         """Read a batch (in a worker's thread)."""

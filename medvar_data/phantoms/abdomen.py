@@ -291,6 +291,6 @@ def _lung_bases(at: Space, inner: Array, shift: Array, rng: np.random.Generator)
     base = rng.uniform(74, 92) + shift[2]
     for side, lift in ((1, 0.0), (-1, -6.0)):
         crown = ellipsoid(at, (side * 62, 4, base - 95 + lift), (78, 98, 95), power=2.5)
-        half = 8 - side * at.x
+        half = np.float32(30) - np.float32(side) * at.x - 0.4 * np.abs(np.minimum(at.y, 0))
         recess = np.maximum.reduce([inner + 2, -crown + 1, half, np.float32(22 + shift[2]) - at.z])
         yield layer("lung", at, recess)

@@ -141,7 +141,7 @@ def couch(at: Space, back_mm: float, rng: np.random.Generator) -> list[Layer]:
     cushion = np.maximum.reduce([surface - 8, -surface, np.abs(at.x) - 120])
     return [
         layer("cushion", at, cushion),
-        layer("foam", at, np.maximum.reduce([surface, -surface - 22, wide])),
-        layer("table", at, np.maximum(np.abs(surface + 1.5) - 1.6, wide)),
-        layer("table", at, np.maximum(np.abs(surface + 22) - 1.2, wide)),
+        layer("foam", at, np.maximum.reduce([surface, -surface - 24, wide])),
+        layer("table", at, np.maximum(np.abs(surface + 2) - 2.4, wide)),
+        layer("table", at, np.maximum(np.abs(surface + 24) - 2.0, wide)),
     ]

@@ -48,7 +48,8 @@ def read_dicom_png(case: Case, spec: CollectionSpec) -> Scan:
     root = Path(case.root)
     if case.label and len(case.label) != len(case.image):
         raise CaseRejected(
-            Reason.SLICE_COUNT, f"{len(case.image)} slices but {len(case.label)} masks; wanted one mask a slice"
+            Reason.SLICE_COUNT,
+            f"{len(case.image)} slices but {len(case.label)} masks; wanted one mask a slice",
         )
     files = [read_bytes(root, path) for path in case.image]
     planes = [read_plane(data) for data in files]
@@ -83,12 +84,18 @@ def read_plane(data: bytes) -> Plane:
         for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
     )
     if (len(position), len(orientation), len(pixel)) != (3, 6, 2):
-        raise CaseRejected(Reason.MIXED_SERIES, "a slice says nothing of where it lies; wanted position, orientation, spacing")
+        raise CaseRejected(
+            Reason.MIXED_SERIES,
+            "a slice says nothing of where it lies; wanted position, orientation, spacing",
+        )
     try:
         stored = dataset.pixel_array
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, f"a slice's pixels cannot be decoded ({type(error).__name__})") from error
-    slope, intercept = float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
+    slope, intercept = (
+        float(dataset.get("RescaleSlope", 1) or 1),
+        float(dataset.get("RescaleIntercept", 0) or 0),
+    )
     return Plane(_rescaled(stored, slope, intercept), position, orientation, pixel)
 
 
@@ -139,7 +146,9 @@ def _why_no_volume(positions: list[tuple[float, ...]], orientation: tuple[float,
     return CaseRejected(Reason.UNEVEN_SPACING, f"{spread}; wanted one distance")
 
 
-def _rescaled(stored: Shaped[np.ndarray, "row column"], slope: float, intercept: float) -> Shaped[np.ndarray, "row column"]:
+def _rescaled(
+    stored: Shaped[np.ndarray, "row column"], slope: float, intercept: float
+) -> Shaped[np.ndarray, "row column"]:
     if slope == 1.0 and intercept.is_integer():
         return stored.astype(np.int32) + np.int32(intercept)
     return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
@@ -150,7 +159,10 @@ def _read_mask(data: bytes, shape: tuple[int, ...]) -> UInt16[np.ndarray, "row c
     if mask is None or mask.ndim != 2:
         raise CaseRejected(Reason.NOT_AN_IMAGE, "a mask is not a grey picture")
     if mask.shape != shape:
-        raise CaseRejected(Reason.LABEL_SHAPE, f"a mask is {mask.shape[0]} x {mask.shape[1]} pixels, its slice {shape[0]} x {shape[1]}")
+        raise CaseRejected(
+            Reason.LABEL_SHAPE,
+            f"a mask is {mask.shape[0]} x {mask.shape[1]} pixels, its slice {shape[0]} x {shape[1]}",
+        )
     return mask.astype(np.uint16)
 
 

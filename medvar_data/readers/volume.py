@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -42,7 +43,11 @@ def read_volume_scan(case: Case, spec: CollectionSpec) -> Scan:
         return Scan(image, None)
     stored = _read(case.root, case.label[0], "affine", -1)
     check_same_shape(image.geometry.shape, stored.geometry.shape)
-    steps = () if _same_place(image.geometry, stored.geometry) or "spacing_from_pixdim" in image.steps else ("affine_from_image",)
+    steps = (
+        ()
+        if _same_place(image.geometry, stored.geometry) or "spacing_from_pixdim" in image.steps
+        else ("affine_from_image",)
+    )
     return Scan(image, LabelVolume(label_values(stored.voxels), image.geometry, stored.digest, steps))
 
 
@@ -81,7 +86,9 @@ def _read(root: str, path: str, spacing_from: str, channel: int) -> Volume:
     except MemoryError as error:
         raise CaseRejected(Reason.UNREADABLE, "the header asks for more memory than there is") from error
     except Exception as error:
-        raise CaseRejected(Reason.UNREADABLE, f"the reader gave up ({type(error).__name__}); the file is damaged") from error
+        raise CaseRejected(
+            Reason.UNREADABLE, f"the reader gave up ({type(error).__name__}); the file is damaged"
+        ) from error
     affine, more = resolve_spacing(affine, pixdim, spacing_from)
     check_affine(affine)
     return Volume(voxels, Geometry(voxels.shape, affine), digest, (*steps, *more))
@@ -100,7 +107,7 @@ def _read_nifti(data: bytes, root: str, path: str, channel: int) -> Read:
     image = image_class.from_bytes(raw)
     shape, n_channels = _three_dimensions(image.shape)
     _check_channel(channel, n_channels)
-    proxy = image.dataobj
+    proxy: Any = image.dataobj
     stored = np.asanyarray(proxy.get_unscaled()).reshape((*shape, n_channels), order="A")[..., max(channel, 0)]
     steps: tuple[str, ...] = () if len(image.shape) == 3 or channel >= 0 else ("squeezed",)
     if (proxy.slope, proxy.inter) != (1.0, 0.0):
@@ -140,7 +147,9 @@ def _inflate(data: bytes) -> bytes:
     except EOFError as error:
         raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends early; download the file again") from error
     except (igzip.BadGzipFile, OSError) as error:
-        raise CaseRejected(Reason.UNREADABLE, "the gzip stream is damaged (its checksum fails); download it again") from error
+        raise CaseRejected(
+            Reason.UNREADABLE, "the gzip stream is damaged (its checksum fails); download it again"
+        ) from error
     except Exception as error:  # ISA-L raises its own class for broken deflate blocks
         raise CaseRejected(Reason.UNREADABLE, "the gzip stream is damaged; download the file again") from error
 
@@ -184,7 +193,9 @@ def _check_channel(channel: int, n_channels: int) -> None:
 
 
 def _same_place(a: Geometry, b: Geometry) -> bool:
-    corners = np.array([[i, j, k, 1] for i in (0, a.shape[0]) for j in (0, a.shape[1]) for k in (0, a.shape[2])], dtype=float)
+    corners = np.array(
+        [[i, j, k, 1] for i in (0, a.shape[0]) for j in (0, a.shape[1]) for k in (0, a.shape[2])], dtype=float
+    )
     return bool(np.abs(corners @ (a.affine - b.affine).T).max() <= AFFINE_TOLERANCE_MM)
 
 

@@ -10,7 +10,7 @@ epochs.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -202,7 +202,7 @@ def _count(start: int) -> Iterator[int]:
         start += 1
 
 
-def ahead(tasks: Iterator[Callable[[], Item]], workers: int) -> Iterator[Item]:
+def ahead(tasks: Iterator[Callable[[], Item]], workers: int) -> Generator[Item]:
     """Run tasks in order, up to `workers` + 1 of them ahead of the reader; with 0 workers, in the reader's
     own thread.
 

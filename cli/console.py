@@ -1,0 +1,80 @@
+"""What both commands share: how errors end a command, how progress and tables are shown."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from medvar_data.errors import MedvarError
+
+OK, SOME_REJECTED, WRONG = 0, 1, 2
+console = Console(highlight=False, soft_wrap=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def run(app: typer.Typer) -> None:
+    """Run an app; an error of ours becomes one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except MedvarError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except KeyboardInterrupt:
+        fail("Stopped. The same command goes on from here.")
+
+
+def fail(sentence: str) -> None:
+    """Print one sentence and leave with exit code 2."""
+    errors.print(f"error: {sentence}", markup=False)
+    sys.exit(WRONG)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document, for machines."""
+    print(json.dumps(value, indent=2, sort_keys=True, default=str))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; columns of numbers are set flush right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for n, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[n], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@contextmanager
+def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Any], None]]:
+    """Show a bar that is fed `Progress` records; silent where asked or where no terminal is attached."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, disable=quiet or not errors.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda p: bar.update(task, completed=p.done, total=p.total, description=f"{title} {p.name}")

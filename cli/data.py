@@ -1,0 +1,308 @@
+"""The command `medvar-data`: parse, make one value, call one library function, print what it returned."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from medvar_cli.console import SOME_REJECTED, WRONG, console, fail, print_json, print_table, progress_bar
+
+from medvar_data import pipeline
+from medvar_data.catalog import Layout, Recipe, find_collections, load_collections, load_recipe
+from medvar_data.contact import contact_sheets
+from medvar_data.demo import DemoSpec, run_data_demo
+from medvar_data.describe import describe_collection
+from medvar_data.errors import SourceError
+from medvar_data.ingest import Ingested
+from medvar_data.shard import ShardSpec, write_shards
+from medvar_data.splits import SplitSpec
+from medvar_data.store import Store
+from medvar_data.trace import trace
+from medvar_data.verify import verify
+from medvar_data.workspace import Workspace
+
+app = typer.Typer(
+    help="Turn downloaded CT/MR collections into auditable training shards: ingest, harmonize, shard, stats, verify.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+WorkspaceOption = Annotated[Path, typer.Option("-w", "--workspace", help="Private folder W that holds the work.")]
+RecipeOption = Annotated[str, typer.Option(help="Recipe name, or the path of your own TOML.")]
+WorkersOption = Annotated[int, typer.Option(help="Processes; 0 takes one a processor.", min=0)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration and stop.")]
+
+
+@app.command()
+def collections(as_json: JsonOption = False) -> None:
+    """List the collections that medvar knows.
+
+    Example: medvar-data collections
+
+    Python: medvar_data.catalog.load_collections()
+    """
+    specs = load_collections()
+    if as_json:
+        print_json([asdict(s) for s in specs])
+        return
+    rows = [(s.name, s.region, _modalities(s.modality, s.layouts), s.n_expected, s.license, s.title) for s in specs]
+    print_table("Collections", ("name", "region", "modality", "cases", "license", "title"), rows)
+
+
+@app.command()
+def describe(
+    name: Annotated[str, typer.Argument(help="Collection, family, or path of your own TOML.")],
+) -> None:
+    """Tell how to get a collection, what is expected where, and what is unconfirmed.
+
+    Example: medvar-data describe acdc
+
+    Python: medvar_data.describe.describe_collection(spec)
+    """
+    for spec in find_collections(name):
+        console.print(describe_collection(spec), markup=False)
+
+
+@app.command()
+def ingest(
+    sources: Annotated[
+        list[str], typer.Argument(help="NAME=PATH: a collection (or your TOML) and its folder or archive.")
+    ],
+    workspace: WorkspaceOption,
+    salt_file: Annotated[
+        Path | None, typer.Option(help="Salt for patient hashes: 64 hex digits. Made where absent.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the cases of downloaded collections; headers are judged, no voxel is read.
+
+    Example: medvar-data ingest acdc=~/data/ACDC msd=~/data/msd -w work
+
+    Python: medvar_data.pipeline.run_ingest({"acdc": Path("~/data/ACDC")}, Workspace(Path("work")))
+    """
+    pairs = dict(_pair(source) for source in sources)
+    place = Workspace(workspace)
+    if salt_file:
+        place.set_salt(_salt(salt_file))
+    results = list(pipeline.run_ingest(pairs, place))
+    if as_json:
+        print_json([_ingest_note(r) for r in results])
+        return
+    rows = [
+        (r.collection, c.layout, c.found, c.expected, max(0, c.expected - c.found), c.unlabelled)
+        for r in results
+        for c in r.counts
+    ]
+    print_table("Found", ("collection", "layout", "found", "expected", "missing", "no label"), rows)
+    rejects = [(x.collection, x.case, x.reason.value, x.detail) for r in results for x in r.rejects]
+    if rejects:
+        print_table("\nRejected", ("collection", "case", "reason", "detail"), rejects)
+    for result in results:
+        for note in result.notes:
+            console.print(f"note: {result.collection}: {note}", markup=False)
+
+
+@app.command()
+def harmonize(
+    workspace: WorkspaceOption,
+    recipe: RecipeOption = "paper",
+    workers: WorkersOption = 0,
+    max_rejects: Annotated[int, typer.Option(help="Exit with 1 where more cases are rejected.", min=0)] = 1_000_000,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring every ingested case to square 8-bit slices. The same command again resumes.
+
+    Example: medvar-data harmonize -w work --recipe paper
+
+    Python: medvar_data.pipeline.run_harmonize(Workspace(Path("work")), load_recipe("paper"), 4, print)
+    """
+    chosen = load_recipe(recipe)
+    place = Workspace(workspace)
+    if dry_run:
+        _show_plan(chosen, pipeline.plan_harmonize(place, chosen))
+        return
+    with progress_bar("harmonize", quiet=as_json) as report:
+        summary = pipeline.run_harmonize(place, chosen, workers or pipeline.default_workers(), report)
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        console.print(
+            f"{summary.n_cases:,} cases: {summary.n_kept:,} kept, {summary.n_rejected:,} rejected; "
+            f"{summary.n_slices:,} slices ({summary.n_skipped:,} cases were finished before)"
+        )
+        rows = sorted(summary.reasons.items(), key=lambda item: -item[1])
+        if rows:
+            print_table("\nRejected", ("reason", "cases"), rows)
+    if summary.n_rejected > max_rejects:
+        raise typer.Exit(SOME_REJECTED)
+
+
+@app.command()
+def shard(
+    workspace: WorkspaceOption,
+    output: Annotated[str, typer.Argument(help="Folder or fsspec URL of the shard set S.")],
+    recipe: RecipeOption = "paper",
+    val: Annotated[float, typer.Option(help="Fraction of patients for validation.", min=0, max=1)] = 0.1,
+    test: Annotated[float, typer.Option(help="Fraction of patients for test.", min=0, max=1)] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the split and of the order of slices.")] = 0,
+    slices_per_shard: Annotated[int, typer.Option(help="Upper bound.", min=1)] = 1024,
+    workers: WorkersOption = 0,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write WebDataset tars and Parquet manifests. The same command again resumes.
+
+    Example: medvar-data shard -w work shards
+
+    Python: medvar_data.shard.write_shards(Workspace(Path("work")), Store("shards"), ShardSpec(load_recipe("paper")), 4, print)
+    """
+    spec = ShardSpec(load_recipe(recipe), SplitSpec(val, test, seed), seed, slices_per_shard)
+    if dry_run:
+        print_json(asdict(spec))
+        return
+    with progress_bar("shard", quiet=as_json) as report:
+        summary = write_shards(Workspace(workspace), Store(output), spec, workers or pipeline.default_workers(), report)
+    if as_json:
+        print_json(asdict(summary))
+        return
+    counts = ", ".join(f"{split} {n:,}" for split, n in summary.n_slices.items())
+    console.print(
+        f"{summary.n_shards:,} shards ({summary.n_reused:,} were finished before): {sum(summary.n_slices.values()):,} slices "
+        f"of {summary.n_cases:,} cases ({counts}); {summary.n_rejected:,} cases rejected"
+    )
+
+
+@app.command()
+def stats(
+    shards: Annotated[str, typer.Argument(help="Shard set S.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Print per-dataset statistics from the Parquet tables.
+
+    Example: medvar-data stats shards
+
+    Python: pandas.read_parquet("shards/stats.parquet")
+    """
+    rows = pipeline.read_statistics(Store(shards))
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("collection", "modality", "region", "sequence", "split", "patients", "cases", "labelled_cases", "slices",
+               "in_plane_mm_median", "through_plane_mm_median", "foreground_fraction_mean", "license")  # fmt: skip
+    names = ("collection", "mod.", "region", "sequence", "split", "patients", "cases", "labelled", "slices", "mm", "step mm",
+             "foreground", "license")  # fmt: skip
+    print_table("Statistics", names, [tuple(row[c] for c in columns) for row in rows])
+    rejects = pipeline.read_reject_counts(Store(shards))
+    if rejects:
+        print_table("\nRejected", ("collection", "reason", "cases"), rejects)
+
+
+@app.command("verify")
+def verify_command(
+    shards: Annotated[str, typer.Argument(help="Shard set S.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check every digest, offset, count and split of a shard set. Exit code 2 where something is wrong.
+
+    Example: medvar-data verify shards
+
+    Python: medvar_data.verify.verify(Store("shards"))
+    """
+    with progress_bar("verify", quiet=as_json) as report:
+        result = verify(Store(shards), report)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        for finding in result.findings:
+            console.print(f"wrong: {finding}", markup=False)
+        verdict = f"{len(result.findings)} things are wrong" if result.findings else "sound"
+        console.print(f"{result.n_shards:,} shards, {result.n_slices:,} slices, {result.n_cases:,} cases: {verdict}")
+    if result.findings:
+        raise typer.Exit(WRONG)
+
+
+@app.command("trace")
+def trace_command(
+    shards: Annotated[str, typer.Argument(help="Shard set S.")],
+    key: Annotated[str, typer.Argument(help="Key of a slice, such as acdc-patient001-frame01-z0004.")],
+    workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="To go back to the source files.")] = None,
+) -> None:
+    """Show where a slice comes from: its licence, every number that made it and, with -w, its file.
+
+    Example: medvar-data trace shards acdc-patient001-frame01-z0004 -w work
+
+    Python: medvar_data.trace.trace(Store("shards"), key, Workspace(Path("work")))
+    """
+    print_json(trace(Store(shards), key, Workspace(workspace) if workspace else None))
+
+
+@app.command()
+def sheets(
+    shards: Annotated[str, typer.Argument(help="Shard set S.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the pictures.")],
+    tiles: Annotated[int, typer.Option(help="Slices a sheet.", min=1)] = 24,
+) -> None:
+    """Write a contact sheet a collection.
+
+    Example: medvar-data sheets shards pictures
+
+    Python: medvar_data.contact.contact_sheets(Store("shards"), Path("pictures"))
+    """
+    for sheet in contact_sheets(Store(shards), output, tiles):
+        console.print(f"{sheet.path}  {sheet.n_slices} slices", markup=False)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Argument(help="Folder for everything that the demo makes.")] = Path("demo"),
+    data: Annotated[Path | None, typer.Option(help="Folder of real downloads; phantoms where absent.")] = None,
+    patients: Annotated[int, typer.Option(help="Phantom patients a collection.", min=3)] = 30,
+    workers: WorkersOption = 0,
+) -> None:
+    """Run the whole data road: scans, ingest, harmonize, shard, stats, verify, contact sheets and a report.
+
+    Example: medvar-data demo demo
+
+    Python: medvar_data.demo.run_data_demo(DemoSpec(Path("demo")), print)
+    """
+    spec = DemoSpec(output, data, patients, workers or pipeline.default_workers())
+    result = run_data_demo(spec, lambda line: console.print(line, markup=False))
+    columns = ("collection", "found", "kept", "rejected", "slices", "reasons")
+    print_table("\nCollections", columns, [tuple(asdict(row)[c] for c in columns) for row in result.rows])
+    console.print(f"\nReport: {result.report}", markup=False)
+
+
+def _modalities(modality: str, layouts: tuple[Layout, ...]) -> str:
+    return " ".join(sorted({layout.modality or modality for layout in layouts}))
+
+
+def _pair(source: str) -> tuple[str, Path]:
+    name, equals, path = source.partition("=")
+    if not equals or not path:
+        raise SourceError(f"{source!r} is not NAME=PATH. Example: medvar-data ingest acdc=~/data/ACDC -w work")
+    return name, Path(path)
+
+
+def _salt(path: Path) -> bytes:
+    text = path.read_text(encoding="ascii").strip()
+    if len(text) != 64 or set(text) - set("0123456789abcdef"):
+        fail(f"{path} is not a salt; wanted 64 hexadecimal digits, such as `openssl rand -hex 32` prints.")
+    return bytes.fromhex(text)
+
+
+def _ingest_note(result: Ingested) -> dict[str, object]:
+    return {
+        "collection": result.collection,
+        "kept": len(result.cases),
+        "layouts": [asdict(c) for c in result.counts],
+        "rejects": [asdict(r) for r in result.rejects],
+        "notes": list(result.notes),
+    }
+
+
+def _show_plan(recipe: Recipe, plan: pipeline.HarmonizePlan) -> None:
+    print_json({"recipe": asdict(recipe), **asdict(plan)})

@@ -1,0 +1,125 @@
+"""Lay slices out as contact sheets: one PNG a collection, masks as coloured outlines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+
+from medvar_data.codec import decode_png
+from medvar_data.store import Store, write_bytes
+
+COLUMNS = 8
+GAP = 4
+MIN_TILE = 128  # smaller slices are enlarged without smoothing
+PALETTE = (
+    (80, 200, 255),
+    (90, 230, 120),
+    (255, 140, 80),
+    (220, 120, 255),
+    (80, 120, 255),
+    (255, 220, 90),
+    (150, 255, 230),
+)
+READ = [
+    "key",
+    "shard",
+    "image_offset",
+    "image_size",
+    "mask_offset",
+    "mask_size",
+    "collection",
+    "case",
+    "sequence",
+    "z",
+]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A finished contact sheet."""
+
+    collection: str
+    path: Path
+    n_slices: int
+
+
+def contact_sheets(store: Store, folder: Path, tiles: int = 24) -> list[Sheet]:
+    """Write one sheet a collection: slices of different cases and sequences first, evenly through the body."""
+    rows = pq.read_table(store.open("slices.parquet"), columns=READ).to_pylist()
+    by_collection: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_collection.setdefault(row["collection"], []).append(row)
+    sheets = []
+    for name, members in sorted(by_collection.items()):
+        chosen = choose(members, tiles)
+        pictures = [outlined(*read_pair(store, row)) for row in chosen]
+        path = folder / f"{name}.png"
+        write_bytes(path, encode_colour(grid(pictures)))
+        sheets.append(Sheet(name, path, len(chosen)))
+    return sheets
+
+
+def choose(rows: Sequence[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """Pick `n` slices that show a collection: as many cases as possible, from the lower to the upper quarter of each."""
+    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda r: (r["case"], r["z"])):
+        cases.setdefault((row["case"], row["sequence"]), []).append(row)
+    names = sorted(cases)
+    picked = []
+    for turn in range(n):
+        members = (
+            cases[names[(turn * max(1, len(names) // n)) % len(names)]]
+            if len(names) >= n
+            else cases[names[turn % len(names)]]
+        )
+        rounds = -(-n // len(names))
+        place = (turn // len(names) + 1) / (rounds + 1) if len(names) < n else 0.5
+        row = members[min(len(members) - 1, int(place * len(members)))]
+        if row not in picked:
+            picked.append(row)
+    return picked
+
+
+def read_pair(store: Store, row: dict[str, Any]) -> tuple[UInt8[np.ndarray, "s s"], UInt8[np.ndarray, "s s"]]:
+    """Read image and mask of one row of slices.parquet."""
+    with store.open(row["shard"]) as stream:
+        stream.seek(row["image_offset"])
+        image = stream.read(row["image_size"])
+        stream.seek(row["mask_offset"])
+        mask = stream.read(row["mask_size"])
+    return decode_png(image), decode_png(mask)
+
+
+def outlined(image: UInt8[np.ndarray, "s s"], mask: UInt8[np.ndarray, "s s"]) -> UInt8[np.ndarray, "t t 3"]:
+    """Draw the borders of the mask's labels over the image, in colour (BGR)."""
+    scale = max(1, -(-MIN_TILE // image.shape[0]))
+    picture = cv2.cvtColor(np.kron(image, np.ones((scale, scale), dtype=np.uint8)), cv2.COLOR_GRAY2BGR)
+    large = np.kron(mask, np.ones((scale, scale), dtype=np.uint8))
+    for value in np.unique(large[large > 0]):
+        contours, _ = cv2.findContours((large == value).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, PALETTE[int(value) % len(PALETTE)], 1)
+    return picture
+
+
+def grid(pictures: Sequence[UInt8[np.ndarray, "t t 3"]], columns: int = COLUMNS) -> UInt8[np.ndarray, "h w 3"]:
+    """Lay equal pictures out in rows, dark gaps between them."""
+    side = pictures[0].shape[0]
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * (side + GAP) + GAP, columns * (side + GAP) + GAP, 3), 24, dtype=np.uint8)
+    for n, picture in enumerate(pictures):
+        top, left = (GAP + (n // columns) * (side + GAP), GAP + (n % columns) * (side + GAP))
+        sheet[top : top + side, left : left + side] = picture
+    return sheet
+
+
+def encode_colour(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Encode a BGR picture as PNG."""
+    ok, data = cv2.imencode(".png", picture)
+    assert ok, "cv2 refused a colour picture"
+    return data.tobytes()

@@ -1,0 +1,53 @@
+"""Tell a person what to do with a collection: how to get it, what must lie where, what is known to be odd."""
+
+from medvar_data.catalog import CollectionSpec, Layout
+from medvar_data.ingest import readable
+
+STATUS = {
+    "originals": "seen on original files",
+    "listing": "checked against published file lists",
+    "unconfirmed": "not confirmed by any source",
+}
+
+
+def describe_collection(spec: CollectionSpec) -> str:
+    """Write a plain-text page on one collection."""
+    known = "confirmed" if spec.license_confirmed else "not confirmed: read the terms before use"
+    head = [
+        spec.title,
+        "",
+        f"  name          {spec.name}" + (f" (family {spec.family})" if spec.family else ""),
+        f"  what          {spec.region}, {', '.join(sorted({m.modality or spec.modality for m in spec.layouts}))}",
+        f"  licence       {spec.license} ({known}); commercial use: {spec.commercial}",
+        f"  access        {spec.access or 'unknown'}: {', '.join((spec.homepage, *spec.download))}",
+        f"  slices        {spec.slice_axis}",
+        f"  labels        {', '.join(f'{label.id} {label.name}' for label in spec.labels) or 'none'}",
+    ]
+    if spec.notes:
+        head.append(f"  note          {spec.notes}")
+    if spec.overlaps:
+        head.append(f"  shares scans  with {'; '.join(spec.overlaps)}")
+    lines = [*head, "", "Expected files (at any depth, packed or unpacked)"]
+    for layout in spec.layouts:
+        lines += _layout_lines(layout)
+    if spec.quirks:
+        lines += ["", "Known oddities and what is done about them"]
+        lines += [f"  {q.id} ({q.cases}): {q.action}" for q in spec.quirks]
+    lines += [
+        "",
+        f"Then: medvar-data ingest {spec.name}=FOLDER -w WORK",
+        "",
+        f"Cite: {spec.citation or 'unknown'}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _layout_lines(layout: Layout) -> list[str]:
+    count = f"{layout.expected:,} cases" if layout.expected else "count unknown"
+    lines = [f"  {layout.id}: {count}; {STATUS[layout.confirmed]}", f"    image  {readable(layout.image)}"]
+    if layout.label:
+        lines.append(f"    label  {readable(layout.label)}")
+    if layout.channels:
+        lines.append(f"    one case a channel of the fourth dimension: {', '.join(layout.channels)}")
+    return lines

@@ -1,0 +1,341 @@
+"""The chest: lungs with their vessels and airways, mediastinum, heart with four chambers, cage, backbone.
+
+In: a `Space`, a generator. Out: layers in painting order. `chest` is MSD Lung (a tumour in a lung carries the label);
+`heart_ct` is MM-WHS (the contrast-filled heart carries seven). z = 0 is the middle of the heart; the carina is near 55.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from medvar_data.phantoms.scanner import KEEP, Layer, couch, layer
+from medvar_data.phantoms.shapes import Array, Space, column, disc, ellipsoid, field, join, shell, spread, tube
+from medvar_data.phantoms.torso import Build, backbone, build, ragged, ribs, skin, trunk, wall
+
+Labels = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Heart:
+    """Where a heart lies: its middle, its size against an average one, and how its apex is turned."""
+
+    centre: np.ndarray
+    size: float
+    turn: float  # degrees about z; larger points the apex further forward
+    thick: float  # of the left wall, mm
+
+
+def chest(at: Space, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
+    """Paint a chest CT with one lung tumour; the heart is seen without much contrast."""
+    body = build(rng, half_width=172, half_depth=118, fat=(8, 24))
+    surface = skin(at, body) + np.interp(at.z, (60, 130), (0, 16)).astype(np.float32)
+    yield from couch(at, body.back_mm * 0.93, rng)
+    yield from trunk(at, body, surface)
+    yield from _girdle(at, body, surface, rng)
+    yield from ribs(at, body, surface, rng, reach_y=body.half_depth * 0.75)
+    heart = _heart(rng, body)
+    lungs = _lungs(at, body, surface, heart, rng)
+    yield from _mediastinum(at, body, surface, rng)
+    yield from _liver_below(at, body, surface, rng)
+    for lung in lungs:
+        yield layer("lung", at, lung)
+    yield from _backbone_and_sternum(at, body, surface, rng)
+    yield from _smoke(at, lungs, rng)
+    yield from _twigs(at, lungs, rng)
+    yield from _tree(at, lungs, heart, rng)
+    yield from _plain_heart(at, heart, rng)
+    yield from _vessels(at, body, heart, rng, {})
+    yield from _airways(at, body, rng)
+    yield from _tumour(at, lungs, labels, rng)
+
+
+def heart_ct(at: Space, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
+    """Paint a cardiac CT angiogram: bright left heart, greyer right heart, seven labelled structures."""
+    body = build(rng, half_width=168, half_depth=114, fat=(8, 22))
+    surface = skin(at, body)
+    yield from trunk(at, body, surface)
+    yield from ribs(at, body, surface, rng, reach_y=body.half_depth * 0.75)
+    heart = _heart(rng, body)
+    lungs = _lungs(at, body, surface, heart, rng)
+    yield from _mediastinum(at, body, surface, rng)
+    yield from _liver_below(at, body, surface, rng)
+    for lung in lungs:
+        yield layer("lung", at, lung)
+    yield from _backbone_and_sternum(at, body, surface, rng)
+    yield from _twigs(at, lungs, rng)
+    yield from _tree(at, lungs, heart, rng)
+    yield from _airways(at, body, rng)
+    yield from chambers(at, heart, labels, rng)
+    yield from _vessels(at, body, heart, rng, labels)
+    yield from _coronaries(at, heart, rng)
+
+
+def _heart(rng: np.random.Generator, body: Build) -> Heart:
+    middle = np.array([-14, 0.16 * body.half_depth, 0]) + rng.normal(0, 1, 3) * (4, 3, 6)
+    return Heart(middle, spread(rng, 1.0, 0.08), float(rng.normal(0, 8)), spread(rng, 10.0, 0.2))
+
+
+def _lungs(at: Space, body: Build, surface: Array, heart: Heart, rng: np.random.Generator) -> list[Array]:
+    inner = wall(at, body, surface) + np.float32(body.wall + 3)
+    room = np.interp(at.z, (-60, 20, 70, 130), (1.0, 1.0, 0.92, 0.55)).astype(np.float32)
+    inner = inner + (1 - room) * np.float32(0.6 * body.half_width)  # narrower towards the apex
+    x0 = np.interp(at.z, (30, 80), (heart.centre[0] - 4, -2)).astype(np.float32)
+    y0 = np.interp(at.z, (30, 80), (heart.centre[1], -4)).astype(np.float32)
+    slope = np.interp(at.z, (-70, 0, 30, 75, 130), (70, 66, 52, 31, 24)).astype(np.float32) * np.float32(heart.size)
+    bulge = np.sqrt((at.x - x0) ** 2 + ((at.y - y0) * np.float32(1.12)) ** 2)
+    spine_gap = np.float32(body.vertebra + 5) - np.hypot(at.x, at.y - np.float32(body.spine_y - 14)) * np.float32(0.95)
+    lungs = []
+    for side in (1, -1):
+        middle = np.float32(5) - side * at.x + np.float32(4) * np.clip((at.y - 40) / 30, 0, 1)
+        height = -30 + rng.normal(0, 8) + (7 if side == 1 else -3)
+        floor = height + 26 - np.hypot(at.x - side * 80, (at.y - 25) * np.float32(0.9)) * np.float32(0.7) - at.z
+        lungs.append(np.maximum.reduce([inner, slope - bulge, spine_gap, middle, floor]))
+    return lungs
+
+
+def _girdle(at: Space, body: Build, surface: Array, rng: np.random.Generator) -> Iterator[Layer]:
+    breast = rng.random() < 0.35
+    for side in (-1, 1):
+        chest_wall = disc(at, (side * 62, body.half_depth - body.fat - 12), (58, 11), angle=-side * 20, power=2.5)
+        yield layer("muscle", at, np.maximum(chest_wall, surface + 5))
+        if breast:
+            centre = (side * 78, body.half_depth - 20, rng.uniform(-20, 5))
+            yield layer("fat", at, ellipsoid(at, centre, (52, 34, 52), angles=(0, 0, -side * 18)))
+            yield layer("gland", at.near(centre, 45), ellipsoid(at.near(centre, 45), centre, (22, 12, 24)), KEEP, fade_mm=8)
+        blade = ellipsoid(
+            at, (side * 108, -0.62 * body.half_depth, 85), (42, 4.0, 70), angles=(-6, side * 8, side * (34 + rng.normal(0, 4)))
+        )
+        yield layer("muscle", at, np.maximum(blade - 13, surface + 7))
+        yield layer("cortex", at, np.maximum(blade, surface + 9))
+
+
+def _backbone_and_sternum(at: Space, body: Build, surface: Array, rng: np.random.Generator) -> Iterator[Layer]:
+    yield from backbone(at, body, surface, rng, pitch_mm=29)
+    y = body.half_depth - body.fat - 14
+    plate = ellipsoid(at, (0, y, 40), (19, 6, 75), power=4)
+    yield layer("cortex", at, plate)
+    yield layer("marrow", at, plate + 2.4)
+    for level in range(-2, 4):
+        for side in (-1, 1):
+            start = (side * 20, y, 10 + 22 * level)
+            end = (side * (64 + 8 * abs(level)), y - 14, 10 + 22 * level - 16)
+            yield layer("cartilage", *tube(at, [start, end], [5.5, 5.0]))
+
+
+def _liver_below(at: Space, body: Build, surface: Array, rng: np.random.Generator) -> Iterator[Layer]:
+    inner = wall(at, body, surface) + np.float32(body.wall)
+    low = at.between((-1e4, -1e4, -1e4), (1e4, 1e4, 0))
+    if low.x.size == 0:
+        return
+    top = -34 + rng.normal(0, 4)
+    dome = ellipsoid(low, (70, 5, top - 82), (92, 95, 80), power=2.5)
+    yield layer("fat", low, np.maximum(low.piece(at, inner), low.z - np.float32(top - 42)))
+    left = ellipsoid(low, (-34, 40, top - 70), (62, 40, 58))
+    yield layer("liver", low, np.maximum(join(dome, left, 18), low.piece(at, inner) + 2))
+    stomach = ellipsoid(low, (-72, 8, top - 64), (40, 48, 50))
+    yield layer("wall", low, np.maximum(stomach, low.piece(at, inner) + 3))
+    yield layer("chyme", low, stomach + 5)
+    yield layer("gas", low, np.maximum(stomach + 5.5, np.float32(rng.uniform(12, 34)) - low.y))
+    spleen = ellipsoid(low, (-108, -42, top - 62), (26, 44, 46), angles=(0, 0, -25))
+    yield layer("spleen", low, np.maximum(spleen, low.piece(at, inner) + 3))
+
+
+def _mediastinum(at: Space, body: Build, surface: Array, rng: np.random.Generator) -> Iterator[Layer]:
+    inner = wall(at, body, surface) + np.float32(body.wall)
+    yield layer("fat", at, np.maximum.reduce([inner, np.abs(at.x) - 60, np.float32(body.spine_y) - at.y, np.float32(-40) - at.z]))
+
+
+def _smoke(at: Space, lungs: list[Array], rng: np.random.Generator) -> Iterator[Layer]:
+    lung = np.minimum(lungs[0], lungs[1])
+    if rng.random() < 0.5:  # dependent density
+        yield layer("fissure", at, np.maximum(lung, at.y + np.float32(rng.uniform(55, 75))), fade_mm=30)
+    for _ in range(int(rng.integers(0, 3))):
+        where = rng.uniform((-120, -70, -20), (120, 30, 90))
+        near = at.near(where, 40)
+        cloud = ragged(near, ellipsoid(near, where, rng.uniform(9, 22, 3)), rng, scale_mm=11, depth_mm=4)
+        yield layer("smoke", near, np.maximum(cloud, near.piece(at, lung) + 2), fade_mm=9)
+    for side in (1, -1):  # oblique fissures
+        plane = np.abs((at.y + np.float32(0.85) * (at.z - 30)) * np.float32(0.76)) - np.float32(0.5)
+        yield layer("fissure", at, np.maximum(plane, lungs[0 if side == 1 else 1] + 2))
+
+
+def _tree(at: Space, lungs: list[Array], heart: Heart, rng: np.random.Generator) -> Iterator[Layer]:
+    """Grow arteries and veins from each hilum: every branch bears two, a little thinner, until they are 1 mm wide."""
+    for side, lung in zip((1, -1), lungs, strict=True):
+        hilum = np.array([side * 34, -4, 42 if side == 1 else 46]) + (heart.centre[0] * 0.3, 0, 0)
+        stack = []
+        for way in _directions(side, rng):
+            stack.append((hilum + rng.normal(0, 5, 3), way, 5.4, 44.0))
+        while stack:
+            start, way, radius, length = stack.pop()
+            end = start + way * length
+            bend = (start + end) / 2 + rng.normal(0, 0.07 * length, 3)
+            part, distance = tube(at, [start, bend, end], [radius, 0.88 * radius, 0.74 * radius])
+            if distance.size:
+                yield layer("vessel", part, np.maximum(distance, part.piece(at, lung) + np.float32(1.5 if radius < 3.2 else -6)))
+            if radius > 2.3:
+                for _ in range(2):
+                    turn = way + rng.normal(0, 0.52, 3)
+                    stack.append((end, turn / np.linalg.norm(turn), radius * 0.71, length * rng.uniform(0.6, 0.82)))
+
+
+def _twigs(at: Space, lungs: list[Array], rng: np.random.Generator) -> Iterator[Layer]:
+    """Fill the lungs with small vessels: where two random fields cross zero together they trace wandering threads."""
+    lung = np.minimum(lungs[0], lungs[1])
+    for scale in (24.0, 15.0):
+        threads = np.hypot(field(at.grid, rng, scale), field(at.grid, rng, scale)) * np.float32(0.62 * scale)
+        yield layer("vessel", at, np.maximum(threads - np.float32(0.075 * scale), lung + 6))
+
+
+def _directions(side: int, rng: np.random.Generator) -> np.ndarray:
+    ways = np.array(
+        [[0.55, 0.6, 0.5], [0.6, -0.5, 0.55], [0.9, 0.35, -0.1], [0.85, -0.45, -0.1], [0.45, 0.45, -0.75], [0.5, -0.6, -0.65]]
+    )
+    ways = ways * (side, 1, 1) + rng.normal(0, 0.16, (6, 3))
+    return np.asarray(ways / np.linalg.norm(ways, axis=1, keepdims=True))
+
+
+def _airways(at: Space, body: Build, rng: np.random.Generator) -> Iterator[Layer]:
+    y = body.spine_y + 34
+    wide = spread(rng, 8.5, 0.1)
+    fork = np.array([2, y, 55]) + rng.normal(0, 2, 3)
+    branches = [
+        ([fork + (2, 4, 90), fork + (0, 2, 30), fork], [wide, wide, wide]),
+        ([fork, fork + (26, -4, -20), fork + (38, -8, -38), fork + (50, -20, -66)], [6.5, 6, 4.5, 2.6]),
+        ([fork, fork + (-24, -2, -15), fork + (-44, -8, -28), fork + (-56, -22, -58)], [6, 5.5, 4.2, 2.4]),
+        ([fork + (22, -3, -16), fork + (46, 2, -2), fork + (58, 6, 10)], [4, 3, 2]),
+        ([fork + (-30, -4, -18), fork + (-52, 8, -8), fork + (-62, 16, 2)], [4, 3, 2]),
+    ]
+    tubes = [tube(at, [tuple(p) for p in path], radii) for path, radii in branches]
+    for part, distance in tubes:
+        yield layer("muscle", part, distance - 2.0)
+    for part, distance in tubes:
+        yield layer("airway", part, distance)
+    gullet = column(at, (-60.0, 0.0, 60.0, 150.0), (-16.0, -8.0, -6.0, -4.0), (y - 14, y - 16, y - 15, y - 14), (8, 7.5, 7, 7))
+    yield layer("gullet", *gullet)
+
+
+def _plain_heart(at: Space, heart: Heart, rng: np.random.Generator) -> Iterator[Layer]:
+    """Paint a heart as an unenhanced scan shows it: one soft shape with a rim of fat, chambers barely told apart."""
+    size, centre = heart.size, heart.centre
+    near = at.near(centre, 95)
+    shape = ellipsoid(near, centre + (-8, 0, 2), (66 * size, 48 * size, 52 * size), angles=(0, 22, -30 + heart.turn), power=2.5)
+    shape = join(shape, ellipsoid(near, centre + (36, 0, 6), (28 * size, 32 * size, 40 * size)), 12)
+    yield layer("fat", near, shape - 3)
+    yield layer("muscle", near, shape)
+    bright = "aorta" if rng.random() < 0.5 else "blood"
+    chamber = "vein" if bright == "aorta" else "blood"
+    yield layer(chamber, near, ellipsoid(near, centre + (-24, -4, -10), (32, 19, 26), angles=(0, 22, -28)), fade_mm=3)
+    yield layer(chamber, near, ellipsoid(near, centre + (4, 26, -12), (36, 15, 28), angles=(0, 15, -30)), fade_mm=3)
+    yield layer(chamber, near, ellipsoid(near, centre + (36, 0, 4), (20, 24, 30)), fade_mm=3)
+    yield layer(chamber, near, ellipsoid(near, centre + (2, -32, 16), (30, 15, 18)), fade_mm=3)
+
+
+def chambers(at: Space, heart: Heart, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
+    """Paint the four chambers and the left wall. The long axis points left, forward and down."""
+    c, s = heart.centre, heart.size
+    angles = (0.0, 30 + rng.normal(0, 4), -38 + heart.turn)
+    axis = np.array([-0.68, 0.55, -0.48])
+    near = at.near(c, 100)
+    left = c + np.array([-16, -2, -8]) * s
+    outer_radii = np.array([52, 29 + 0.5 * heart.thick, 31 + 0.5 * heart.thick]) * s
+    outer = ellipsoid(near, left, outer_radii, angles=angles, power=2.5)
+    inner = ellipsoid(near, left - 5 * axis, (44 * s, 20 * s, 22 * s), angles=angles, power=2.5)
+    base = -((near.x - left[0]) * axis[0] + (near.y - left[1]) * axis[1] + (near.z - left[2]) * axis[2]) - np.float32(34 * s)
+    base = base.astype(np.float32)
+    right_c = c + np.array([10, 26, -12]) * s
+    right = ellipsoid(near, right_c, (50 * s, 24 * s, 38 * s), angles=(0, angles[1] - 6, angles[2] + 4), power=2.5)
+    atrium_r = ellipsoid(near, c + np.array([44, -6, 2]) * s, (25 * s, 27 * s, 34 * s), angles=(0, 0, 15))
+    ear_r = ellipsoid(near, c + np.array([34, 20, 22]) * s, (14, 18, 16))
+    atrium_l = ellipsoid(near, c + np.array([10, -38, 16]) * s, (35 * s, 19 * s, 25 * s), angles=(0, 0, -8), power=2.5)
+    ear_l = ellipsoid(near, c + np.array([-34, -10, 30]) * s, (10, 16, 12), angles=(0, 0, 30))
+    hull = join(join(join(outer, right, 10), atrium_r, 12), atrium_l, 12)
+    yield layer("fat", near, hull - 5)
+    yield layer("pericardium", near, shell(hull - 6, 1.2), KEEP)
+    yield layer("myocardium", near, join(right - 3, atrium_r - 2, 4))
+    yield layer("right_heart", near, join(atrium_r, ear_r, 6), labels.get("right atrium", 0))
+    outflow = [c + np.array([4, 34, 8]) * s, c + np.array([-8, 32, 34]) * s]
+    part, cone = tube(at, [tuple(p) for p in outflow], [15 * s, 13 * s])
+    yield layer("right_heart", part, cone, labels.get("right ventricle", 0))
+    rough = ragged(near, right, rng, scale_mm=9, depth_mm=1.0)
+    yield layer("right_heart", near, rough, labels.get("right ventricle", 0))
+    yield layer("myocardium", near, atrium_l - 2)
+    yield layer("left_heart", near, join(atrium_l, ear_l, 6), labels.get("left atrium", 0))
+    for side, height in ((1, 22), (1, 4), (-1, 24), (-1, 8)):
+        root = c + np.array([10 + side * 26, -40, height]) * s
+        yield layer("left_heart", *tube(at, [tuple(root), tuple(root + (side * 28, -10, 4))], [7, 5.5]))
+    yield layer("myocardium", near, np.maximum(outer, base), labels.get("left ventricular myocardium", 0))
+    cavity = np.maximum(inner, base - 1)
+    yield layer("left_heart", near, cavity, labels.get("left ventricle", 0))
+    for turn in (-0.7, 0.8):  # papillary muscles
+        foot = left + 16 * axis * s + np.array([8 * np.sin(turn), 8 * turn, -13 * np.cos(turn)]) * s
+        yield layer("myocardium", *tube(at, [tuple(foot), tuple(foot - 22 * axis * s)], [4.5, 2.5]), KEEP)
+
+
+def _vessels(at: Space, body: Build, heart: Heart, rng: np.random.Generator, labels: Labels) -> Iterator[Layer]:
+    c, s = heart.centre, heart.size
+    bright = "left_heart" if labels else "aorta"
+    grey = "right_heart" if labels else "vein"
+    wide = spread(rng, 14.5, 0.1)
+    y = body.spine_y + 14
+    root = c + np.array([8, 6, 20]) * s
+    ascending = [root, root + (8, 8, 22), root + (10, 8, 46)]
+    arch = [ascending[-1], root + (4, -2, 64), root + (-12, -30, 68), (-24, y + 6, root[2] + 56)]
+    trunk_p = c + np.array([-8, 32, 32]) * s
+    fork = [trunk_p, trunk_p + (-4, -12, 20), trunk_p + (-6, -30, 26)]
+    lung_arteries = [
+        [fork[-1], fork[-1] + (24, -14, -4), fork[-1] + (50, -18, -8)], [fork[-1], fork[-1] + (-20, -16, 0), fork[-1] + (-34, -26, -10)]
+    ]
+    cava = ([c[0] + 36, c[0] + 34, c[0] + 36], [c[1] - 6, c[1], c[1] - 2], [9.5, 9.0, 9.5])
+    yield layer(grey, *column(at, (c[2] + 22, c[2] + 60, c[2] + 150), *cava))
+    lower = ([c[0] + 40, c[0] + 38], [c[1] - 22, c[1] - 18], [12.0, 12.0])
+    yield layer("vein", *column(at, (c[2] - 110, c[2] - 24), *lower))
+    for path in lung_arteries:
+        yield layer(grey, *tube(at, [tuple(p) for p in path], [11 * s, 9.5 * s, 7 * s]), labels.get("pulmonary artery", 0))
+    yield layer(grey, *tube(at, [tuple(p) for p in fork], [13.5 * s, 13.5 * s, 12 * s]), labels.get("pulmonary artery", 0))
+    part, distance = tube(at, [tuple(p) for p in arch], [wide, wide * 0.95, wide * 0.9, wide * 0.85])
+    yield layer("wall", part, distance - 1.6)
+    yield layer(bright, part, distance)
+    part, distance = tube(at, [tuple(p) for p in ascending], [wide * 1.08, wide * 1.05, wide])
+    yield layer("wall", part, distance - 1.6)
+    yield layer(bright, part, distance, labels.get("ascending aorta", 0))
+    heights = (-140.0, -40.0, 20.0, float(root[2] + 58))
+    descending = column(at, heights, (-8.0, -16.0, -24.0, -24.0), (y + 4, y, y, y + 6), wide * np.array([0.7, 0.74, 0.8, 0.85]))
+    yield layer("wall", descending[0], descending[1] - 1.6)
+    yield layer(bright, *descending)
+    for x in (-20, -6, 12):
+        start = root + (x - 4, -12, 66)
+        yield layer(bright, *tube(at, [tuple(start), tuple(start + (x * 0.6, 2, 60))], 5.0))
+
+
+def _coronaries(at: Space, heart: Heart, rng: np.random.Generator) -> Iterator[Layer]:
+    c, s = heart.centre, heart.size
+    left = [(-2, 10, 22), (-24, 26, 14), (-38, 36, -10), (-48, 40, -36)]
+    right = [(20, 22, 18), (34, 30, 4), (40, 22, -20), (30, 4, -38)]
+    around = [(-8, 6, 22), (-34, -6, 14), (-46, -18, -4)]
+    for path, radius in ((left, 2.0), (right, 2.2), (around, 1.8)):
+        points = c + (np.asarray(path) + rng.normal(0, 1.5, (len(path), 3))) * s
+        yield layer("left_heart", *tube(at, points.tolist(), radius), KEEP)
+
+
+def _tumour(at: Space, lungs: list[Array], labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
+    """Put one spiculated mass into a lung, at a place where the lung is deep enough for it to show."""
+    lung = lungs[int(rng.integers(2))]
+    radius = rng.uniform(9, 24)
+    depth = np.argwhere(lung < -min(radius, 0.6 * float(-lung.min())))
+    corner = depth[int(rng.integers(len(depth)))]
+    where = np.array([a[tuple(corner)] for a in (at.x, at.y, at.z)], dtype=float)
+    near = at.near(where, 2.0 * radius + 8)
+    mass = ellipsoid(near, where, radius * rng.uniform(0.75, 1.2, 3), angles=rng.uniform(-40, 40, 3))
+    mass = ragged(near, mass, rng, scale_mm=max(8.0, 0.6 * radius), depth_mm=0.13 * radius + 0.8)
+    within = near.piece(at, lung) - 2
+    for _ in range(int(rng.integers(5, 13))):
+        way = rng.normal(0, 1, 3)
+        way *= radius * rng.uniform(1.4, 2.1) / np.linalg.norm(way)
+        part, ray = tube(near, [tuple(where), tuple(where + way)], [0.16 * radius + 1, 0.7])
+        if ray.size:
+            yield layer("nodule", part, np.maximum(ray, part.piece(near, within)), KEEP)
+    yield layer("nodule", near, np.maximum(mass, within), labels.get("cancer", 0))
+    if radius > 15 and rng.random() < 0.5:
+        yield layer("necrosis", near, ellipsoid(near, where, (0.45 * radius,) * 3), KEEP, fade_mm=4)

@@ -1,0 +1,75 @@
+"""Follow a slice back: to its row, its case, its licence and, with the workspace, to its file and how to make it again."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from medvar_data.catalog import Recipe
+from medvar_data.codec import decode_png, pixel_digest
+from medvar_data.errors import ShardSetError
+from medvar_data.harmonize import harmonize
+from medvar_data.readers import read_scan
+from medvar_data.store import Store
+from medvar_data.verify import read_dataset
+from medvar_data.workspace import Workspace
+
+
+def trace(store: Store, key: str, workspace: Workspace | None = None) -> dict[str, Any]:
+    """Tell everything that is known of one slice.
+
+    Args:
+        store: the shard set.
+        key: of the slice.
+        workspace: where given, the source file is named, read, harmonized again and compared with the shard's pixels.
+
+    Raises:
+        ShardSetError: no slice has this key.
+    """
+    row = _one(
+        store,
+        "slices.parquet",
+        [("key", "=", key)],
+        f"No slice has the key {key!r}; keys look like acdc-patient001-frame01-z0004.",
+    )
+    case = _one(
+        store,
+        "cases.parquet",
+        [("collection", "=", row["collection"]), ("case", "=", row["case"])],
+        "cases.parquet lacks the case.",
+    )
+    with store.open(row["shard"]) as stream:
+        stream.seek(row["image_offset"])
+        in_shard = pixel_digest(decode_png(stream.read(row["image_size"])))
+    report: dict[str, Any] = {"slice": row, "case": case, "pixels_match_row": in_shard == row["image_sha256"]}
+    if workspace:
+        report["source"] = _source(store, row, workspace)
+    return report
+
+
+def _one(store: Store, table: str, filters: list[tuple[str, str, str]], missing: str) -> dict[str, Any]:
+    with store.open(table) as stream:
+        rows = pq.read_table(stream, filters=filters).to_pylist()
+    if not rows:
+        raise ShardSetError(missing)
+    return dict(rows[0])
+
+
+def _source(store: Store, row: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
+    case = next((c for c in workspace.cases(row["collection"]) if c.case == row["case"]), None)
+    if case is None:
+        return {
+            "found": False,
+            "note": "the workspace does not hold this case; give the one that the set was made from",
+        }
+    spec = workspace.spec(case.collection)
+    recipe = Recipe(**read_dataset(store)["recipe"])
+    scan = read_scan(case, spec)
+    again = next((s for s in harmonize(scan, case, spec, recipe).slices if s.z == row["z"]), None)
+    return {
+        "found": True,
+        "image": [str(Path(case.root) / path) for path in case.image],
+        "label": [str(Path(case.root) / path) for path in case.label],
+        "image_unchanged": scan.image.digest == row["source_sha256"],
+        "same_pixels_when_made_again": again is not None and pixel_digest(again.image) == row["image_sha256"],
+    }

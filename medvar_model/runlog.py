@@ -1,0 +1,59 @@
+"""Write down a run's numbers: one JSON line each time, and the same as TensorBoard scalars.
+
+In: step, samples, numbers. Out: `log.jsonl` and `tensorboard/` in the run's folder. A resumed run first drops
+what was logged after its checkpoint, so the file reads as if it had never stopped.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class RunLog:
+    """An open log.
+
+    Args:
+        out: the run's folder.
+        step: steps already done; later lines of an interrupted run are dropped.
+    """
+
+    def __init__(self, out: Path, step: int) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / "log.jsonl"
+        kept = [line for line in read_log(path) if line["step"] <= step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+
+    def write(
+        self, step: int, samples: int, numbers: Mapping[str, float], validation: Mapping[str, float] | None
+    ) -> None:
+        """Add one line; TensorBoard's horizontal axis is the step."""
+        line: dict[str, Any] = {"step": step, "samples": samples, **numbers}
+        named = {f"train/{name}": value for name, value in numbers.items()}
+        if validation:
+            line["validation"] = dict(validation)
+            named |= {f"val/{name}": value for name, value in validation.items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in named.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._file.close()
+        self._board.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read a log; a last line that a killed process left half-written is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines

@@ -1,0 +1,147 @@
+"""Train the transformer: predict every scale's tokens from the coarser ones, by cross-entropy.
+
+In: a `TrainTransformer`. Out: a run's folder with `last`, `best` and a copy of the tokenizer it belongs to.
+The tokenizer is frozen and codes the images as they come.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medvar_model import dist
+from medvar_model.checkpoint import build_tokenizer, read_checkpoint, write_checkpoint
+from medvar_model.config import TokenizerConfig, TransformerConfig, transformer_config
+from medvar_model.dist import Place
+from medvar_model.loader import DataSpec, Examples, Loader
+from medvar_model.losses import next_scale_loss
+from medvar_model.recipe import Draw, Job, LoopSettings, Recipe, StepLog, TrainResult, decay_groups
+from medvar_model.runfolder import check_same_run, describe_run
+from medvar_model.trainer import train
+from medvar_model.var import Transformer
+from medvar_model.vqvae import Tokenizer
+
+LOOP = LoopSettings(
+    samples=20_000_000,
+    batch_size=64,
+    base_learning_rate=1e-4,
+    betas=(0.9, 0.95),
+    weight_decay=0.05,
+    clip=2.0,
+)  # VAR's, with the paper's cosine in place of VAR's straight line
+SPARED = ("position_embedding", "level_embedding", "start_embedding", "log_scale")  # undecayed, as in VAR
+
+
+@dataclass(frozen=True)
+class TrainTransformer:
+    """Everything that decides a transformer's training.
+
+    Args:
+        out: the run's folder.
+        data: what to train on.
+        tokenizer: a tokenizer's checkpoint or run.
+        size: a key of `config.TRANSFORMERS`.
+        loop: how long and how fast.
+    """
+
+    out: str
+    data: DataSpec
+    tokenizer: str
+    size: str
+    loop: LoopSettings = LOOP
+
+
+def train_transformer(
+    spec: TrainTransformer,
+    place: Place,
+    report: Callable[[StepLog], None] = lambda log: None,
+    stop: Callable[[], bool] = lambda: False,
+    command: tuple[str, ...] = (),
+) -> TrainResult:
+    """Train a transformer, or go on where the same call stopped.
+
+    Args:
+        spec: what to train.
+        place: this process, from `dist.joined`.
+        report: told of every step.
+        stop: asked after every step; yes ends the run at a checkpoint.
+        command: the command line, for run.json.
+
+    Example:
+        >>> import os
+        >>> spec = TrainTransformer("runs/d4", DataSpec("shards"), tokenizer="runs/tok", size="d4")
+        >>> with dist.joined(os.environ) as place:        # doctest: +SKIP
+        ...     train_transformer(spec, place, report=print)
+    """
+    loop, frozen = spec.loop, read_checkpoint(Path(spec.tokenizer), "tokenizer")
+    assert isinstance(frozen.config, TokenizerConfig)
+    side = frozen.config.image_side
+    loader = Loader(spec.data, "train", side, loop.batch_size, loop.seed, place)
+    validation = None
+    if loop.validate_every:
+        validation = Loader(spec.data, "val", side, loop.batch_size, loop.seed, place)
+    config = transformer_config(spec.size, frozen.config, len(loader.conditions))
+    run = describe_run(spec, loader, place, command)
+    run["tokenizer"] = {"path": spec.tokenizer, "digest": frozen.digest}
+    job = Job(Path(spec.out), config, run, loader.conditions)
+    check_same_run(job)
+    if place.is_main and not (job.out / "tokenizer").is_dir():
+        write_checkpoint(job.out / "tokenizer", frozen)
+    recipe = TransformerRecipe(config, build_tokenizer(frozen, spec.tokenizer), loop.seed, place)
+    groups = decay_groups(recipe.network, loop.weight_decay, spared=SPARED)
+    return train(recipe, groups, loop, job, place, loader, validation, report, stop)
+
+
+class TransformerRecipe(Recipe):
+    """The transformer's loss.
+
+    Args:
+        config: of the transformer.
+        tokenizer: frozen; gives tokens and what the transformer is shown.
+        seed: of the initial weights.
+        place: this process.
+    """
+
+    network: Transformer
+
+    def __init__(self, config: TransformerConfig, tokenizer: Tokenizer, seed: int, place: Place) -> None:
+        super().__init__()
+        self.network = Transformer(config, torch.Generator().manual_seed(seed)).to(place.device)
+        self.tokenizer = tokenizer.to(place.device)
+
+    def forward(self, examples: Examples, draw: Draw) -> dict[str, Tensor]:
+        """Return `loss` (mean cross-entropy of all tokens, nats), `accuracy`, and the loss of each scale."""
+        chance = self.network.config.condition_dropout
+        drop_B = torch.from_numpy(draw.uniforms()[: len(examples)] < chance).to(examples.images.device)
+        return self._compare(examples, drop_B, draw.generator(examples.images.device))
+
+    def judge(self, batches: Iterator[Examples]) -> dict[str, float]:
+        """Return the mean of what `forward` returns, with every condition told, over all images."""
+        names = ["loss", "accuracy", *_scale_names(len(self.network.config.scale_sides))]
+        sums = torch.zeros(len(names) + 1, dtype=torch.float64)
+        for examples in batches:
+            parts = self._compare(examples, None, None)
+            terms = torch.stack([*parts.values(), parts["loss"].new_ones(())])
+            sums += terms.double().cpu() * len(examples)
+        *totals, images = dist.total(sums.to(self.network.head.weight.device)).tolist()
+        return {name: value / images for name, value in zip(names, totals, strict=True)}
+
+    def _compare(
+        self, examples: Examples, drop_B: Tensor | None, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        with torch.no_grad(), torch.autocast(examples.images.device.type, enabled=False):
+            tokens = self.tokenizer.encode(examples.images)
+            inputs_BLC = torch.cat(self.tokenizer.pyramid.inputs(tokens), 1)
+        conditions_B = examples.conditions
+        logits_BLV = self.network(conditions_B, inputs_BLC, drop_condition_B=drop_B, generator=generator)
+        outcome = next_scale_loss(logits_BLV, tokens)
+        lengths = outcome.accuracy.new_tensor([ids.shape[1] for ids in tokens])
+        accuracy = (outcome.accuracy * lengths).sum() / lengths.sum()
+        scales = dict(zip(_scale_names(len(lengths)), outcome.per_scale, strict=True))
+        return {"loss": outcome.mean, "accuracy": accuracy, **scales}
+
+
+def _scale_names(count: int) -> list[str]:
+    return [f"loss/scale_{k + 1:02d}" for k in range(count)]

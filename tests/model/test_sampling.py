@@ -1,0 +1,226 @@
+"""Sampling: filters, guidance, seeds."""
+
+import pytest
+import torch
+
+from medvar_model.config import TOKENIZERS, TransformerConfig, transformer_config
+from medvar_model.errors import ConfigMismatch, UnknownCondition
+from medvar_model.sampling import (
+    PAPER,
+    SampleSettings,
+    choose,
+    guide,
+    image_seeds,
+    sample,
+    to_uint8,
+    uniforms,
+)
+from medvar_model.var import Transformer
+from medvar_model.vqvae import Tokenizer
+
+CONFIG = transformer_config("d2", TOKENIZERS["tiny"], n_conditions=4)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(TOKENIZERS["tiny"], seeded(1))
+    with torch.no_grad():
+        tokenizer.pyramid.codebook.codes.normal_(0, 1, generator=seeded(2))
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def transformer() -> Transformer:
+    """Weights that make the logits depend on condition and features."""
+    transformer = Transformer(CONFIG, seeded())
+    with torch.no_grad():
+        transformer.head.weight.mul_(100)
+        transformer.condition_embedding.weight.mul_(4)
+        for block in transformer.blocks:
+            block.modulation.weight.normal_(0, 0.1, generator=seeded(1))
+    return transformer
+
+
+def joined(tokens) -> torch.Tensor:
+    return torch.cat(tokens, 1)
+
+
+def test_image_n_is_the_same_at_any_batch_size(transformer, tokenizer):
+    seeds, condition = image_seeds(42, 0, 6), torch.tensor([0, 1, 2, 3, -1, 1])
+    together = sample(transformer, tokenizer, condition, PAPER, seeds)
+    for batch in (1, 2, 3):
+        parts = [
+            sample(transformer, tokenizer, condition[i : i + batch], PAPER, seeds[i : i + batch])
+            for i in range(0, 6, batch)
+        ]
+        assert torch.equal(torch.cat([joined(part.tokens) for part in parts]), joined(together.tokens))
+        images = torch.cat([part.images for part in parts])
+        assert (images.int() - together.images.int()).abs().max() <= 1  # convolutions may round differently
+
+
+def test_same_seeds_same_images_other_seeds_other_images(transformer, tokenizer):
+    condition = torch.tensor([0, 1])
+    first = sample(transformer, tokenizer, condition, PAPER, [5, 6])
+    assert torch.equal(first.images, sample(transformer, tokenizer, condition, PAPER, [5, 6]).images)
+    assert not torch.equal(first.images, sample(transformer, tokenizer, condition, PAPER, [6, 5]).images)
+
+
+def test_the_images_are_the_decoded_tokens(transformer, tokenizer):
+    drawn = sample(transformer, tokenizer, torch.tensor([0, 1]), PAPER, [5, 6])
+    assert drawn.images.shape == (2, 32, 32)
+    assert drawn.images.dtype == torch.uint8
+    assert torch.equal(drawn.images, to_uint8(tokenizer.decode(drawn.tokens)))
+    assert [ids.shape[1] for ids in drawn.tokens] == [1, 4, 9, 16]
+
+
+def test_every_token_is_chosen_from_the_logits_of_the_masked_pass(transformer, tokenizer):
+    settings = SampleSettings(guidance=2.0, top_k=20, top_p=0.9)
+    seeds, condition = [3, 4, 5], torch.tensor([0, 1, 2])
+    drawn = sample(transformer, tokenizer, condition, settings, seeds)
+    inputs = torch.cat(tokenizer.pyramid.inputs(drawn.tokens), 1)
+    transformer.eval()
+    with torch.no_grad():
+        logits = transformer(torch.cat([condition, torch.full((3,), 4)]), inputs.repeat(2, 1, 1))
+    noise = uniforms(seeds, 30)
+    start = 0
+    for k, ids in enumerate(drawn.tokens):
+        part = slice(start, start + ids.shape[1])
+        expected = choose(guide(logits[:, part], 2.0 * k / 3), noise[:, part], 20, 0.9)
+        assert torch.equal(ids, expected)
+        start = part.stop
+
+
+def test_no_condition_is_the_row_of_nobody_not_a_random_class(transformer, tokenizer):
+    none = sample(transformer, tokenizer, None, PAPER, [1, 2])
+    minus = sample(transformer, tokenizer, torch.tensor([-1, -1]), PAPER, [1, 2])
+    classes = [sample(transformer, tokenizer, torch.full((2,), c), PAPER, [1, 2]) for c in range(4)]
+    assert torch.equal(joined(none.tokens), joined(minus.tokens))
+    assert all(not torch.equal(joined(none.tokens), joined(other.tokens)) for other in classes)
+
+
+def test_without_guidance_and_filters_the_logits_are_used_as_they_are(transformer, tokenizer):
+    plain = SampleSettings(guidance=0.0, top_k=0, top_p=0.0)
+    tiny = SampleSettings(guidance=1e-9, top_k=64, top_p=1.0)
+    seeds, condition = list(range(8)), torch.arange(8) % 4
+    first = sample(transformer, tokenizer, condition, plain, seeds)
+    assert torch.equal(joined(first.tokens), joined(sample(transformer, tokenizer, condition, tiny, seeds).tokens))
+
+
+def test_guidance_grows_from_nothing_at_the_first_scale(transformer, tokenizer):
+    seeds, condition = list(range(8)), torch.arange(8) % 4
+    weak = sample(transformer, tokenizer, condition, SampleSettings(guidance=0.0), seeds)
+    strong = sample(transformer, tokenizer, condition, SampleSettings(guidance=50.0), seeds)
+    assert torch.equal(weak.tokens[0], strong.tokens[0])
+    assert not torch.equal(weak.tokens[-1], strong.tokens[-1])
+
+
+def test_sampling_leaves_the_models_as_they_were_in_either_mode(transformer, tokenizer):
+    results = []
+    for training in (True, False):
+        transformer.train(training)
+        results.append(sample(transformer, tokenizer, None, PAPER, [1]))
+        assert transformer.training == training
+    assert torch.equal(results[0].images, results[1].images)
+
+
+def test_guide_is_the_published_formula():
+    c, u = torch.randn(2, 3, 5, generator=seeded()), torch.randn(2, 3, 5, generator=seeded(1))
+    torch.testing.assert_close(guide(torch.cat([c, u]), 3.0), 4 * c - 3 * u)
+    assert torch.equal(guide(torch.cat([c, u]), 0.0), c)
+
+
+def reference_probabilities(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """The two filters, one code at a time, as described by their authors."""
+    kept = logits.double().clone()
+    if top_k:
+        kept[kept < kept.sort(descending=True).values[top_k - 1]] = -torch.inf
+    if top_p:
+        chance = kept.softmax(0)
+        for code in range(len(kept)):
+            likelier = chance[(chance > chance[code])].sum()
+            if likelier >= top_p:
+                kept[code] = -torch.inf
+    return kept.softmax(0)
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.0), (5, 0.0), (0, 0.7), (8, 0.8), (1, 0.0), (0, 1e-6), (99, 1.0)])
+def test_codes_are_chosen_with_the_probabilities_the_filters_leave(top_k, top_p):
+    logits = 2 * torch.randn(20, generator=seeded(3))
+    expected = reference_probabilities(logits, min(top_k, 20), top_p)
+    noise = (torch.arange(100_000, dtype=torch.float64) + 0.5)[None] / 100_000
+    chosen = choose(logits.expand(1, 100_000, 20), noise, top_k, top_p)
+    frequency = chosen[0].bincount(minlength=20).double() / 100_000
+    assert (frequency - expected).abs().max() < 1e-4
+    assert set(chosen.unique().tolist()) == set(torch.nonzero(expected)[:, 0].tolist())
+
+
+@pytest.mark.parametrize("noise", [0.0, 1 - 2**-53])
+def test_the_ends_of_the_noise_choose_the_likeliest_and_the_least_likely_kept_code(noise):
+    logits = torch.tensor([[[0.0, 3.0, 1.0, 2.0, -9.0]]])
+    chosen = choose(logits, torch.tensor([[noise]], dtype=torch.float64), 3, 0.0)
+    assert chosen.item() == (1 if noise == 0 else 2)
+
+
+def test_codes_as_likely_as_the_last_kept_one_are_kept():
+    logits = torch.tensor([2.0, 1.0, 1.0, 1.0, 0.0]).expand(1, 1000, 5)
+    chosen = choose(logits, torch.linspace(0, 0.9999, 1000, dtype=torch.float64)[None], 2, 0.0)
+    assert set(chosen.unique().tolist()) == {0, 1, 2, 3}
+
+
+def test_a_position_is_chosen_independently_of_its_neighbours():
+    logits = torch.randn(2, 6, 30, generator=seeded())
+    noise = torch.rand(2, 6, generator=seeded(1), dtype=torch.float64)
+    together = choose(logits, noise, 10, 0.9)
+    for b in range(2):
+        for n in range(6):
+            assert choose(logits[b : b + 1, n : n + 1], noise[b : b + 1, n : n + 1], 10, 0.9) == together[b, n]
+
+
+def test_seeds_do_not_depend_on_how_a_run_is_cut():
+    assert image_seeds(42, 0, 10) == [seed for n in range(10) for seed in image_seeds(42, n, 1)]
+    assert len(set(image_seeds(42, 0, 500)) | set(image_seeds(43, 0, 500))) == 1000
+
+
+def test_noise_is_uniform_and_each_images_own():
+    rows = uniforms([7, 8, 7], 5000)
+    assert torch.equal(rows[0], rows[2])
+    assert not torch.equal(rows[0], rows[1])
+    assert float(rows.mean()) == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(rows[1], uniforms([8], 5000)[0])
+
+
+def test_grey_levels():
+    image = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).view(1, 1, 1, 5)
+    assert to_uint8(image).flatten().tolist() == [0, 0, 128, 255, 255]
+    assert to_uint8(image.expand(1, 3, 1, 5)).shape == (1, 1, 5)
+
+
+def test_the_papers_settings():
+    assert PAPER == SampleSettings(guidance=4.0, top_k=900, top_p=0.95, seed=42)
+
+
+@pytest.mark.parametrize("wrong", [{"guidance": -1.0}, {"top_k": -1}, {"top_p": 1.5}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigMismatch, match="cannot be sampled with"):
+        SampleSettings(**wrong)
+
+
+@pytest.mark.parametrize("row", [-2, 4])
+def test_unknown_conditions_are_refused(transformer, tokenizer, row):
+    with pytest.raises(UnknownCondition, match="knows 0 to 3"):
+        sample(transformer, tokenizer, torch.tensor([row]), PAPER, [1])
+
+
+def test_as_many_conditions_as_seeds(transformer, tokenizer):
+    with pytest.raises(ConfigMismatch, match="2 conditions for 1 seeds"):
+        sample(transformer, tokenizer, torch.tensor([0, 1]), PAPER, [1])
+
+
+def test_a_transformer_of_another_tokenizer_is_refused(tokenizer):
+    other = Transformer(TransformerConfig(2, 4, vocabulary=65, latent_channels=8, scale_sides=(1, 2, 3, 4)), seeded())
+    with pytest.raises(ConfigMismatch, match="vocabulary is 65, the tokenizer's 64"):
+        sample(other, tokenizer, None, PAPER, [1])

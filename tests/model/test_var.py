@@ -1,0 +1,261 @@
+"""The transformer: what it sees, how it starts, what it drops."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from medvar_model.config import TOKENIZERS, TransformerConfig, transformer_config
+from medvar_model.errors import ConfigMismatch, UnknownCondition
+from medvar_model.losses import next_scale_loss
+from medvar_model.scales import ScaleSchedule
+from medvar_model.var import Transformer
+
+TINY = transformer_config("d4", TOKENIZERS["tiny"], n_conditions=5)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def awake(config: TransformerConfig = TINY) -> Transformer:
+    """A transformer whose gates are open and whose head is not shrunk, so that everything shows in the logits."""
+    transformer = Transformer(config, seeded()).eval()
+    with torch.no_grad():
+        transformer.head.weight.mul_(50)
+        for block in transformer.blocks:
+            block.modulation.weight.normal_(0, 0.1, generator=seeded(1))
+            block.attention.query_bias.normal_(0, 0.1, generator=seeded(2))
+            block.attention.value_bias.normal_(0, 0.1, generator=seeded(3))
+            block.attention.log_scale.normal_(1.5, 0.3, generator=seeded(4))
+    return transformer
+
+
+@pytest.fixture
+def inputs() -> torch.Tensor:
+    return torch.randn(3, 29, 8, generator=seeded(7))
+
+
+def test_cached_logits_are_those_of_the_masked_pass(inputs):
+    transformer, condition = awake(), torch.tensor([0, 5, 0])
+    full = transformer(condition, inputs)
+    cache, logits = transformer.start(condition)
+    parts = [logits]
+    for k, features in enumerate(inputs.split([4, 9, 16], 1), start=1):
+        parts.append(transformer.step(k, features, cache))
+    torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_cached_logits_are_those_of_the_masked_pass_at_the_papers_scales():
+    transformer = awake(transformer_config("d4", TOKENIZERS["paper"], n_conditions=3))
+    inputs, condition = torch.randn(2, 679, 32, generator=seeded()), torch.tensor([2, 3])
+    cache, logits = transformer.start(condition)
+    parts = [logits]
+    for k, features in enumerate(inputs.split(transformer.schedule.lengths[1:], 1), start=1):
+        parts.append(transformer.step(k, features, cache))
+    torch.testing.assert_close(torch.cat(parts, 1), transformer(condition, inputs), atol=1e-4, rtol=0)
+
+
+def test_features_are_shown_to_every_branch(inputs):
+    transformer = awake()
+    both, _ = transformer.start(torch.tensor([1, 2, 3, 5, 5, 5]))
+    only, _ = transformer.start(torch.tensor([1, 2, 3]))
+    features = inputs[:, :4]
+    torch.testing.assert_close(
+        transformer.step(1, features, both)[:3], transformer.step(1, features, only), atol=1e-5, rtol=0
+    )
+
+
+def test_a_scale_sees_itself_and_the_coarser_ones_only(inputs):
+    transformer, condition = awake(), torch.tensor([1, 2, 3])
+    before = transformer(condition, inputs)
+    schedule = ScaleSchedule(TINY.scale_sides)
+    for k in range(1, 4):
+        changed = inputs.clone()
+        changed[:, schedule.starts[k]] += 1  # input i is position i + 1: the second position of scale k
+        moved = (transformer(condition, changed) - before).abs().amax((0, 2)) > 1e-6
+        assert not moved[: schedule.starts[k]].any()
+        assert moved[schedule.starts[k] :].all()
+
+
+def test_the_condition_reaches_every_position(inputs):
+    transformer = awake()
+    difference = transformer(torch.tensor([1, 1, 1]), inputs) - transformer(torch.tensor([1, 1, 4]), inputs)
+    assert difference[:2].abs().max() < 1e-6
+    assert (difference[2].abs().amax(1) > 1e-5).all()
+
+
+@pytest.mark.parametrize("size", ["d2", "d8"])
+def test_the_loss_starts_at_the_logarithm_of_4096(size):
+    transformer = Transformer(transformer_config(size, TOKENIZERS["paper"], n_conditions=10), seeded()).eval()
+    inputs = torch.randn(1, 679, 32, generator=seeded(1))
+    tokens = ScaleSchedule(transformer.config.scale_sides).split(torch.randint(4096, (1, 680), generator=seeded(2)))
+    with torch.no_grad():
+        loss = next_scale_loss(transformer(torch.tensor([3]), inputs), tokens).mean
+    assert float(loss) == pytest.approx(8.318, abs=0.01)
+    assert float(loss) == pytest.approx(math.log(4096), abs=0.01)
+
+
+def test_initial_weights_have_the_published_spread():
+    config = transformer_config("d8", TOKENIZERS["paper"], n_conditions=1000)
+    transformer, width = Transformer(config, seeded()), config.width
+    std = (1 / (3 * width)) ** 0.5
+    block = transformer.blocks[3]
+    expected = {
+        transformer.feature_projection.weight: std,
+        transformer.condition_embedding.weight: std,
+        transformer.position_embedding: std,
+        transformer.head.weight: 0.02 * std,
+        transformer.head_modulation.weight: 0.5 * std,
+        block.attention.query_key_value.weight: std,
+        block.attention.output.weight: std / 4,  # sqrt(2 * 8)
+        block.feed_forward.widen.weight: std,
+        block.feed_forward.narrow.weight: std / 4,
+        block.modulation.weight[: 2 * width]: 1e-3 * std,
+        block.modulation.weight[2 * width :]: 0.5 * std,
+    }
+    for weight, spread in expected.items():
+        assert float(weight.detach().std()) == pytest.approx(spread, rel=0.02)
+    for name, parameter in transformer.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all()
+        if name.endswith("log_scale"):
+            torch.testing.assert_close(parameter.detach().exp(), torch.full((8,), 4.0))
+
+
+def test_an_untrained_block_is_almost_the_identity():
+    transformer = Transformer(transformer_config("d2", TOKENIZERS["tiny"], 3), seeded())
+    x, condition = torch.randn(1, 30, 128, generator=seeded(1)), torch.randn(1, 128, generator=seeded(2))
+    block = transformer.blocks[0]
+    assert (block(x, block.modulate(condition)) - x).abs().max() < 0.01
+
+
+def test_same_seed_same_weights_whatever_the_global_generator_says():
+    torch.manual_seed(1)
+    first = Transformer(TINY, seeded(4)).state_dict()
+    torch.manual_seed(2)
+    second = Transformer(TINY, seeded(4)).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_every_parameter_learns(inputs):
+    transformer = awake()
+    tokens = ScaleSchedule(TINY.scale_sides).split(torch.randint(64, (3, 30), generator=seeded(2)))
+    next_scale_loss(transformer(torch.tensor([0, 1, 2]), inputs), tokens).mean.backward()
+    assert [name for name, p in transformer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_training_mode_asks_for_a_generator(inputs):
+    transformer = Transformer(TINY, seeded()).train()
+    with pytest.raises(ConfigMismatch, match="generator"):
+        transformer(torch.tensor([0, 1, 2]), inputs)
+
+
+def test_training_mode_repeats_with_its_generator(inputs):
+    transformer, condition = awake().train(), torch.tensor([0, 1, 2])
+    first = transformer(condition, inputs, generator=seeded(1))
+    assert torch.equal(first, transformer(condition, inputs, generator=seeded(1)))
+    others = [transformer(condition, inputs, generator=seeded(seed)) for seed in range(2, 20)]
+    assert any(not torch.equal(first, other) for other in others)
+
+
+def test_a_dropped_condition_is_no_condition(inputs):
+    transformer, nobody = awake(), torch.tensor([5, 5, 5])
+    dropped = transformer(torch.tensor([0, 1, 5]), inputs, drop_condition_B=torch.tensor([True, True, False]))
+    assert torch.equal(dropped, transformer(nobody, inputs))
+
+
+def test_conditions_are_dropped_as_often_as_configured():
+    config = TransformerConfig(2, 3, 8, 4, (1, 2), condition_dropout=0.25, drop_path=0.0, head_width=4)
+    transformer = Transformer(config, seeded()).train()
+    with torch.no_grad():
+        transformer.condition_embedding.weight[3] = 100.0
+    logits = transformer(torch.zeros(4000, dtype=torch.int64), torch.zeros(4000, 4, 4), generator=seeded(1))
+    nobody = transformer(torch.tensor([3]), torch.zeros(1, 4, 4), generator=seeded(1))
+    share = (logits - nobody).abs().amax((1, 2)) < 1e-5
+    assert float(share.float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+def test_drop_path_grows_with_depth_and_keeps_the_mean():
+    transformer = Transformer(TransformerConfig(5, 3, drop_path=0.4, head_width=4), seeded()).train()
+    keeps = list(transformer._drop_paths(20_000, seeded(), torch.device("cpu")))
+    assert keeps[0] is None
+    for index, keep in enumerate(keeps[1:], start=1):
+        assert float((keep == 0).float().mean()) == pytest.approx(0.1 * index, abs=0.01)
+        assert float(keep.mean()) == pytest.approx(1, abs=0.02)
+        assert keep.shape == (2, 20_000)
+
+
+def test_a_dropped_branch_adds_nothing():
+    block = awake().blocks[1]
+    x, condition = torch.randn(2, 30, 256, generator=seeded(1)), torch.randn(2, 256, generator=seeded(2))
+    modulation = block.modulate(condition)
+    neither = block(x, modulation, keep_2B=torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    assert torch.equal(neither[0], x[0])
+    torch.testing.assert_close(neither[1], block(x, modulation)[1])
+
+
+def test_nothing_is_dropped_when_both_chances_are_zero(inputs):
+    config = TransformerConfig(2, 5, 64, 8, (1, 2, 3, 4), condition_dropout=0.0, drop_path=0.0)
+    transformer, condition = awake(config), torch.tensor([0, 1, 2])
+    assert torch.equal(transformer.train()(condition, inputs), transformer.eval()(condition, inputs))
+
+
+def test_heads_cannot_be_hotter_than_a_hundred(inputs):
+    transformer, condition = awake(), torch.tensor([0, 1, 2])
+    outcomes = []
+    for log_scale in (math.log(100), math.log(100) + 3):
+        with torch.no_grad():
+            for block in transformer.blocks:
+                block.attention.log_scale.fill_(log_scale)
+        outcomes.append(transformer(condition, inputs))
+    assert torch.equal(*outcomes)
+
+
+def test_attention_is_the_textbook_formula():
+    attention = awake().blocks[0].attention
+    x = torch.randn(1, 7, 256, generator=seeded(1))
+    weight, heads = attention.query_key_value.weight, 4
+    q, k, v = (x @ part.T for part in weight.chunk(3))
+    q, v = q + attention.query_bias, v + attention.value_bias
+    outputs = []
+    for h in range(heads):
+        part = slice(64 * h, 64 * (h + 1))
+        cosine = F.normalize(q[..., part], dim=-1) @ F.normalize(k[..., part], dim=-1).mT
+        outputs.append((cosine * attention.log_scale[h].exp()).softmax(-1) @ v[..., part])
+    expected = attention.output(torch.cat(outputs, -1))
+    torch.testing.assert_close(attention(x, None, None, 0), expected, atol=1e-5, rtol=0)
+
+
+def test_bfloat16_autocast_stays_close_and_answers_in_float32(inputs):
+    transformer, condition = awake(), torch.tensor([0, 1, 2])
+    plain = transformer(condition, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = transformer(condition, inputs)
+        cache, logits = transformer.start(condition)
+        step = transformer.step(1, inputs[:, :4], cache)
+    assert low.dtype == logits.dtype == step.dtype == torch.float32
+    assert cache.memories[0].dtype == torch.bfloat16
+    scale = plain.abs().max()
+    assert (low - plain).abs().max() < 0.05 * scale
+    assert (torch.cat([logits, step], 1) - plain[:, :5]).abs().max() < 0.05 * scale
+
+
+def test_a_wrong_number_of_positions_is_refused(inputs):
+    with pytest.raises(ConfigMismatch, match="30 positions.* need 29"):
+        awake()(torch.tensor([0, 1, 2]), torch.cat([inputs, inputs[:, :1]], 1))
+
+
+def test_scales_must_be_stepped_in_order(inputs):
+    transformer = awake()
+    cache, _ = transformer.start(torch.tensor([0, 1, 2]))
+    with pytest.raises(ConfigMismatch, match="Scale 2 starts at 5, but 1 positions"):
+        transformer.step(2, inputs[:, :9], cache)
+
+
+@pytest.mark.parametrize("row", [-1, 6])
+def test_unknown_conditions_are_refused(row):
+    with pytest.raises(UnknownCondition, match=r"wanted rows in \[0, 5\]"):
+        awake().start(torch.tensor([0, row]))
