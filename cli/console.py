@@ -21,7 +21,8 @@ from rich.table import Table
 from medvar_data.errors import MedvarError
 
 OK, SOME_REJECTED, WRONG = 0, 1, 2
-console = Console(highlight=False, soft_wrap=False)
+PIPED_WIDTH = 160  # columns where the output is no terminal
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -53,7 +54,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for n, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[n], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=n < len(columns) - 1)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     console.print(table)

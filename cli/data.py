@@ -91,15 +91,19 @@ def ingest(
     if as_json:
         print_json([_ingest_note(r) for r in results])
         return
+    absent = [r.collection for r in results if not r.n_found]
     rows = [
         (r.collection, c.layout, c.found, c.expected, max(0, c.expected - c.found), c.unlabelled)
         for r in results
+        if r.n_found
         for c in r.counts
     ]
     print_table("Found", ("collection", "layout", "found", "expected", "missing", "no label"), rows)
     rejects = [(x.collection, x.case, x.reason.value, x.detail) for r in results for x in r.rejects]
     if rejects:
         print_table("\nRejected", ("collection", "case", "reason", "detail"), rejects)
+    if absent:
+        console.print(f"\nNothing found of {', '.join(absent)}", markup=False)
     for result in results:
         for note in result.notes:
             console.print(f"note: {result.collection}: {note}", markup=False)

@@ -5,7 +5,7 @@ In: a latent map (B, C, S, S). Out: token maps; running sums; what a transformer
     losses.
 Everything here is float32, whatever the precision around it.
 
-Shapes: B batch, C channels, S largest side, n side of a scale.
+Shapes: B batch, C length of a code, S largest side, N positions of a scale.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from medvar_model.config import TokenizerConfig
 from medvar_model.errors import ConfigMismatch
 from medvar_model.scales import ScaleSchedule, TokenMaps, as_map, as_sequence
 
-Latents = Float32[Tensor, "batch channels side side"]
+Latents = Float32[Tensor, "batch code side side"]
 
 
 class Smoother(nn.Module):
@@ -65,7 +65,7 @@ class Pyramid(nn.Module):
         )
         self._smoother_of = self.schedule.smoothers(config.n_smoothers)
 
-    def shrink(self, k: int, map_BCSS: Latents) -> Float32[Tensor, "batch channels n n"]:
+    def shrink(self, k: int, map_BCSS: Latents) -> Float32[Tensor, "batch code n n"]:
         """Average a full map over the cells of scale k."""
         side = self.schedule.sides[k]
         return map_BCSS if map_BCSS.shape[-1] == side else F.adaptive_avg_pool2d(map_BCSS, side)
@@ -107,7 +107,7 @@ class Pyramid(nn.Module):
         return [ids_BN for _, ids_BN in self.descend(map_BCSS)]
 
     @torch.no_grad()
-    def wanted(self, map_BCSS: Latents) -> list[Float32[Tensor, "batch _ channels"]]:
+    def wanted(self, map_BCSS: Latents) -> list[Float32[Tensor, "batch _ code"]]:
         """Give the vectors every scale had to code; codes that fit them all fit the map."""
         return [wanted_BNC for wanted_BNC, _ in self.descend(map_BCSS)]
 
@@ -132,12 +132,12 @@ class Pyramid(nn.Module):
         *_, total_BCSS = self.grow(tokens)
         return total_BCSS
 
-    def input(self, k: int, total_BCSS: Latents) -> Float32[Tensor, "batch n channels"]:
+    def input(self, k: int, total_BCSS: Latents) -> Float32[Tensor, "batch n code"]:
         """Give what a transformer is shown before it predicts scale k: the sum so far, at that side."""
         return as_sequence(self.shrink(k, total_BCSS))
 
     @torch.no_grad()
-    def inputs(self, tokens: TokenMaps) -> list[Float32[Tensor, "batch _ channels"]]:
+    def inputs(self, tokens: TokenMaps) -> list[Float32[Tensor, "batch _ code"]]:
         """Give what a transformer is shown for every scale but the first: its `inputs_BLC`, in parts."""
         return [
             self.input(k + 1, total_BCSS)
@@ -164,7 +164,7 @@ def fit_codebook(
     generator: torch.Generator,
     rounds: int = 3,
     vectors_per_scale: int = 16384,
-) -> Float32[Tensor, "codes channels"]:
+) -> Float32[Tensor, "vocabulary code"]:
     """Find codes for a batch of latent maps by k-means over the vectors that all scales have to code.
 
     What a scale has to code depends on the codes, so codes and vectors are found in turns. Every scale gives

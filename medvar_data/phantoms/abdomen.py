@@ -51,8 +51,8 @@ def abdomen(at: Space, labels: Labels, rng: np.random.Generator, *, table: bool,
     yield from _bowel(at, inner, rng)
     yield from _stomach(at, inner, shift, labels, rng)
     yield from backbone(at, body, surface, rng)
-    yield from _psoas(at, body, rng)
-    yield from _great_vessels(at, body, labels, rng)
+    yield from psoas(at, body, rng)
+    yield from great_vessels(at, body, labels, rng)
     yield from _pancreas(at, shift, labels, rng)
     liver = _liver(at, inner, body, shift, rng)
     yield layer("liver", at, liver, labels.get("liver", 0))
@@ -60,7 +60,7 @@ def abdomen(at: Space, labels: Labels, rng: np.random.Generator, *, table: bool,
     yield from _gallbladder(at, shift, labels, rng)
     yield from _spleen(at, inner, body, shift, labels, rng)
     for side in (1, -1):
-        yield from _kidney(at, side, body, shift, labels, rng, masses=masses and (side == 1) == (rng.random() < 0.5))
+        yield from kidney(at, side, body, shift, labels, rng, masses=masses and (side == 1) == (rng.random() < 0.5))
         yield from _adrenal(at, side, body, shift, labels, rng)
     yield from _lung_bases(at, inner, shift, rng)
 
@@ -72,7 +72,7 @@ def _front_muscles(at: Space, body: Build) -> Iterator[Layer]:
         yield layer("muscle", near, disc(near, (side * 30, y - 2), (27, 6.5), angle=-side * 8, power=2.5))
 
 
-def _psoas(at: Space, body: Build, rng: np.random.Generator) -> Iterator[Layer]:
+def psoas(at: Space, body: Build, rng: np.random.Generator) -> Iterator[Layer]:
     thick = spread(rng, 1.0, 0.15)
     for side in (-1, 1):
         near = at.between((side * 44 - 34, body.spine_y - 36, -1e4), (side * 44 + 34, body.spine_y + 30, 1e4))
@@ -84,7 +84,7 @@ def _psoas(at: Space, body: Build, rng: np.random.Generator) -> Iterator[Layer]:
         yield layer("muscle", near, quadratus)
 
 
-def _great_vessels(at: Space, body: Build, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
+def great_vessels(at: Space, body: Build, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
     y = body.spine_y + body.vertebra * 0.78
     heights = (-150.0, -60.0, 0.0, 60.0, 150.0)
     sway = rng.normal(0, 2.5, (2, 5))
@@ -175,7 +175,7 @@ def _spleen(
         yield layer("vein", *tube(at, [hilum, (hilum + end) / 2 + rng.normal(0, 4, 3), end], [2.5, 3, 3.5]))
 
 
-def _kidney(
+def kidney(
     at: Space, side: int, body: Build, shift: Array, labels: Labels, rng: np.random.Generator, *, masses: bool
 ) -> Iterator[Layer]:
     size = spread(rng, 1.0, 0.09)

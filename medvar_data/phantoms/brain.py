@@ -36,8 +36,8 @@ def brain(at: Space, labels: Mapping[str, int], growth: float, rng: np.random.Ge
     """Build a brain; `growth` scales the tumour, so that a second visit of a patient differs from the first."""
     tumour = _tumour(growth, rng)
     pushed = _push(at, tumour, rng)
-    cerebrum, below = _outlines(pushed, rng)
-    return Brain(_layers(at, pushed, cerebrum, below, tumour, labels, rng), np.minimum(cerebrum, below))
+    dome, cerebrum, below = _outlines(pushed, rng)
+    return Brain(_layers(at, pushed, dome, cerebrum, below, tumour, labels, rng), np.minimum(cerebrum, below))
 
 
 def _tumour(growth: float, rng: np.random.Generator) -> Tumour:
@@ -56,10 +56,10 @@ def _push(at: Space, tumour: Tumour, rng: np.random.Generator) -> Space:
     return Space(at.grid, at.box, at.x - dx * scale, at.y - dy * scale, at.z - dz * scale)
 
 
-def _outlines(at: Space, rng: np.random.Generator) -> tuple[Array, Array]:
+def _outlines(at: Space, rng: np.random.Generator) -> tuple[Array, Array, Array]:
     wide, long, high = spread(rng, 67, 0.04), spread(rng, 85, 0.04), spread(rng, 62, 0.04)
-    dome = ellipsoid(at, (0, 0, 10), (wide, long, high), power=2.5)
-    dome = np.maximum(dome, -at.z - np.float32(20) + np.float32(0.08) * at.y)  # flat base of the frontal lobes
+    vault = ellipsoid(at, (0, 0, 10), (wide, long, high), power=2.5)
+    dome = np.maximum(vault, -at.z - np.float32(20) + np.float32(0.08) * at.y)  # flat base of the frontal lobes
     for side in (-1, 1):
         temporal = ellipsoid(at, (side * 41, 8, -19), (22, 38, 19), angles=(10, 0, side * 8))
         dome = join(dome, temporal, 8)
@@ -69,16 +69,16 @@ def _outlines(at: Space, rng: np.random.Generator) -> tuple[Array, Array]:
     stem = tube(at, [(0, -14, -8), (0, -22, -34), (0, -32, -72)], [17, 15, 8.5])
     full = np.full(at.x.shape, np.float32(1e3))
     full[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(stem[0].box, at.box, strict=True))] = stem[1]
-    return dome, join(below, full, 4)
+    return vault, dome, join(below, full, 4)
 
 
 def _layers(
-    at: Space, pushed: Space, cerebrum: Array, below: Array, tumour: Tumour, labels: Mapping[str, int], rng: np.random.Generator
+    at: Space, pushed: Space, vault: Array, cerebrum: Array, below: Array, tumour: Tumour, labels: Mapping[str, int], rng: np.random.Generator
 ) -> Iterator[Layer]:
     fold = field(at.grid, rng, 27) + np.float32(0.35) * field(at.grid, rng, 13)
     wave = np.abs(np.sin(np.float32(np.pi * rng.uniform(1.15, 1.45)) * fold))  # 0 along every sulcus
     near_fold = np.exp(-((wave / np.float32(0.20)) ** 2))
-    depth = -cerebrum
+    depth = np.maximum(-vault, -cerebrum)  # folds dip in from the vault, not from the flat base
     fissure = np.abs(pushed.x + np.float32(1.5) * field(at.grid, rng, 45)) - np.clip((pushed.z - 20) / 25 + 0.6, 0.3, 1.4)
     fissure = np.maximum(fissure, np.float32(30) - pushed.z - np.float32(0.011) * pushed.y**2)
     depth_mid = np.minimum(depth, np.abs(pushed.x) + np.maximum(0, 34 - pushed.z - np.float32(0.012) * pushed.y**2))
@@ -87,7 +87,8 @@ def _layers(
     yield layer("csf", at, cerebrum)
     atrophy = rng.uniform(0.4, 1.6)
     yield layer("grey", at, np.float32(atrophy) + np.float32(6.5 + 3 * atrophy) * near_fold - depth_mid)
-    white = np.float32(3.4) + np.float32(13.5) * np.exp(-((wave / np.float32(0.42)) ** 2)) - depth_mid
+    white = np.float32(4.4) + np.float32(12.5) * np.exp(-((wave / np.float32(0.62)) ** 2)) - depth_mid
+    white = np.maximum(white, cerebrum + 3)
     yield layer("white", at, white)
     yield from _deep(at, pushed, rng)
     yield layer("csf", at, fissure.astype(np.float32))

@@ -76,19 +76,19 @@ MR_SIGNAL: Mapping[str, Mapping[str, float]] = {
         "gullet": 0.35, "bowel": 0.4,
     },
     "t1n": {
-        "background": 0.0, "white": 0.92, "grey": 0.70, "csf": 0.26, "deep": 0.76, "stem": 0.86, "vessel": 0.55,
+        "background": 0.0, "white": 0.94, "grey": 0.63, "csf": 0.26, "deep": 0.76, "stem": 0.86, "vessel": 0.55,
         "oedema": 0.62, "enhancing": 0.60, "necrosis": 0.42, "choroid": 0.5,
     },
     "t1c": {
-        "background": 0.0, "white": 0.86, "grey": 0.68, "csf": 0.25, "deep": 0.74, "stem": 0.80, "vessel": 1.35,
+        "background": 0.0, "white": 0.88, "grey": 0.62, "csf": 0.25, "deep": 0.74, "stem": 0.80, "vessel": 1.35,
         "oedema": 0.58, "enhancing": 1.40, "necrosis": 0.40, "choroid": 1.2,
     },
     "t2w": {
-        "background": 0.0, "white": 0.40, "grey": 0.56, "csf": 1.10, "deep": 0.48, "stem": 0.42, "vessel": 0.25,
+        "background": 0.0, "white": 0.38, "grey": 0.60, "csf": 1.10, "deep": 0.48, "stem": 0.42, "vessel": 0.25,
         "oedema": 0.84, "enhancing": 0.66, "necrosis": 0.96, "choroid": 0.9,
     },
     "t2f": {
-        "background": 0.0, "white": 0.52, "grey": 0.66, "csf": 0.16, "deep": 0.62, "stem": 0.54, "vessel": 0.30,
+        "background": 0.0, "white": 0.48, "grey": 0.68, "csf": 0.16, "deep": 0.62, "stem": 0.54, "vessel": 0.30,
         "oedema": 1.12, "enhancing": 0.88, "necrosis": 0.52, "choroid": 0.6,
     },
     "spine-t1": {

@@ -10,6 +10,7 @@ from medvar_model.codebook import Codebook, count_codes, k_means, revive, usage
 from medvar_model.config import TOKENIZERS, TokenizerConfig
 from medvar_model.errors import ConfigMismatch
 from medvar_model.pyramid import Pyramid, fit_codebook
+from medvar_model.vqvae import Tokenizer
 
 SIXTEEN = TokenizerConfig(width=32, vocabulary=128, latent_channels=8)  # the paper's ten scales
 
@@ -166,9 +167,8 @@ def test_k_means_repeats_with_its_seed():
 
 
 def test_fitting_the_codebook_explains_more_of_the_maps_and_uses_every_code():
-    pyramid, _ = pyramid_and_map()
+    pyramid = Tokenizer(TOKENIZERS["tiny"], seeded()).pyramid
     latents = torch.randn(64, 8, 4, 4, generator=seeded())
-    pyramid.codebook.initialise(seeded())
 
     def unexplained() -> float:
         rest = latents - pyramid.decode(pyramid.encode(latents)).detach()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medvar_model.config import TOKENIZERS, TransformerConfig, transformer_config
+from medvar_model.config import TOKENIZERS, TransformerConfig
 from medvar_model.errors import ConfigMismatch, UnknownCondition
 from medvar_model.sampling import (
     PAPER,
@@ -18,7 +18,7 @@ from medvar_model.sampling import (
 from medvar_model.var import Transformer
 from medvar_model.vqvae import Tokenizer
 
-CONFIG = transformer_config("d2", TOKENIZERS["tiny"], n_conditions=4)
+CONFIG = TransformerConfig(2, 4, vocabulary=64, latent_channels=8, scale_sides=(1, 2, 3, 4), head_width=16)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -12,7 +12,9 @@ from medvar_model.losses import next_scale_loss
 from medvar_model.scales import ScaleSchedule
 from medvar_model.var import Transformer
 
-TINY = transformer_config("d4", TOKENIZERS["tiny"], n_conditions=5)
+TINY = TransformerConfig(
+    depth=4, n_conditions=5, vocabulary=64, latent_channels=8, scale_sides=(1, 2, 3, 4), head_width=16
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -157,7 +159,7 @@ def test_training_mode_repeats_with_its_generator(inputs):
     transformer, condition = awake().train(), torch.tensor([0, 1, 2])
     first = transformer(condition, inputs, generator=seeded(1))
     assert torch.equal(first, transformer(condition, inputs, generator=seeded(1)))
-    others = [transformer(condition, inputs, generator=seeded(seed)) for seed in range(2, 20)]
+    others = [transformer(condition, inputs, generator=seeded(seed)) for seed in range(2, 12)]
     assert any(not torch.equal(first, other) for other in others)
 
 
@@ -190,7 +192,7 @@ def test_drop_path_grows_with_depth_and_keeps_the_mean():
 
 def test_a_dropped_branch_adds_nothing():
     block = awake().blocks[1]
-    x, condition = torch.randn(2, 30, 256, generator=seeded(1)), torch.randn(2, 256, generator=seeded(2))
+    x, condition = torch.randn(2, 30, 64, generator=seeded(1)), torch.randn(2, 64, generator=seeded(2))
     modulation = block.modulate(condition)
     neither = block(x, modulation, keep_2B=torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
     assert torch.equal(neither[0], x[0])
@@ -216,13 +218,13 @@ def test_heads_cannot_be_hotter_than_a_hundred(inputs):
 
 def test_attention_is_the_textbook_formula():
     attention = awake().blocks[0].attention
-    x = torch.randn(1, 7, 256, generator=seeded(1))
+    x = torch.randn(1, 7, 64, generator=seeded(1))
     weight, heads = attention.query_key_value.weight, 4
     q, k, v = (x @ part.T for part in weight.chunk(3))
     q, v = q + attention.query_bias, v + attention.value_bias
     outputs = []
     for h in range(heads):
-        part = slice(64 * h, 64 * (h + 1))
+        part = slice(16 * h, 16 * (h + 1))
         cosine = F.normalize(q[..., part], dim=-1) @ F.normalize(k[..., part], dim=-1).mT
         outputs.append((cosine * attention.log_scale[h].exp()).softmax(-1) @ v[..., part])
     expected = attention.output(torch.cat(outputs, -1))
