@@ -90,9 +90,7 @@ def random_images(batch: int, side: int, generator: torch.Generator) -> Tensor:
     return torch.stack(layers).sum(0).div(3).clamp(-1, 1)
 
 
-def compare_tokenizers(
-    case: Case, models: ModuleType, generator: torch.Generator
-) -> tuple[list[Row], Any, Tokenizer]:
+def compare_tokenizers(case: Case, models: ModuleType, generator: torch.Generator) -> tuple[list[Row], Any, Tokenizer]:
     """Compare tokens, teacher-forcing inputs, images, losses and gradients of the two autoencoders."""
     theirs = models.VQVAE(
         vocab_size=case.vocabulary,
@@ -118,9 +116,7 @@ def compare_tokenizers(
         rows = [
             row(case, "latent map", latents, ours.latents(images)),
             row(case, "tokens (how many differ)", *differing(their_tokens, our_tokens)),
-            row(
-                case, "teacher-forcing inputs", their_inputs, torch.cat(ours.pyramid.inputs(their_tokens), 1)
-            ),
+            row(case, "teacher-forcing inputs", their_inputs, torch.cat(ours.pyramid.inputs(their_tokens), 1)),
             row(
                 case,
                 "images of every scale",
@@ -213,12 +209,8 @@ def gradients(case: Case, quantity: str, theirs: Mapping[str, Tensor], ours: Map
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--var", type=Path, required=True, help="a checkout of github.com/FoundationVision/VAR"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--var", type=Path, required=True, help="a checkout of github.com/FoundationVision/VAR")
     parser.add_argument("--quick", action="store_true", help="only the narrow case")
     parser.add_argument("--depth", type=int, default=16, help="depth of the released case's transformer")
     arguments = parser.parse_args()

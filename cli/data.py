@@ -83,7 +83,11 @@ def ingest(
 
     Python: medvar_data.pipeline.run_ingest({"acdc": Path("~/data/ACDC")}, Workspace(Path("work")))
     """
-    pairs = dict(_pair(source) for source in sources)
+    pairs: dict[str, Path] = {}
+    for name, path in map(_pair, sources):
+        if name in pairs:
+            raise SourceError(f"{name} is given twice; wanted one folder or archive a collection.")
+        pairs[name] = path
     place = Workspace(workspace)
     if salt_file:
         place.set_salt(_salt(salt_file))

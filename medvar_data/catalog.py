@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from medvar_data.errors import SpecError
 
 MODALITIES = ("CT", "MR")
 SLICE_AXES = ("axial", "native")
 CONFIRMED = ("originals", "listing", "unconfirmed")
+NORMALIZER_NAMES = ("window", "percentiles")  # keys of intensity.NORMALIZERS
+CODEC_NAMES = ("png",)  # keys of codec.CODECS
+MAX_LABEL_VALUE = 65535
 OWN_CONDITION_IDS = range(1000, 2000)  # reserved for users' own collections
 
 
@@ -200,11 +203,13 @@ def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionS
     """
     table = _toml(text, where)
     table["layouts"] = tuple(
-        _build(Layout, row, f"{where}, layout {i + 1}") for i, row in enumerate(table.pop("layout", []))
+        _build(Layout, row, f"{where}, layout {i}") for i, row in enumerate(_rows(table, "layout", where), start=1)
     )
-    table["labels"] = tuple(_label(row, where) for row in table.pop("label", []))
+    table["labels"] = tuple(
+        _label(row, f"{where}, label {i}") for i, row in enumerate(_rows(table, "label", where), start=1)
+    )
     table["quirks"] = tuple(
-        _build(Quirk, row, f"{where}, quirk {i + 1}") for i, row in enumerate(table.pop("quirk", []))
+        _build(Quirk, row, f"{where}, quirk {i}") for i, row in enumerate(_rows(table, "quirk", where), start=1)
     )
     table["digest"] = sha256(text.encode()).hexdigest()
     if own:
@@ -234,10 +239,11 @@ def load_recipe(name: str) -> Recipe:
         text = entry.read_text(encoding="utf-8")
     table = _toml(text, f"recipe {name}")
     if "extends" in table:
-        base = dataclasses.asdict(load_recipe(table.pop("extends")))
+        base = dataclasses.asdict(load_recipe(str(table.pop("extends"))))
         table = {**base, **table}
     table.pop("digest", None)
     recipe = _build(Recipe, table, f"recipe {name}")
+    _check_recipe(recipe, f"recipe {name}")
     return dataclasses.replace(recipe, digest=sha256(repr(dataclasses.astuple(recipe)).encode()).hexdigest())
 
 
@@ -290,20 +296,39 @@ def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 def _coerce(value: Any, kind: Any, where: str) -> Any:
-    wanted = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}.get(kind)
-    if wanted is None:
-        return tuple(value) if isinstance(value, list) else value
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+    origin = get_origin(kind)
+    if origin is tuple:
+        wanted = get_args(kind)[0]
+        if not isinstance(value, list | tuple) or not all(isinstance(item, wanted) for item in value):
+            raise SpecError(f"{where} is {value!r}; wanted a list of {wanted.__name__}.")
+        return tuple(value)
+    if origin is Mapping:
+        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+            raise SpecError(f"{where} is {value!r}; wanted a table of texts.")
+        return dict(value)
+    accepted = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise SpecError(f"{where} is {value!r}; wanted a {kind.__name__}.")
     return kind(value)
 
 
+def _rows(table: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    rows = table.pop(key, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise SpecError(f"{where}: {key} is not a list of tables; wanted [[{key}]], in double brackets.")
+    return rows
+
+
 def _label(row: Mapping[str, Any], where: str) -> LabelSpec:
     value = row.get("value")
-    low, high = (value, value) if isinstance(value, int) else (value or (None, None))
-    if not isinstance(low, int) or not isinstance(high, int):
-        raise SpecError(f"{where}: a label's value is {value!r}; wanted an integer or [low, high].")
-    return LabelSpec(low=low, high=high, id=int(row["id"]), name=str(row["name"]))
+    bounds = value if isinstance(value, list) and len(value) == 2 else [value, value]
+    if not all(isinstance(v, int) and not isinstance(v, bool) for v in bounds):
+        raise SpecError(f"{where}: value is {value!r}; wanted an integer or [low, high].")
+    low, high = bounds
+    if not 1 <= low <= high <= MAX_LABEL_VALUE:
+        raise SpecError(f"{where}: value is {value!r}; wanted 1 to {MAX_LABEL_VALUE}, 0 being the background.")
+    rest = {k: v for k, v in row.items() if k != "value"}
+    return _build(LabelSpec, {**rest, "low": low, "high": high}, where)
 
 
 def _check_collection(spec: CollectionSpec, where: str) -> None:
@@ -315,6 +340,12 @@ def _check_collection(spec: CollectionSpec, where: str) -> None:
     ids = sorted({label.id for label in spec.labels})
     if ids != list(range(1, len(ids) + 1)) or len(ids) > 255:
         raise SpecError(f"{where}: label ids are {ids}; wanted 1, 2, 3 … without a gap (masks are 8-bit).")
+    taken: set[int] = set()
+    for label in spec.labels:
+        values = set(range(label.low, label.high + 1))
+        if taken & values:
+            raise SpecError(f"{where}: label value {min(taken & values)} is given twice; wanted one id for it.")
+        taken |= values
     if not spec.layouts:
         raise SpecError(f"{where}: no [[layout]]; wanted at least one that says where the images are.")
     for layout in spec.layouts:
@@ -339,6 +370,20 @@ def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
             raise SpecError(
                 f"{where}: template {template!r} uses {sorted(unknown)}, which the image pattern does not capture."
             )
+
+
+def _check_recipe(recipe: Recipe, where: str) -> None:
+    if not 8 <= recipe.side <= 4096:
+        raise SpecError(f"{where}: side is {recipe.side}; wanted 8 to 4096 pixels.")
+    _one_of(recipe.orientation, ("canonical",), f"{where}: orientation")
+    _one_of(recipe.slices, ("labelled",), f"{where}: slices")
+    _one_of(recipe.ct_normalizer, NORMALIZER_NAMES, f"{where}: ct_normalizer")
+    _one_of(recipe.mr_normalizer, NORMALIZER_NAMES, f"{where}: mr_normalizer")
+    _one_of(recipe.codec, CODEC_NAMES, f"{where}: codec")
+    if not recipe.ct_width_hu > 0:
+        raise SpecError(f"{where}: ct_width_hu is {recipe.ct_width_hu}; wanted a width above 0.")
+    if not 0 <= recipe.mr_low_percentile < recipe.mr_high_percentile <= 100:
+        raise SpecError(f"{where}: mr_low_percentile is not below mr_high_percentile; wanted 0 <= low < high <= 100.")
 
 
 def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:

@@ -171,7 +171,9 @@ def _dust(
     return CleanLabels(cleaned, {int(v): float(lost[v]) for v in np.flatnonzero(lost)})
 
 
-def _components(mask: Shaped[np.ndarray, "z h w"], neighbours: Literal[8, 26]) -> tuple[Shaped[np.ndarray, "z h w"], np.ndarray]:
+def _components(
+    mask: Shaped[np.ndarray, "z h w"], neighbours: Literal[8, 26]
+) -> tuple[Shaped[np.ndarray, "z h w"], np.ndarray]:
     components = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=neighbours)
     return components, np.bincount(components.reshape(-1))
 

@@ -63,6 +63,8 @@ def _run_pool(
                 except BrokenProcessPool:
                     waiting.appendleft(task)
                     break
+            if not flying:  # the pool broke while nothing was in flight: go on with a new one
+                return
             done, _ = wait(flying, return_when=FIRST_COMPLETED)
             broken = False
             for future in done:

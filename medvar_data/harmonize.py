@@ -103,10 +103,11 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
         tidy = remove_slice_dust(mask, plan.spacing_mm, recipe)
         for label, mm3 in tidy.removed_mm3.items():
             removed[label] = removed.get(label, 0.0) + mm3
-        if scan.label is not None and not tidy.voxels.any():
+        finished = _finish(z, image, tidy.voxels[0], slice_body, plan, params, recipe)
+        if scan.label is not None and not finished.foreground_pixels:  # dust, or too thin to survive the resize
             n_emptied += 1
             continue
-        slices.append(_finish(z, image, tidy.voxels[0], slice_body, plan, params, recipe))
+        slices.append(finished)
     if not slices:
         raise CaseRejected(Reason.NO_FOREGROUND, "no slice holds foreground above the recipe's thresholds")
     voxel_mm3 = float(np.prod(plan.spacing_mm))

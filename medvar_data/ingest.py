@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from hmac import new as hmac
 
 from medvar_data.catalog import CollectionSpec, Layout, condition_name
@@ -16,6 +17,24 @@ from medvar_data.readers import Header, read_volume_header
 from medvar_data.readers.scan import check_same_shape
 from medvar_data.records import Case, Reject, SourceFile
 from medvar_data.tree import Tree, modified_ns, read_bytes
+
+MAX_CASE_KEY = 48  # letters; with collection, channel and ending a member's name stays below the archive's 99
+# All that an error may say of file names: a name can be a patient's, and so can what follows its first dot.
+SHOWN_SUFFIXES = (
+    ".nii.gz",
+    ".nii",
+    ".mha",
+    ".mhd",
+    ".nrrd",
+    ".dcm",
+    ".ima",
+    ".png",
+    ".json",
+    ".csv",
+    ".txt",
+    ".gz",
+    ".7z",
+)
 
 
 @dataclass(frozen=True)
@@ -218,7 +237,12 @@ def _header(root: str, path: str, spacing_from: str, headers: dict[str, Header |
 def _case_key(name: str, spec: CollectionSpec, salt: bytes) -> str:
     if spec.case_names == "hash":
         return hmac(salt, f"{spec.name}/{name}".encode(), "sha256").hexdigest()[:12]
-    return _slug(name)
+    slug = _slug(name)
+    return (
+        slug
+        if 0 < len(slug) <= MAX_CASE_KEY
+        else f"{slug[: MAX_CASE_KEY - 13]}-{sha256(name.encode()).hexdigest()[:12]}"
+    )
 
 
 def _slug(name: str) -> str:
@@ -237,8 +261,8 @@ def _nothing_found(spec: CollectionSpec, tree: Tree) -> str:
     wanted = "; ".join(dict.fromkeys(readable(layout.image) for layout in spec.layouts))
     kinds: dict[str, int] = {}
     for file in tree.files:
-        suffix = "".join(file.path.rsplit("/", 1)[-1].partition(".")[1:])[-12:] or "(no suffix)"
-        kinds[suffix] = kinds.get(suffix, 0) + 1
+        kind = next((s for s in SHOWN_SUFFIXES if file.path.lower().endswith(s)), "other")
+        kinds[kind] = kinds.get(kind, 0) + 1
     common = sorted(kinds.items(), key=lambda item: -item[1])[:4]
     there = ", ".join(f"{n} {kind}" for kind, n in common) or "no files"
     return f"Nothing here looks like {spec.name}. Looked for {wanted}; the folder holds {there}. `medvar-data describe {spec.name}` tells the layout."

@@ -74,7 +74,8 @@ def run_ingest(sources: dict[str, Path], workspace: Workspace) -> Iterator[Inges
             except SourceError as error:
                 misses.append((spec, error))
                 continue
-            workspace.save_ingested(spec, collection_text(name if name.endswith(".toml") else spec.name), result)
+            own = name.endswith(".toml")
+            workspace.save_ingested(spec, collection_text(name if own else spec.name), result, own=own)
             yield result
         if len(misses) == len(specs):
             raise misses[0][1]

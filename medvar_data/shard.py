@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvar_data.casefile import CaseFile, read_case_file, read_pictures, read_slice_index
+from medvar_data.casefile import CaseFile, fingerprint, read_case_file, read_pictures, read_slice_index
 from medvar_data.catalog import CollectionSpec, Recipe
 from medvar_data.codec import CODECS, encoder_version
 from medvar_data.engine import run_tasks
@@ -39,6 +39,7 @@ from medvar_data.tables import (
 from medvar_data.tar import write_tar
 from medvar_data.workspace import Workspace
 
+CONTENT_COLUMNS = ("key", "split", "image_sha256", "mask_sha256", "condition", "condition_id")
 MANIFESTS = ("slices.parquet", "cases.parquet", "rejects.parquet", "stats.parquet")
 
 
@@ -106,9 +107,7 @@ def write_shards(
     specs = {name: workspace.spec(name) for name in {f.case.collection for _, f in files}}
     slices = [s for path, f in files for s in _slices(path, f, splits, ids, specs, workspace)]
     plan = _plan(slices, spec)
-    digest = sha256(
-        json.dumps([[n, [(s.key, s.columns["image_sha256"]) for s in m]] for n, m in plan]).encode()
-    ).hexdigest()
+    digest = _plan_digest(plan)
     folder = workspace.path / "shards" / sha256(f"{digest} {store.url}".encode()).hexdigest()[:16]
     _refuse_other_set(store, {name for name, _ in plan})
     codec = CODECS[spec.recipe.codec]
@@ -133,10 +132,11 @@ def _finished_cases(workspace: Workspace, recipe: Recipe) -> tuple[list[tuple[Pa
     files, rejects, missing = [], [], 0
     for name in workspace.collections():
         rejects += workspace.ingest_rejects(name)
+        spec = workspace.spec(name)
         for case in workspace.cases(name):
             path = workspace.case_file(case)
             file = read_case_file(path) if path.exists() else None
-            if file is None or file.recipe_digest != recipe.digest:
+            if file is None or file.fingerprint != fingerprint(case, spec, recipe):
                 missing += 1
             elif file.reject:
                 rejects.append(file.reject)
@@ -223,6 +223,16 @@ def _plan(slices: list[_Slice], spec: ShardSpec) -> list[tuple[str, tuple[_Slice
         bounds = [round(i * len(members) / max(1, n_shards)) for i in range(n_shards + 1)]
         plan += [(f"{split}-{i:06d}.tar", tuple(members[a:b])) for i, (a, b) in enumerate(pairwise(bounds))]
     return plan
+
+
+def _plan_digest(plan: list[tuple[str, tuple[_Slice, ...]]]) -> str:
+    """Name everything that the shards and their index will hold; whatever changes it makes them be written again."""
+    digest = sha256()
+    for name, members in plan:
+        digest.update(name.encode())
+        for s in members:
+            digest.update(json.dumps(s.columns, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def _refuse_other_set(store: Store, wanted: set[str]) -> None:
@@ -322,10 +332,9 @@ def _write_manifests(
             "slices": table.num_rows,
         }  # fmt: skip
         shards[task.slices[0].split].append(entry)
-    content = "".join(sorted(slices["image_sha256"].to_pylist())) + "".join(slices["key"].to_pylist())
     dataset = {
         "schema_version": SCHEMA_VERSION,
-        "digest": sha256(content.encode()).hexdigest(),
+        "digest": content_digest(slices),
         "image_side": spec.recipe.side,
         "image_suffix": CODECS[spec.recipe.codec].suffix,
         "conditions": dict(ids),
@@ -348,6 +357,14 @@ def _write_manifests(
         write_bytes(local / "dataset.json", canonical_json(dataset).encode())
         for name in (*MANIFESTS, "dataset.json"):
             store.put(local / name, name)
+
+
+def content_digest(slices: pa.Table) -> str:
+    """Name a set's content: sha256 over key, pixels, mask and condition of every slice, in the set's order."""
+    digest = sha256()
+    for row in zip(*(slices[name].to_pylist() for name in CONTENT_COLUMNS), strict=True):
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
 
 
 def _split_note(split: str, shards: list[dict[str, Any]], slices: pa.Table, cases: pa.Table) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from medvar_data.errors import SpecError
+
 SPLITS = ("train", "val", "test")
 
 
@@ -17,17 +19,15 @@ class SplitSpec:
 
     def __post_init__(self) -> None:
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
-            raise ValueError(
-                f"val {self.val} and test {self.test} leave no patients to train on; wanted a sum below 1."
-            )
+            raise SpecError(f"val {self.val} and test {self.test} leave no patients to train on; wanted a sum below 1.")
 
 
 def assign_splits(groups: Iterable[tuple[str, str]], spec: SplitSpec) -> dict[str, str]:
     """Assign every patient group to train, val or test.
 
     Within each collection the patients are ordered by a hash of seed and name and the first ones are held out, so a
-    collection of ten patients has its one for validation, which a coin toss for each would not promise. A group that
-    appears in several collections follows the alphabetically first.
+    collection of ten patients has its one for validation, which a coin toss for each would not promise; at least one
+    trains. A group that appears in several collections follows the alphabetically first.
 
     Args:
         groups: (collection, group) pairs, in any order, repeats allowed.
@@ -47,8 +47,8 @@ def assign_splits(groups: Iterable[tuple[str, str]], spec: SplitSpec) -> dict[st
 
 def _hold_out(groups: list[str], spec: SplitSpec) -> Mapping[str, str]:
     ordered = sorted(groups, key=lambda g: sha256(f"{spec.seed}/{g}".encode()).digest())
-    n_test = _share(len(ordered), spec.test)
-    n_val = _share(len(ordered), spec.val)
+    n_test = min(_share(len(ordered), spec.test), len(ordered) - 1)
+    n_val = min(_share(len(ordered), spec.val), len(ordered) - 1 - n_test)
     names = ["test"] * n_test + ["val"] * n_val
     names += ["train"] * (len(ordered) - len(names))
     return dict(zip(ordered, names, strict=True))

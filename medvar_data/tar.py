@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from medvar_data.errors import SpecError
+
 BLOCK = 512
 MAX_NAME = 99
 
@@ -23,13 +25,13 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> list[Member]:
     """Write members in order; owner, mode and time are constants.
 
     Raises:
-        ValueError: a name is not ASCII or longer than 99 characters, which would need another archive format.
+        SpecError: a name is not ASCII or longer than 99 characters, which would need another archive format.
     """
     written = []
     with path.open("wb") as stream:
         for name, data in members:
             if len(name) > MAX_NAME or not name.isascii():
-                raise ValueError(f"member name {name!r} has {len(name)} characters; wanted at most {MAX_NAME}, ASCII")
+                raise SpecError(f"member name {name!r} has {len(name)} characters; wanted at most {MAX_NAME}, ASCII")
             stream.write(_header(name, len(data)))
             written.append(Member(name, stream.tell(), len(data)))
             stream.write(data)

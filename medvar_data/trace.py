@@ -71,5 +71,6 @@ def _source(store: Store, row: dict[str, Any], workspace: Workspace) -> dict[str
         "image": [str(Path(case.root) / path) for path in case.image],
         "label": [str(Path(case.root) / path) for path in case.label],
         "image_unchanged": scan.image.digest == row["source_sha256"],
-        "same_pixels_when_made_again": again is not None and pixel_digest(again.image) == row["image_sha256"],
+        "same_pixels_when_made_again": again is not None
+        and (pixel_digest(again.image), pixel_digest(again.mask)) == (row["image_sha256"], row["mask_sha256"]),
     }

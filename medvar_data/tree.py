@@ -4,8 +4,10 @@ A path is POSIX and relative to the root. `archive.zip!/folder/file` is a member
 so the pattern of a collection matches packed and unpacked downloads alike.
 """
 
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,7 +63,7 @@ def open_tree(path: Path) -> Tree:
             continue
         if file.suffix.lower() in ARCHIVES:
             try:
-                files.extend(_members(file, name))
+                files.extend(list(_members(file, name)))  # all of a sound archive, or none
             except CaseRejected as error:
                 broken.append((name, error.reason, error.detail))
         else:
@@ -81,20 +83,33 @@ def read_bytes(root: Path, path: str) -> bytes:
     Raises:
         CaseRejected: the file is gone, empty, or its archive is damaged.
     """
-    try:
-        with open_binary(root, path) as stream:
-            data = stream.read()
-    except (FileNotFoundError, KeyError) as error:
-        raise CaseRejected(Reason.FILE_MISSING, "a file found by ingest is gone; run ingest again") from error
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise CaseRejected(
-            Reason.ARCHIVE_UNREADABLE, "the archive is damaged at this member; download it again"
-        ) from error
-    except OSError as error:
-        raise CaseRejected(Reason.UNREADABLE, f"the file cannot be read ({error.strerror})") from error
+    data = read_head(root, path, -1)
     if not data:
         raise CaseRejected(Reason.FILE_EMPTY, "the file has 0 bytes; download it again")
     return data
+
+
+def read_head(root: Path, path: str, n_bytes: int) -> bytes:
+    """Read the first bytes of a file or archive member; all of them where `n_bytes` is negative.
+
+    Raises:
+        CaseRejected: the file is gone, or its archive is damaged, encrypted or packed in an unknown way.
+    """
+    try:
+        with open_binary(root, path) as stream:
+            return stream.read(n_bytes)
+    except (FileNotFoundError, KeyError) as error:
+        raise CaseRejected(Reason.FILE_MISSING, "a file found by ingest is gone; run ingest again") from error
+    except OSError as error:
+        raise CaseRejected(Reason.UNREADABLE, f"the file cannot be read ({error.strerror})") from error
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise CaseRejected(
+            Reason.ARCHIVE_UNREADABLE, "the archive is damaged at this member; download it again"
+        ) from error
+    except RuntimeError as error:  # zipfile: a password is wanted, or a packing it does not know
+        raise CaseRejected(
+            Reason.ARCHIVE_UNREADABLE, "the archive is encrypted or packed in an unknown way; unpack it yourself"
+        ) from error
 
 
 def open_binary(root: Path, path: str) -> BinaryIO:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import ShardSetError
 from medvar_data.records import Progress
-from medvar_data.shard import MANIFESTS, sample_json
+from medvar_data.shard import MANIFESTS, content_digest, sample_json
 from medvar_data.splits import SPLITS
 from medvar_data.store import Store
 from medvar_data.tables import CASES_SCHEMA, REJECTS_SCHEMA, SCHEMA_VERSION, SLICES_SCHEMA, STATS_SCHEMA
@@ -174,6 +174,8 @@ def _check_tables(slices: pa.Table, cases: pa.Table, dataset: dict[str, Any]) ->
     ids = dataset["conditions"]
     pairs = set(zip(slices["condition"].to_pylist(), slices["condition_id"].to_pylist(), strict=True))
     yield from (f"condition {n} has id {i}, dataset.json says {ids.get(n)}" for n, i in pairs if ids.get(n) != i)
+    if content_digest(slices) != dataset["digest"]:
+        yield "the rows of slices.parquet do not have the digest in dataset.json"
     for split in SPLITS:
         found = slices.filter(pa.compute.equal(slices["split"], split)).num_rows
         if found != dataset["splits"][split]["slices"]:

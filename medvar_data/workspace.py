@@ -74,8 +74,8 @@ class Workspace:
         """Salted hash of a patient, 16 hex digits."""
         return hmac(self.salt(), group.encode(), sha256).hexdigest()[:16]
 
-    def save_ingested(self, spec: CollectionSpec, toml: str, result: Ingested) -> None:
-        """Write what ingest found; the counts come last and mark it complete."""
+    def save_ingested(self, spec: CollectionSpec, toml: str, result: Ingested, *, own: bool) -> None:
+        """Write what ingest found; the counts come last and mark it complete. `own`: the TOML is the user's."""
         folder = self.path / "ingest"
         write_bytes(self.path / "collections" / f"{spec.name}.toml", toml.encode())
         write_cases(folder / f"{spec.name}.parquet", result.cases, {"medvar.collection_sha256": spec.digest})
@@ -83,7 +83,7 @@ class Workspace:
         note = {
             "counts": [asdict(c) for c in result.counts],
             "notes": list(result.notes),
-            "own": spec.case_names == "hash",
+            "own": own,
         }
         write_json(folder / f"{spec.name}.json", note)
 

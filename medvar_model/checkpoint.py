@@ -116,10 +116,11 @@ def read_checkpoint(path: Path, kind: str) -> Contents:
         raise MissingCheckpoint(
             f"{path} holds a {found or 'thing of unknown kind'}; wanted a {kind}, so name its folder."
         )
+    config: TokenizerConfig | TransformerConfig = from_dict(KINDS[kind], values)
     conditions = _load_json(folder / "conditions.json") if kind == "transformer" else {}
     return Contents(
         weights=_load_tensors(folder / "model.safetensors"),
-        config=from_dict(KINDS[kind], values),
+        config=config,
         run=_load_json(folder / "run.json"),
         conditions=conditions,
     )

@@ -1,11 +1,11 @@
-"""Hold the code vectors and find the nearest; start them from data, replace dead ones, and count how they are
-used.
+"""Hold the code vectors: find the nearest, start them from data, replace dead ones, judge their use.
 
-In: vectors. Out: ids, vectors, counts. The codebook knows nothing of images or scales.
+In: vectors. Out: ids, vectors, counts. The codebook knows nothing of images.
 
 Shapes: N vectors, C their length, V codes, K scales.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from medvar_model.errors import ConfigMismatch
-from medvar_model.scales import TokenMaps
 
-ROWS_AT_ONCE = 8192  # vectors compared with all codes at a time: 256 MiB of distances at 4096 codes
+ROWS_AT_ONCE = 8192  # vectors compared with all codes at a time: 256 MiB of float64 distances at 4096 codes
 USAGE_MARGIN = 0.08  # a code counts as used when hit this often, as a fraction of uniform use (VAR)
 
 
@@ -26,8 +25,7 @@ class Codebook(nn.Module):
     Args:
         vocabulary: number of codes, V.
         channels: length of a code, C.
-        generator: draws the initial codes from U(-a, a), a = 1 / (36 sqrt(C)); None draws from torch's global
-            generator.
+        generator: draws the first codes from U(-a, a), a = 1 / (36 sqrt(C)); None: torch's global generator.
     """
 
     def __init__(self, vocabulary: int, channels: int, generator: torch.Generator | None = None):
@@ -47,18 +45,13 @@ class Codebook(nn.Module):
         """Give the id of the code with the smallest squared Euclidean distance; the lowest id wins a tie.
 
         |z - e|^2 = |z|^2 - 2 z.e + |e|^2, of which |z|^2 does not matter. The other two terms nearly cancel,
-        so the float32 values are compared in float64: neither TF32 nor autocast touches that type, and a token
-        does not depend on the machine. (Apple's GPUs have no float64, and no TF32 either.)
+        so the float32 values are compared in float64: neither TF32 nor autocast touches that type, and a
+        token does not depend on the machine.
         """
-        exact = torch.float32 if self.codes.device.type == "mps" else torch.float64
-        codes_VC = self.codes.float().to(exact)
-        length_V = codes_VC.square().sum(1)
-        return torch.cat(
-            [
-                torch.addmm(length_V, z_NC.float().to(exact), codes_VC.T, alpha=-2).argmin(1)
-                for z_NC in vectors_NC.split(ROWS_AT_ONCE)
-            ]
-        )
+        codes_CV = self.codes.double().T
+        square_V = codes_CV.square().sum(0)
+        parts = vectors_NC.double().split(ROWS_AT_ONCE)
+        return torch.cat([torch.addmm(square_V, z_NC, codes_CV, alpha=-2).argmin(1) for z_NC in parts])
 
     def lookup(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape channels"]:
         """Give the code vectors of ids."""
@@ -117,7 +110,7 @@ def revive(
     Args:
         codes_VC: the present codes.
         hits_V: how often each was used lately, in any unit (counts, or a running mean of counts).
-        candidates_NC: vectors to move to, such as `torch.cat` of `pyramid.wanted(latents)`.
+        candidates_NC: vectors to move to, such as those of a scale of `pyramid.wanted(latents)`.
         generator: picks the candidates.
         threshold: a code is dead below this fraction of the use it had if all were used alike.
     """
@@ -126,7 +119,7 @@ def revive(
     return Revival(torch.where(dead_V[:, None], fresh_VC, codes_VC.float()), dead_V)
 
 
-def count_codes(tokens: TokenMaps, vocabulary: int) -> Int64[Tensor, "scales vocabulary"]:
+def count_codes(tokens: Sequence[Int64[Tensor, "batch _"]], vocabulary: int) -> Int64[Tensor, "scales vocabulary"]:
     """Count for each scale how often each code was chosen."""
     return torch.stack([ids.flatten().bincount(minlength=vocabulary) for ids in tokens])
 
@@ -136,12 +129,9 @@ class Usage:
     """How a codebook is used, per scale, coarsest first.
 
     Attributes:
-        share: fraction of all codes that are used: hit at least 0.08 times as often as under uniform use, [0,
-            1].
-        reachable: the most `share` could be with as many tokens as were counted, [0, 1]: a small count cannot
-            hit every code.
-        perplexity: exp of the entropy of the hits, [1, V]: the number of codes it would take if all were used
-            alike.
+        share: fraction of all codes hit at least 0.08 times as often as under uniform use, [0, 1].
+        reachable: the most `share` could be with as many tokens as were counted, [0, 1].
+        perplexity: exp of the entropy of the hits, [1, V]: as many codes, used alike, would be as varied.
     """
 
     share: tuple[float, ...]
@@ -161,9 +151,7 @@ def usage(counts_KV: Int64[Tensor, "scales vocabulary"]) -> Usage:
             "A scale has no counted tokens, so its use cannot be judged. Count at least one batch first."
         )
     vocabulary = counts_KV.shape[1]
-    margin_K = (
-        (USAGE_MARGIN * tokens_K / vocabulary).ceil().clamp(min=1)
-    )  # a code that nobody hit is not used
+    margin_K = (USAGE_MARGIN * tokens_K / vocabulary).ceil().clamp(min=1)  # a code that nobody hit is not used
     chance_KV = counts_KV.double() / tokens_K[:, None]
     entropy_K = -torch.special.xlogy(chance_KV, chance_KV).sum(1)
     return Usage(

@@ -5,17 +5,16 @@ Every level but the last halves the side; attention stands at the coarsest level
 
 The names map to those of VAR's weights as follows (`import_var.py` applies it):
 
-| here                                   | VAR                               |
-|----------------------------------------|-----------------------------------|
-| encoder.entry, encoder.exit            | encoder.conv_in, encoder.conv_out |
-| encoder.norm                           | encoder.norm_out                  |
-| encoder.levels.i.blocks.j              | encoder.down.i.block.j            |
-| encoder.levels.i.attentions.j          | encoder.down.i.attn.j             |
-| encoder.levels.i.downsample               | encoder.down.i.downsample.conv    |
-| decoder.levels.i.upsample               | decoder.up.i.upsample.conv        |
-| (both).middle.before, .attention, .after | (both).mid.block_1, .attn_1, .block_2 |
-| residual block: norm_1, conv_1, norm_2, conv_2, shortcut | norm1, conv1, norm2, conv2, nin_shortcut |
-| attention: norm, query_key_value, output | norm, qkv, proj_out             |
+| here                                                     | VAR                                           |
+|----------------------------------------------------------|-----------------------------------------------|
+| encoder.entry, encoder.exit, encoder.norm                | encoder.conv_in, .conv_out, .norm_out         |
+| encoder.levels.i.blocks.j, .attentions.j                 | encoder.down.i.block.j, .attn.j               |
+| encoder.levels.i.downsample                              | encoder.down.i.downsample.conv                |
+| decoder.(the same)                                       | decoder.up (in place of down)                 |
+| decoder.levels.i.upsample                                | decoder.up.i.upsample.conv                    |
+| middle.before, .attention, .after                        | mid.block_1, .attn_1, .block_2                |
+| residual block: norm_1, conv_1, norm_2, conv_2, shortcut | norm1, conv1, norm2, conv2, nin_shortcut      |
+| attention: norm, query_key_value, output                 | norm, qkv, proj_out                           |
 """
 
 import torch.nn.functional as F
@@ -82,12 +81,8 @@ class Level(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, blocks: int, groups: int, attention: bool):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            ResidualBlock(c_in if j == 0 else c_out, c_out, groups) for j in range(blocks)
-        )
-        self.attentions = nn.ModuleList(
-            MapAttention(c_out, groups) for _ in range(blocks if attention else 0)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(c_in if j == 0 else c_out, c_out, groups) for j in range(blocks))
+        self.attentions = nn.ModuleList(MapAttention(c_out, groups) for _ in range(blocks if attention else 0))
 
     def forward(self, x: Maps) -> Maps:
         """Keep the side."""
@@ -133,9 +128,7 @@ class Encoder(nn.Module):
         last, groups = len(widths) - 1, config.norm_groups
         self.entry = nn.Conv2d(config.image_channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
-            EncoderLevel(
-                widths[max(0, i - 1)], widths[i], config.blocks_per_level, groups, coarsest=i == last
-            )
+            EncoderLevel(widths[max(0, i - 1)], widths[i], config.blocks_per_level, groups, coarsest=i == last)
             for i in range(len(widths))
         )
         self.middle = Middle(widths[last], groups)
@@ -160,9 +153,7 @@ class Decoder(nn.Module):
         self.entry = nn.Conv2d(config.latent_channels, widths[last], 3, padding=1)
         self.middle = Middle(widths[last], groups)
         self.levels = nn.ModuleList(
-            DecoderLevel(
-                widths[min(last, i + 1)], widths[i], blocks, groups, coarsest=i == last, finest=i == 0
-            )
+            DecoderLevel(widths[min(last, i + 1)], widths[i], blocks, groups, coarsest=i == last, finest=i == 0)
             for i in range(len(widths))
         )
         self.norm = nn.GroupNorm(groups, widths[0], eps=NORM_EPSILON)

@@ -14,17 +14,17 @@ class ModelError(Exception):
     """Base of all errors raised by `medvar_model`."""
 
 
-class ConfigMismatch(ModelError):  # noqa: N818 - named after what is wrong
+class ConfigMismatch(ModelError):
     """A configuration cannot be built, or does not fit the weights or the part it is used with."""
 
 
-class MissingCheckpoint(ModelError):  # noqa: N818 - named after what is wrong
+class MissingCheckpoint(ModelError):
     """Weights were asked for that are not there, or are not what the caller says they are."""
 
 
-class UnknownCondition(ModelError):  # noqa: N818 - named after what is wrong
+class UnknownCondition(ModelError):
     """A condition was asked for that the model does not know."""
 
 
-class ShardSetMismatch(ModelError):  # noqa: N818 - named after what is wrong
+class ShardSetMismatch(ModelError):
     """Something was made from another shard set or tokenizer than the one in use."""

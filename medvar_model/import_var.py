@@ -1,9 +1,7 @@
 """Read the weights of VAR's official files (https://github.com/FoundationVision/VAR) into our models.
 
-In: a `.pth` file: a bare state dict (`vae_ch160v4096z32.pth`, `var_d16.pth`), or a training checkpoint that
-    wraps both.
-Out: a `Tokenizer` or a `Transformer` whose configuration is read off the shapes. Only weights are loaded,
-    never code.
+In: a `.pth` file: a bare state dict (`vae_ch160v4096z32.pth`, `var_d16.pth`), or a training checkpoint with both.
+Out: a `Tokenizer` or a `Transformer`, its configuration read off the shapes. Only weights are loaded, never code.
 
 VAR's images have three channels. For grey images the fold to one channel is exact: the first convolution's
 weights are summed over its input channels, and the last one's averaged over its output channels gives the
@@ -38,9 +36,9 @@ from torch import Tensor
 
 from medvar_model.config import PAPER_SIDES, TokenizerConfig, TransformerConfig
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint
-from medvar_model.losses import read_weights
 from medvar_model.var import Transformer
 from medvar_model.vqvae import Tokenizer
+from medvar_model.weight_files import read_weights
 
 SIDES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
@@ -86,9 +84,7 @@ TRANSFORMER_NAMES = (
 )
 
 
-def import_tokenizer(
-    path: Path, *, image_channels: int = 1, scale_sides: tuple[int, ...] = PAPER_SIDES
-) -> Tokenizer:
+def import_tokenizer(path: Path, *, image_channels: int = 1, scale_sides: tuple[int, ...] = PAPER_SIDES) -> Tokenizer:
     """Read VAR's autoencoder.
 
     Args:
@@ -191,17 +187,14 @@ def tokenizer_config_of(state: Mapping[str, Tensor], scale_sides: tuple[int, ...
     )
 
 
-def transformer_config_of(
-    state: Mapping[str, Tensor], scale_sides: tuple[int, ...] | None
-) -> TransformerConfig:
+def transformer_config_of(state: Mapping[str, Tensor], scale_sides: tuple[int, ...] | None) -> TransformerConfig:
     """Read a transformer's configuration off its weights' shapes."""
     tokens, width = state["position_embedding"].shape
     depth = _count(state, r"blocks\.(\d+)\.")
     known = [sides for sides in (PAPER_SIDES, SIDES_512) if sum(side**2 for side in sides) == tokens]
     if scale_sides is None and not known:
         raise ConfigMismatch(
-            f"The file's transformer has {tokens} positions, which no schedule of VAR's has. Give "
-            "scale_sides."
+            f"The file's transformer has {tokens} positions, which no schedule of VAR's has. Give scale_sides."
         )
     sides = scale_sides or known[0]
     if sum(side**2 for side in sides) != tokens or len(sides) != len(state["level_embedding.weight"]):
@@ -231,9 +224,7 @@ def _open(path: Path, part: str, mark: str, kind: str) -> dict[str, Tensor]:
     trainer = content.get("trainer", content)
     if isinstance(trainer, Mapping) and isinstance(trainer.get(part), Mapping):
         content = trainer[part]
-    weights = {
-        name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)
-    }
+    weights = {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
     if mark not in weights:
         keys = ", ".join(repr(name) for name in list(content)[:3])
         raise MissingCheckpoint(

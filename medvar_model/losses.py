@@ -1,12 +1,10 @@
-"""Say what training minimises: pixels, perception and codes for the tokenizer; cross-entropy for the
-transformer.
+"""Say what training minimises: pixels and perception for the tokenizer, cross-entropy for the transformer.
 
-In: images or logits and what they should be. Out: scalars with gradients.
+In: images or logits, and what they should be. Out: scalars with gradients. (The codes' loss is the pyramid's.)
 
-The paper names three terms for the tokenizer (pixel-wise, commitment, LPIPS) without weights; the weights
-here are those of the VAR authors' own autoencoder trainer. LPIPS is Zhang et al. 2018 (arXiv 1801.03924), eq.
-1, on VGG-16. Its architecture is written here; its weights are read from files the user gives, and never
-fetched.
+MedVAR names the tokenizer's three terms (pixels, commitment, LPIPS) without weights; those here are of the
+autoencoder trainer that VAR's authors published. LPIPS is Zhang et al. 2018 (arXiv 1801.03924), equation 1, on
+VGG-16. Its layers are written here; its weights are read from files the user gives, and never fetched.
 """
 
 import re
@@ -18,10 +16,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint
+from medvar_model.weight_files import read_weights
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -157,30 +155,6 @@ def load_perceptual_distance(paths: Sequence[Path]) -> PerceptualDistance:
     return distance
 
 
-def read_weights(path: Path) -> Mapping[str, object]:
-    """Read a `.safetensors` file or a PyTorch file that holds nothing but weights; code in it is never run.
-
-    Raises:
-        MissingCheckpoint: the file is absent, unreadable, or holds more than weights.
-    """
-    if not path.is_file():
-        raise MissingCheckpoint(f"There is no weight file {path}. Check the path.")
-    try:
-        content = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:
-        raise MissingCheckpoint(
-            f"{path} could not be read as weights only ({type(error).__name__}). Give a .safetensors file, "
-            "or a PyTorch file that holds a plain state dict."
-        ) from error
-    if not isinstance(content, Mapping):
-        raise MissingCheckpoint(f"{path} holds a {type(content).__name__}; wanted a dictionary of weights.")
-    return content
-
-
 def _known_layers(content: Mapping[str, object]) -> dict[str, Tensor]:
     """Translate the published names of LPIPS's layers to ours; leave out all others."""
     place = {i: (stage, j) for stage, indices in enumerate(VGG_INDICES) for j, i in enumerate(indices)}
@@ -200,8 +174,6 @@ def _known_layers(content: Mapping[str, object]) -> dict[str, Tensor]:
 def _imagenet(images: Tensor) -> Tensor:
     """Normalise images in [-1, 1] as VGG-16 was trained."""
     if images.shape[1] not in (1, 3):
-        raise ConfigMismatch(
-            f"The perceptual loss was given images of {images.shape[1]} channels; wanted 1 or 3."
-        )
+        raise ConfigMismatch(f"The perceptual loss was given images of {images.shape[1]} channels; wanted 1 or 3.")
     shift, scale = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_SHIFT, IMAGENET_SCALE))
     return (images.expand(-1, 3, -1, -1) - shift) / scale

@@ -1,8 +1,6 @@
-"""Write a latent map as a sum of token maps, coarse to fine: the one residual loop of the whole project (VAR,
-algorithms 1 and 2).
+"""Write a latent map as a sum of token maps, coarse to fine: the project's one residual loop (VAR, algorithms 1, 2).
 
-In: a latent map (B, C, S, S). Out: token maps; running sums; what a transformer is shown; the training
-    losses.
+In: a latent map. Out: token maps, running sums, what a transformer is shown, the training losses.
 Everything here is float32, whatever the precision around it.
 
 Shapes: B batch, C length of a code, S largest side, N positions of a scale.
@@ -78,8 +76,8 @@ class Pyramid(nn.Module):
         """
         if ids_BN.shape[1] != self.schedule.lengths[k]:
             raise ConfigMismatch(
-                f"Scale {k} was given {ids_BN.shape[1]} tokens an image; wanted {self.schedule.lengths[k]}. The "
-                f"tokens come from a tokenizer with other scales than {self.schedule.sides}."
+                f"Scale {k} was given {ids_BN.shape[1]} tokens an image; wanted {self.schedule.lengths[k]}. "
+                f"The tokens come from a tokenizer with other scales than {self.schedule.sides}."
             )
         with torch.autocast(ids_BN.device.type, enabled=False):
             h_BCSS = as_map(self.codebook.lookup(ids_BN))
@@ -91,8 +89,7 @@ class Pyramid(nn.Module):
         """Go down the scales: each codes what the sum of the coarser ones has not yet explained.
 
         Yields:
-            For each scale, the vectors that were to be coded (B, n^2, C) and the ids that were chosen (B,
-            n^2).
+            For each scale, the vectors that were to be coded (B, N, C) and the ids chosen for them (B, N).
         """
         rest_BCSS = map_BCSS
         for k in range(self.schedule.n):
@@ -139,10 +136,7 @@ class Pyramid(nn.Module):
     @torch.no_grad()
     def inputs(self, tokens: TokenMaps) -> list[Float32[Tensor, "batch _ code"]]:
         """Give what a transformer is shown for every scale but the first: its `inputs_BLC`, in parts."""
-        return [
-            self.input(k + 1, total_BCSS)
-            for k, total_BCSS in enumerate(self.grow(tokens[: self.schedule.n - 1]))
-        ]
+        return [self.input(k + 1, total_BCSS) for k, total_BCSS in enumerate(self.grow(tokens[: self.schedule.n - 1]))]
 
     def forward(self, map_BCSS: Latents) -> Quantized:
         """Encode, sum up, and say how far every running sum is from the map (the training pass)."""

@@ -1,13 +1,12 @@
-"""Draw new images, scale by scale (VAR, section 3.2; guidance and filters as its released sampler).
+"""Draw new images, scale by scale (VAR, section 3.2; guidance and filters as in its released sampler).
 
 In: a transformer, a tokenizer, conditions, one seed an image. Out: 8-bit images and their tokens.
 
-The noise of an image is a row of uniform numbers drawn from that image's own generator on the CPU, and a
-token is where its number falls in the cumulative distribution. So image n is the same alone, in any batch,
-and on any device (up to rounding of the logits, which matters only where a number falls on the border of two
-codes).
+The noise of an image is a row of uniform numbers from that image's own generator on the CPU; a token is the code at
+which its number falls in the cumulative distribution. So image n is the same alone, in any batch and on any device,
+up to rounding of the logits, which matters only where a number falls on the border of two codes.
 
-Shapes: B images, L tokens of an image, N tokens of a scale, V codes.
+Shapes: B images, R rows (images times branches of the guidance), N tokens of a scale, V codes.
 """
 
 from collections.abc import Sequence
@@ -66,10 +65,7 @@ class Samples:
 
 def image_seeds(seed: int, first: int, count: int) -> list[int]:
     """Give the seeds of a run's images from `first` on; they do not depend on how the run is batched."""
-    return [
-        int(np.random.SeedSequence((seed, first + n)).generate_state(1, np.uint64)[0] >> 1)
-        for n in range(count)
-    ]
+    return [int(np.random.SeedSequence((seed, first + n)).generate_state(1, np.uint64)[0] >> 1) for n in range(count)]
 
 
 @torch.no_grad()
@@ -122,16 +118,11 @@ def sample(
 
 def uniforms(seeds: Sequence[int], n_tokens: int) -> Float64[Tensor, "batch tokens"]:
     """Draw the noise of images: numbers in [0, 1), one row a seed."""
-    rows = [
-        torch.rand(n_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        for seed in seeds
-    ]
+    rows = [torch.rand(n_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
     return torch.stack(rows)
 
 
-def guide(
-    logits_RNV: Float[Tensor, "rows n vocabulary"], strength: float
-) -> Float[Tensor, "batch n vocabulary"]:
+def guide(logits_RNV: Float[Tensor, "rows n vocabulary"], strength: float) -> Float[Tensor, "batch n vocabulary"]:
     """Move the logits of the first half of the rows away from those of the second: (1 + t) c - t u."""
     conditional, unconditional = logits_RNV.chunk(2)
     return (1 + strength) * conditional - strength * unconditional

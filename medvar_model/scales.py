@@ -1,8 +1,7 @@
-"""Lay the token maps of an image one after the other: how long each is, where it starts, which smoother it
-uses.
+"""Lay the token maps of an image one after the other.
 
-In: the sides of the maps, coarsest first. Out: lengths, starts, level of every position, the block-causal
-    mask.
+In: the sides of the maps, coarsest first. Out: lengths, starts, each position's level, the block-causal mask, and
+which smoother each scale uses.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,10 @@
 """Predict the next token map from all coarser ones: the transformer (VAR, section 3.2 and appendix A).
 
-In: condition ids and, for every scale after the first, what the tokenizer's pyramid shows of the coarser
-    scales.
-Out: logits over the codes for every position of every scale; all positions of a scale are predicted at once.
+In: conditions and, for every scale after the first, what the tokenizer's pyramid shows of the coarser ones.
+Out: logits over the codes for every position of every scale; the positions of a scale are predicted at once.
 
-Shapes: B batch, L positions of the pass, D width, H heads, E head width, V codes, C latent channels, K
-    scales, N conditions,
-R rows of a cache (images times branches).
+Shapes: B batch, L positions, D width, H heads, E head width, V codes, C latent channels, N conditions,
+R rows of a cache (images times branches of the guidance), U distinct conditions among them.
 """
 
 import math
@@ -19,20 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
+from medvar_model.block import LOG_SCALE_INIT, Block, Linear, normalised
 from medvar_model.config import TransformerConfig
 from medvar_model.errors import ConfigMismatch, UnknownCondition
 from medvar_model.scales import ScaleSchedule
-
-NORM_EPSILON = 1e-6
-LOG_SCALE_INIT = math.log(4)
-LOG_SCALE_LIMIT = math.log(100)
-
-
-class Linear(nn.Linear):
-    """A linear layer that leaves its weights to `Transformer.initialise`: two billion are not drawn twice."""
-
-    def reset_parameters(self) -> None:
-        """Draw nothing."""
 
 
 @dataclass
@@ -40,12 +28,10 @@ class Cache:
     """What sampling keeps between scales: an open resource, made by `Transformer.start`.
 
     Attributes:
-        modulations: per block, the condition's gates, scales and shifts (R, 6, D): computed once, used at
-            every scale.
+        modulations: per block, the condition's gates, scales and shifts (R, 6, D), used at every scale.
         head_modulation: the same for the head (R, 2, D).
         places: position and level embedding of every position.
-        memories: per block, room for the keys and values (2, R, H, L, E) of all positions; `length` of them
-            are filled.
+        memories: per block, room for the keys and values of all positions (2, R, H, L, E).
         length: positions filled so far.
     """
 
@@ -72,92 +58,6 @@ class Cache:
         return Cache(modulations, self.head_modulation[row_of_R], self.places, memories, self.length)
 
 
-class Attention(nn.Module):
-    """Multi-head attention with normalised queries and keys; each head learns its temperature."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query_key_value = Linear(width, 3 * width, bias=False)
-        self.query_bias = nn.Parameter(torch.zeros(width))  # keys have none: a softmax does not see it
-        self.value_bias = nn.Parameter(torch.zeros(width))
-        self.log_scale = nn.Parameter(torch.full((heads,), LOG_SCALE_INIT))
-        self.output = Linear(width, width)
-
-    def project(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give queries, keys and values (each B, H, L, E); the former two normalised, in float32."""
-        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
-        qkv = F.linear(x_BLD, self.query_key_value.weight, bias)
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        scale = self.log_scale.float().clamp(max=LOG_SCALE_LIMIT).exp()[:, None, None]
-        q = F.normalize(q.float(), dim=-1) * scale
-        k = F.normalize(k.float(), dim=-1)
-        return q.to(v.dtype), k.to(v.dtype), v
-
-    def forward(self, x_BLD: Tensor, visible_LL: Tensor | None, memory: Tensor | None, seen: int) -> Tensor:
-        """Attend within a masked sequence, or to `seen` remembered positions and the given ones.
-
-        Args:
-            x_BLD: the given positions.
-            visible_LL: which position may attend to which; None for all.
-            memory: room for keys and values (2, B, H, L_max, E); the given positions are written after the
-                `seen` first.
-            seen: positions already in memory.
-        """
-        q, k, v = self.project(x_BLD)
-        if memory is not None:
-            end = seen + x_BLD.shape[1]
-            memory[0, :, :, seen:end], memory[1, :, :, seen:end] = k, v
-            k, v = memory[:, :, :, :end]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible_LL, scale=1.0)
-        return self.output(out.transpose(1, 2).flatten(2))
-
-
-class FeedForward(nn.Module):
-    """Widen, bend, narrow."""
-
-    def __init__(self, width: int, ratio: int):
-        super().__init__()
-        self.widen = Linear(width, ratio * width)
-        self.narrow = Linear(ratio * width, width)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """Map every position on its own."""
-        return self.narrow(F.gelu(self.widen(x_BLD), approximate="tanh"))
-
-
-class Block(nn.Module):
-    """Attention and feed-forward, each normalised, scaled, shifted and gated by the condition (AdaLN)."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.modulation = Linear(config.width, 6 * config.width)
-        self.attention = Attention(config.width, config.heads)
-        self.feed_forward = FeedForward(config.width, config.mlp_ratio)
-
-    def modulate(self, condition_BD: Tensor) -> Tensor:
-        """Give the condition's gate, gate, scale, scale, shift, shift: B, 6, D (VAR's order, not DiT's)."""
-        return self.modulation(F.silu(condition_BD)).unflatten(1, (6, -1))
-
-    def forward(
-        self,
-        x_BLD: Tensor,
-        modulation_B6D: Tensor,
-        visible_LL: Tensor | None = None,
-        memory: Tensor | None = None,
-        seen: int = 0,
-        keep_2B: Tensor | None = None,
-    ) -> Tensor:
-        """Add both branches to the stream; `keep_2B` multiplies each (drop-path), None keeps all."""
-        gate_1, gate_2, scale_1, scale_2, shift_1, shift_2 = modulation_B6D[:, :, None].unbind(1)
-        if keep_2B is not None:
-            gate_1, gate_2 = gate_1 * keep_2B[0, :, None, None], gate_2 * keep_2B[1, :, None, None]
-        x_BLD = x_BLD + gate_1 * self.attention(
-            normalised(x_BLD) * (1 + scale_1) + shift_1, visible_LL, memory, seen
-        )
-        return x_BLD + gate_2 * self.feed_forward(normalised(x_BLD) * (1 + scale_2) + shift_2)
-
-
 class Transformer(nn.Module):
     """The next-scale transformer.
 
@@ -178,9 +78,7 @@ class Transformer(nn.Module):
         self.config = config
         self.schedule = ScaleSchedule(config.scale_sides)
         self.feature_projection = Linear(config.latent_channels, config.width)
-        self.condition_embedding = nn.Embedding(
-            config.n_conditions + 1, config.width
-        )  # the last row: no condition
+        self.condition_embedding = nn.Embedding(config.n_conditions + 1, config.width)  # the last row: no condition
         self.start_embedding = nn.Parameter(torch.empty(config.width))
         self.level_embedding = nn.Embedding(self.schedule.n, config.width)
         self.position_embedding = nn.Parameter(torch.empty(self.schedule.total, config.width))
@@ -191,8 +89,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights from N(0, 1 / 3D), then shrink some, so that an untrained model says "all codes
-        alike".
+        """Draw all weights from N(0, 1 / 3D), then shrink some: an untrained model finds all codes alike.
 
         | weights                                    | factor       | why                          |
         |--------------------------------------------|--------------|------------------------------|
@@ -233,8 +130,7 @@ class Transformer(nn.Module):
 
         Args:
             condition_B: condition rows, [0, N]; row N is "no condition".
-            inputs_BLC: what each position after the first is shown, `torch.cat(pyramid.inputs(tokens), 1)`: L
-                - 1 positions.
+            inputs_BLC: what the L - 1 positions after the first are shown: `torch.cat(pyramid.inputs(tokens), 1)`.
             drop_condition_B: true where the condition is replaced by "no condition". None: drawn in training
                 mode with the configured chance, nowhere in evaluation mode.
             generator: draws condition dropout and drop-path. Needed in training mode unless both chances are
@@ -264,9 +160,7 @@ class Transformer(nn.Module):
         return self._logits(x_BLD, self.head_modulation(F.silu(condition_BD)).unflatten(1, (2, -1)))
 
     @torch.no_grad()
-    def start(
-        self, condition_R: Int64[Tensor, " rows"]
-    ) -> tuple[Cache, Float32[Tensor, "rows one vocabulary"]]:
+    def start(self, condition_R: Int64[Tensor, " rows"]) -> tuple[Cache, Float32[Tensor, "rows one vocabulary"]]:
         """Open a cache and give the logits of the first scale.
 
         The first token depends on the condition alone, and so do all modulations: both are computed once for
@@ -312,8 +206,7 @@ class Transformer(nn.Module):
         """
         if cache.length != self.schedule.starts[scale]:
             raise ConfigMismatch(
-                f"Scale {scale} starts at {self.schedule.starts[scale]}, but {cache.length} positions are "
-                "known."
+                f"Scale {scale} starts at {self.schedule.starts[scale]}, but {cache.length} positions are known."
             )
         x_BLD = self._show(features_BLC)
         return self._advance(x_BLD.repeat(cache.rows // len(x_BLD), 1, 1), cache)
@@ -380,8 +273,3 @@ class Transformer(nn.Module):
         """Say in what type linear layers answer: autocast's where it is on."""
         device = like.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
-
-
-def normalised(x_BLD: Tensor) -> Tensor:
-    """Give every position mean 0 and variance 1 (layer normalisation without weights)."""
-    return F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=NORM_EPSILON)

@@ -83,8 +83,8 @@ class Tokenizer(nn.Module):
         wanted = (self.config.image_channels, self.config.image_side, self.config.image_side)
         if images.shape[1:] != wanted:
             raise ConfigMismatch(
-                f"The tokenizer was given images of {tuple(images.shape[1:])} (channels, height, width); wanted "
-                f"{wanted}. Resize them, or use a tokenizer for that size."
+                f"The tokenizer was given images of {tuple(images.shape[1:])} (channels, height, width); "
+                f"wanted {wanted}. Resize them, or use a tokenizer for that size."
             )
         return self.to_latent(self.encoder(images)).float()
 

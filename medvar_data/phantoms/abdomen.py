@@ -89,11 +89,15 @@ def great_vessels(at: Space, body: Build, labels: Labels, rng: np.random.Generat
     heights = (-150.0, -60.0, 0.0, 60.0, 150.0)
     sway = rng.normal(0, 2.5, (2, 5))
     cava_y = np.array([y + 9, y + 9, y + 11, y + 20, y + 26]) + sway[1]
-    part, cava = column(at, heights, np.array([20, 20, 21, 22, 24]) + sway[0], cava_y, spread(rng, 10.5, 0.12) * np.ones(5))
+    part, cava = column(
+        at, heights, np.array([20, 20, 21, 22, 24]) + sway[0], cava_y, spread(rng, 10.5, 0.12) * np.ones(5)
+    )
     yield layer("vein", part, cava, labels.get("inferior vena cava", 0))
     wide = spread(rng, 10.0, 0.14)
     aorta_x = np.array([-6, -8, -9, -10, -14]) + 0.6 * sway[1]
-    part, aorta = column(at, heights, aorta_x, np.array([11, 11, 12, 12, 8]) + y, wide * np.array([0.85, 0.9, 1, 1.1, 1.15]))
+    part, aorta = column(
+        at, heights, aorta_x, np.array([11, 11, 12, 12, 8]) + y, wide * np.array([0.85, 0.9, 1, 1.1, 1.15])
+    )
     wall = shell(aorta - 1.2, 1.4)
     yield layer("aorta", part, aorta, labels.get("aorta", 0))
     if rng.random() < 0.45:  # calcified wall, in pieces
@@ -137,7 +141,9 @@ def _liver(at: Space, inner: Array, body: Build, shift: Array, rng: np.random.Ge
 def _liver_vessels(at: Space, liver: Array, shift: Array, rng: np.random.Generator) -> Iterator[Layer]:
     gate = np.array([32, 2, 14]) + shift
     portal = np.array([[96, 30, 20], [100, -40, 10], [110, -10, 55], [-30, 52, 46]]) + shift
-    yield from vessels_within(at, liver, tuple(gate), portal + rng.normal(0, 9, (4, 3)), rng, radius_mm=5.0, tissue="vein")
+    yield from vessels_within(
+        at, liver, tuple(gate), portal + rng.normal(0, 9, (4, 3)), rng, radius_mm=5.0, tissue="vein"
+    )
     crown = np.array([26, -8, 84]) + shift
     hepatic = np.array([[110, -20, 48], [70, 50, 46], [-10, 50, 52]]) + shift
     yield from vessels_within(
@@ -194,11 +200,15 @@ def kidney(
     sinus = ellipsoid(near, centre + 9 * inward, (11 * size, 14 * size, 27 * size), angles=angles)
     yield layer("fat", near, np.maximum(sinus, bean + 6), 0)
     pelvis = join(
-        ellipsoid(near, centre + 12 * inward, (7, 5, 14), angles=angles), ellipsoid(near, centre + 22 * inward, (9, 5, 8)), 4
+        ellipsoid(near, centre + 12 * inward, (7, 5, 14), angles=angles),
+        ellipsoid(near, centre + 22 * inward, (9, 5, 8)),
+        4,
     )
     yield layer("urine", near, pelvis, 0)
     if masses:
-        yield from _mass(near, centre, size, labels, rng, tissue="tumour", label=labels.get("tumor", 0), radius=(11, 27))
+        yield from _mass(
+            near, centre, size, labels, rng, tissue="tumour", label=labels.get("tumor", 0), radius=(11, 27)
+        )
     if masses and rng.random() < 0.55:
         yield from _mass(near, centre, size, labels, rng, tissue="cyst", label=labels.get("cyst", 0), radius=(6, 15))
 
@@ -215,7 +225,14 @@ def _pyramids(near: Space, centre: Array, bean: Array, rng: np.random.Generator)
 
 
 def _mass(
-    near: Space, centre: Array, size: float, labels: Labels, rng: np.random.Generator, *, tissue: str, label: int,
+    near: Space,
+    centre: Array,
+    size: float,
+    labels: Labels,
+    rng: np.random.Generator,
+    *,
+    tissue: str,
+    label: int,
     radius: tuple[float, float],
 ) -> Iterator[Layer]:
     wide = rng.uniform(*radius)
@@ -250,7 +267,13 @@ def _pancreas(at: Space, shift: Array, labels: Labels, rng: np.random.Generator)
     yield layer("vein", *tube(at, vein, 4.5))
     yield layer("pancreas", part, shape, labels.get("pancreas", 0))
     yield layer("bile", *tube(at, [path[0] + (3, -3, 0), path[2]], [2.4, 1.6]), KEEP)
-    ring = [path[1] + (4, 14, 18), path[1] + (20, 4, 6), path[0] + (19, -2, -14), path[0] + (-6, -6, -30), path[0] + (-46, -6, -30)]
+    ring = [
+        path[1] + (4, 14, 18),
+        path[1] + (20, 4, 6),
+        path[0] + (19, -2, -14),
+        path[0] + (-6, -6, -30),
+        path[0] + (-46, -6, -30),
+    ]
     part, distance = tube(at, ring, 11)
     yield layer("bowel", part, distance, labels.get("duodenum", 0))
     yield layer("chyme", part, distance + 4, KEEP)
@@ -258,7 +281,11 @@ def _pancreas(at: Space, shift: Array, labels: Labels, rng: np.random.Generator)
 
 def _stomach(at: Space, inner: Array, shift: Array, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
     size = spread(rng, 1.0, 0.16)
-    path = np.array([[-58, 4, 74], [-70, 18, 50], [-52, 42, 26], [-14, 52, 10], [22, 40, 10]]) + shift + rng.normal(0, 3, (5, 3))
+    path = (
+        np.array([[-58, 4, 74], [-70, 18, 50], [-52, 42, 26], [-14, 52, 10], [22, 40, 10]])
+        + shift
+        + rng.normal(0, 3, (5, 3))
+    )
     part, distance = tube(at, path.tolist(), np.array([26, 31, 26, 19, 12]) * size)
     shape = np.maximum(distance, part.piece(at, inner) + 3)
     yield layer("wall", part, shape, labels.get("stomach", 0))
@@ -288,9 +315,15 @@ def _bowel(at: Space, inner: Array, rng: np.random.Generator) -> Iterator[Layer]
 
 
 def _lung_bases(at: Space, inner: Array, shift: Array, rng: np.random.Generator) -> Iterator[Layer]:
+    """Paint what reaches into the highest slices: the lungs' recesses around the domes, and the bottom of the heart."""
     base = rng.uniform(74, 92) + shift[2]
+    middle = np.float32(44) - np.hypot(at.x + 8, (at.y - 22) * np.float32(1.1))
+    spine = np.float32(34) - np.hypot(at.x, at.y + 44)
     for side, lift in ((1, 0.0), (-1, -6.0)):
         crown = ellipsoid(at, (side * 62, 4, base - 95 + lift), (78, 98, 95), power=2.5)
-        half = np.float32(30) - np.float32(side) * at.x - 0.4 * np.abs(np.minimum(at.y, 0))
-        recess = np.maximum.reduce([inner + 2, -crown + 1, half, np.float32(22 + shift[2]) - at.z])
+        recess = np.maximum.reduce(
+            [inner + 2, 1 - crown, 6 - side * at.x, middle, spine, np.float32(22 + shift[2]) - at.z]
+        )
         yield layer("lung", at, recess)
+    heart = ellipsoid(at, (-14, 26, base + 26), (48, 40, 40), power=2.5)
+    yield layer("muscle", at, np.maximum(heart, inner + 4))

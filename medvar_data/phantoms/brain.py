@@ -51,7 +51,9 @@ def _push(at: Space, tumour: Tumour, rng: np.random.Generator) -> Space:
     """Move the coordinates towards the tumour, which makes the anatomy give way to it."""
     dx, dy, dz = (a - np.float32(c) for a, c in zip((at.x, at.y, at.z), tumour.centre, strict=True))
     far = np.sqrt(dx * dx + dy * dy + dz * dz)
-    strength = np.float32(0.32 * tumour.radius * rng.uniform(0.5, 1.0)) * np.exp(-((far / np.float32(2.3 * tumour.radius)) ** 2))
+    strength = np.float32(0.32 * tumour.radius * rng.uniform(0.5, 1.0)) * np.exp(
+        -((far / np.float32(2.3 * tumour.radius)) ** 2)
+    )
     scale = strength / (far + 4)
     return Space(at.grid, at.box, at.x - dx * scale, at.y - dy * scale, at.z - dz * scale)
 
@@ -73,13 +75,22 @@ def _outlines(at: Space, rng: np.random.Generator) -> tuple[Array, Array, Array]
 
 
 def _layers(
-    at: Space, pushed: Space, vault: Array, cerebrum: Array, below: Array, tumour: Tumour, labels: Mapping[str, int], rng: np.random.Generator
+    at: Space,
+    pushed: Space,
+    vault: Array,
+    cerebrum: Array,
+    below: Array,
+    tumour: Tumour,
+    labels: Mapping[str, int],
+    rng: np.random.Generator,
 ) -> Iterator[Layer]:
     fold = field(at.grid, rng, 27) + np.float32(0.35) * field(at.grid, rng, 13)
     wave = np.abs(np.sin(np.float32(np.pi * rng.uniform(1.15, 1.45)) * fold))  # 0 along every sulcus
     near_fold = np.exp(-((wave / np.float32(0.20)) ** 2))
     depth = np.maximum(-vault, -cerebrum)  # folds dip in from the vault, not from the flat base
-    fissure = np.abs(pushed.x + np.float32(1.5) * field(at.grid, rng, 45)) - np.clip((pushed.z - 20) / 25 + 0.6, 0.3, 1.4)
+    fissure = np.abs(pushed.x + np.float32(1.5) * field(at.grid, rng, 45)) - np.clip(
+        (pushed.z - 20) / 25 + 0.6, 0.3, 1.4
+    )
     fissure = np.maximum(fissure, np.float32(30) - pushed.z - np.float32(0.011) * pushed.y**2)
     depth_mid = np.minimum(depth, np.abs(pushed.x) + np.maximum(0, 34 - pushed.z - np.float32(0.012) * pushed.y**2))
     sylvian = _sylvian(pushed)
@@ -117,7 +128,9 @@ def _deep(at: Space, pushed: Space, rng: np.random.Generator) -> Iterator[Layer]
             ((side * 35, 6, 2), (1.6, 22, 15), side * -8),  # claustrum and insula
         ):
             near = pushed.near(centre, 30)
-            yield layer("deep", near, ellipsoid(near, centre, np.asarray(radii) * spread(rng, 1, 0.06), angles=(0, 0, turn)))
+            yield layer(
+                "deep", near, ellipsoid(near, centre, np.asarray(radii) * spread(rng, 1, 0.06), angles=(0, 0, turn))
+            )
 
 
 def _ventricles(at: Space, pushed: Space, rng: np.random.Generator) -> Iterator[Layer]:
@@ -138,7 +151,9 @@ def _ventricles(at: Space, pushed: Space, rng: np.random.Generator) -> Iterator[
 def _hindbrain(at: Space, pushed: Space, below: Array, rng: np.random.Generator) -> Iterator[Layer]:
     yield layer("csf", at, np.maximum(below - 1.2, pushed.z + np.float32(14)))
     yield layer("grey", at, below + 0.6)
-    leaf = np.abs(np.sin((pushed.z + np.float32(0.5) * np.abs(pushed.y + 48) + 0.12 * np.abs(pushed.x)) / np.float32(2.1)))
+    leaf = np.abs(
+        np.sin((pushed.z + np.float32(0.5) * np.abs(pushed.y + 48) + 0.12 * np.abs(pushed.x)) / np.float32(2.1))
+    )
     yield layer("csf", at, np.maximum(below + 0.6, np.maximum(leaf * 9 - 1.0, -below - 6)), fade_mm=1.5)
     arbor = np.maximum(below + 6 + 5 * leaf, 4 - np.abs(pushed.x))
     yield layer("white", at, arbor.astype(np.float32), fade_mm=3)

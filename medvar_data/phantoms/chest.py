@@ -102,9 +102,14 @@ def _girdle(at: Space, body: Build, surface: Array, rng: np.random.Generator) ->
         if breast:
             centre = (side * 78, body.half_depth - 20, rng.uniform(-20, 5))
             yield layer("fat", at, ellipsoid(at, centre, (52, 34, 52), angles=(0, 0, -side * 18)))
-            yield layer("gland", at.near(centre, 45), ellipsoid(at.near(centre, 45), centre, (22, 12, 24)), KEEP, fade_mm=8)
+            yield layer(
+                "gland", at.near(centre, 45), ellipsoid(at.near(centre, 45), centre, (22, 12, 24)), KEEP, fade_mm=8
+            )
         blade = ellipsoid(
-            at, (side * 108, -0.62 * body.half_depth, 85), (42, 4.0, 70), angles=(-6, side * 8, side * (34 + rng.normal(0, 4)))
+            at,
+            (side * 108, -0.62 * body.half_depth, 85),
+            (42, 4.0, 70),
+            angles=(-6, side * 8, side * (34 + rng.normal(0, 4))),
         )
         yield layer("muscle", at, np.maximum(blade - 13, surface + 7))
         yield layer("cortex", at, np.maximum(blade, surface + 9))
@@ -143,7 +148,11 @@ def _liver_below(at: Space, body: Build, surface: Array, rng: np.random.Generato
 
 def _mediastinum(at: Space, body: Build, surface: Array, rng: np.random.Generator) -> Iterator[Layer]:
     inner = wall(at, body, surface) + np.float32(body.wall)
-    yield layer("fat", at, np.maximum.reduce([inner, np.abs(at.x) - 60, np.float32(body.spine_y) - at.y, np.float32(-40) - at.z]))
+    yield layer(
+        "fat",
+        at,
+        np.maximum.reduce([inner, np.abs(at.x) - 60, np.float32(body.spine_y) - at.y, np.float32(-40) - at.z]),
+    )
 
 
 def _smoke(at: Space, lungs: list[Array], rng: np.random.Generator) -> Iterator[Layer]:
@@ -173,7 +182,9 @@ def _tree(at: Space, lungs: list[Array], heart: Heart, rng: np.random.Generator)
             bend = (start + end) / 2 + rng.normal(0, 0.07 * length, 3)
             part, distance = tube(at, [start, bend, end], [radius, 0.88 * radius, 0.74 * radius])
             if distance.size:
-                yield layer("vessel", part, np.maximum(distance, part.piece(at, lung) + np.float32(1.5 if radius < 3.2 else -6)))
+                yield layer(
+                    "vessel", part, np.maximum(distance, part.piece(at, lung) + np.float32(1.5 if radius < 3.2 else -6))
+                )
             if radius > 2.3:
                 for _ in range(2):
                     turn = way + rng.normal(0, 0.52, 3)
@@ -190,7 +201,14 @@ def _twigs(at: Space, lungs: list[Array], rng: np.random.Generator) -> Iterator[
 
 def _directions(side: int, rng: np.random.Generator) -> np.ndarray:
     ways = np.array(
-        [[0.55, 0.6, 0.5], [0.6, -0.5, 0.55], [0.9, 0.35, -0.1], [0.85, -0.45, -0.1], [0.45, 0.45, -0.75], [0.5, -0.6, -0.65]]
+        [
+            [0.55, 0.6, 0.5],
+            [0.6, -0.5, 0.55],
+            [0.9, 0.35, -0.1],
+            [0.85, -0.45, -0.1],
+            [0.45, 0.45, -0.75],
+            [0.5, -0.6, -0.65],
+        ]
     )
     ways = ways * (side, 1, 1) + rng.normal(0, 0.16, (6, 3))
     return np.asarray(ways / np.linalg.norm(ways, axis=1, keepdims=True))
@@ -212,7 +230,9 @@ def _airways(at: Space, body: Build, rng: np.random.Generator) -> Iterator[Layer
         yield layer("muscle", part, distance - 2.0)
     for part, distance in tubes:
         yield layer("airway", part, distance)
-    gullet = column(at, (-60.0, 0.0, 60.0, 150.0), (-16.0, -8.0, -6.0, -4.0), (y - 14, y - 16, y - 15, y - 14), (8, 7.5, 7, 7))
+    gullet = column(
+        at, (-60.0, 0.0, 60.0, 150.0), (-16.0, -8.0, -6.0, -4.0), (y - 14, y - 16, y - 15, y - 14), (8, 7.5, 7, 7)
+    )
     yield layer("gullet", *gullet)
 
 
@@ -220,7 +240,9 @@ def _plain_heart(at: Space, heart: Heart, rng: np.random.Generator) -> Iterator[
     """Paint a heart as an unenhanced scan shows it: one soft shape with a rim of fat, chambers barely told apart."""
     size, centre = heart.size, heart.centre
     near = at.near(centre, 95)
-    shape = ellipsoid(near, centre + (-8, 0, 2), (66 * size, 48 * size, 52 * size), angles=(0, 22, -30 + heart.turn), power=2.5)
+    shape = ellipsoid(
+        near, centre + (-8, 0, 2), (66 * size, 48 * size, 52 * size), angles=(0, 22, -30 + heart.turn), power=2.5
+    )
     shape = join(shape, ellipsoid(near, centre + (36, 0, 6), (28 * size, 32 * size, 40 * size)), 12)
     yield layer("fat", near, shape - 3)
     yield layer("muscle", near, shape)
@@ -242,7 +264,9 @@ def chambers(at: Space, heart: Heart, labels: Labels, rng: np.random.Generator) 
     outer_radii = np.array([52, 29 + 0.5 * heart.thick, 31 + 0.5 * heart.thick]) * s
     outer = ellipsoid(near, left, outer_radii, angles=angles, power=2.5)
     inner = ellipsoid(near, left - 5 * axis, (44 * s, 20 * s, 22 * s), angles=angles, power=2.5)
-    base = -((near.x - left[0]) * axis[0] + (near.y - left[1]) * axis[1] + (near.z - left[2]) * axis[2]) - np.float32(34 * s)
+    base = -((near.x - left[0]) * axis[0] + (near.y - left[1]) * axis[1] + (near.z - left[2]) * axis[2]) - np.float32(
+        34 * s
+    )
     base = base.astype(np.float32)
     right_c = c + np.array([10, 26, -12]) * s
     right = ellipsoid(near, right_c, (50 * s, 24 * s, 38 * s), angles=(0, angles[1] - 6, angles[2] + 4), power=2.5)
@@ -285,15 +309,20 @@ def _vessels(at: Space, body: Build, heart: Heart, rng: np.random.Generator, lab
     trunk_p = c + np.array([-8, 32, 32]) * s
     fork = [trunk_p, trunk_p + (-4, -12, 20), trunk_p + (-6, -30, 26)]
     lung_arteries = [
-        [fork[-1], fork[-1] + (24, -14, -4), fork[-1] + (50, -18, -8)], [fork[-1], fork[-1] + (-20, -16, 0), fork[-1] + (-34, -26, -10)]
+        [fork[-1], fork[-1] + (24, -14, -4), fork[-1] + (50, -18, -8)],
+        [fork[-1], fork[-1] + (-20, -16, 0), fork[-1] + (-34, -26, -10)],
     ]
     cava = ([c[0] + 36, c[0] + 34, c[0] + 36], [c[1] - 6, c[1], c[1] - 2], [9.5, 9.0, 9.5])
     yield layer(grey, *column(at, (c[2] + 22, c[2] + 60, c[2] + 150), *cava))
     lower = ([c[0] + 40, c[0] + 38], [c[1] - 22, c[1] - 18], [12.0, 12.0])
     yield layer("vein", *column(at, (c[2] - 110, c[2] - 24), *lower))
     for path in lung_arteries:
-        yield layer(grey, *tube(at, [tuple(p) for p in path], [11 * s, 9.5 * s, 7 * s]), labels.get("pulmonary artery", 0))
-    yield layer(grey, *tube(at, [tuple(p) for p in fork], [13.5 * s, 13.5 * s, 12 * s]), labels.get("pulmonary artery", 0))
+        yield layer(
+            grey, *tube(at, [tuple(p) for p in path], [11 * s, 9.5 * s, 7 * s]), labels.get("pulmonary artery", 0)
+        )
+    yield layer(
+        grey, *tube(at, [tuple(p) for p in fork], [13.5 * s, 13.5 * s, 12 * s]), labels.get("pulmonary artery", 0)
+    )
     part, distance = tube(at, [tuple(p) for p in arch], [wide, wide * 0.95, wide * 0.9, wide * 0.85])
     yield layer("wall", part, distance - 1.6)
     yield layer(bright, part, distance)
@@ -301,7 +330,9 @@ def _vessels(at: Space, body: Build, heart: Heart, rng: np.random.Generator, lab
     yield layer("wall", part, distance - 1.6)
     yield layer(bright, part, distance, labels.get("ascending aorta", 0))
     heights = (-140.0, -40.0, 20.0, float(root[2] + 58))
-    descending = column(at, heights, (-8.0, -16.0, -24.0, -24.0), (y + 4, y, y, y + 6), wide * np.array([0.7, 0.74, 0.8, 0.85]))
+    descending = column(
+        at, heights, (-8.0, -16.0, -24.0, -24.0), (y + 4, y, y, y + 6), wide * np.array([0.7, 0.74, 0.8, 0.85])
+    )
     yield layer("wall", descending[0], descending[1] - 1.6)
     yield layer(bright, *descending)
     for x in (-20, -6, 12):

@@ -32,7 +32,9 @@ class Ventricle:
     eccentric: float
 
 
-def short_axis(at: Space, labels: Mapping[str, int], phase: float, group: str, rng: np.random.Generator) -> Iterator[Layer]:
+def short_axis(
+    at: Space, labels: Mapping[str, int], phase: float, group: str, rng: np.random.Generator
+) -> Iterator[Layer]:
     """Paint a short-axis stack; phase 0 is end diastole, 1 end systole."""
     yield from _chest_wall(at, rng)
     yield from _lung(at, rng)
@@ -80,8 +82,16 @@ def _chest_wall(at: Space, rng: np.random.Generator) -> Iterator[Layer]:
 
 def _lung(at: Space, rng: np.random.Generator) -> Iterator[Layer]:
     reach = rng.uniform(-10, 12)
-    left = ellipsoid(at, (-72 + rng.normal(0, 7), 20 + rng.normal(0, 7), reach), (78, rng.uniform(60, 80), 105), power=2.5)
-    right = ellipsoid(at, (92 + rng.normal(0, 8), 36 + rng.normal(0, 8), -24 + reach), (56, rng.uniform(48, 68), 92), angles=(0, 0, 15), power=2.5)
+    left = ellipsoid(
+        at, (-72 + rng.normal(0, 7), 20 + rng.normal(0, 7), reach), (78, rng.uniform(60, 80), 105), power=2.5
+    )
+    right = ellipsoid(
+        at,
+        (92 + rng.normal(0, 8), 36 + rng.normal(0, 8), -24 + reach),
+        (56, rng.uniform(48, 68), 92),
+        angles=(0, 0, 15),
+        power=2.5,
+    )
     air = join(left, right)
     yield layer("lung", at, air)
     for scale in (26.0, 17.0):

@@ -101,7 +101,11 @@ def _floor_and_rectum(at: Space, prostate: Prostate, rng: np.random.Generator) -
     back = float(centre[1] - prostate.half_depth)
     for side in (-1, 1):  # levator: a thin sling beside prostate and rectum
         sling = ellipsoid(at, (side * 3, back - 8, -16), (34, 42, 300), power=2.5)
-        yield layer("muscle", at, np.maximum.reduce([shell(sling, 4.5), -side * at.x, np.abs(at.z + 16) - 28, at.y - np.float32(back + 24)]))
+        yield layer(
+            "muscle",
+            at,
+            np.maximum.reduce([shell(sling, 4.5), -side * at.x, np.abs(at.z + 16) - 28, at.y - np.float32(back + 24)]),
+        )
     wide = rng.uniform(11, 20)
     heights = (-60.0, -25.0, 0.0, 30.0, 60.0)
     y = np.array([back - 10, back - 13, back - wide - 3, back - wide - 8, back - wide - 18])
@@ -133,7 +137,13 @@ def _prostate(at: Space, prostate: Prostate, labels: Mapping[str, int], rng: np.
     c, a, b, h = prostate.centre, prostate.half_width, prostate.half_depth, prostate.half_height
     near = at.near(c, max(a, h) + 8)
     whole = ellipsoid(near, c, (a, b, h), power=2.5)
-    whole = ragged(near, join(whole, ellipsoid(near, c + (0, -0.25 * b, -0.1 * h), (0.95 * a, 0.78 * b, 0.8 * h)), 3), rng, scale_mm=15, depth_mm=0.8)
+    whole = ragged(
+        near,
+        join(whole, ellipsoid(near, c + (0, -0.25 * b, -0.1 * h), (0.95 * a, 0.78 * b, 0.8 * h)), 3),
+        rng,
+        scale_mm=15,
+        depth_mm=0.8,
+    )
     yield layer("fat", near, whole - 4, fade_mm=3)
     yield layer("capsule", near, whole - 1.2)
     yield layer("peripheral", near, whole, labels.get("PZ", 0))
@@ -150,7 +160,11 @@ def _prostate(at: Space, prostate: Prostate, labels: Mapping[str, int], rng: np.
         nodule = np.maximum(ellipsoid(near, spot, radius * rng.uniform(0.8, 1.2, 3)), gland + 1)
         yield layer("capsule", near, nodule, KEEP)
         yield layer(str(rng.choice(["stroma", "peripheral", "transition"])), near, nodule + 1.0, KEEP, fade_mm=0.8)
-    yield layer("urethra", *tube(near, [tuple(c + (0, 0.2 * b, h)), tuple(c + (0, 0, 0)), tuple(c + (0, 0.1 * b, -h))], 2.2), KEEP)
+    yield layer(
+        "urethra",
+        *tube(near, [tuple(c + (0, 0.2 * b, h)), tuple(c + (0, 0, 0)), tuple(c + (0, 0.1 * b, -h))], 2.2),
+        KEEP,
+    )
     if rng.random() < 0.5:  # a dark lesion
         angle = rng.uniform(-0.15 * np.pi, 1.15 * np.pi)
         spot = c + np.array([0.62 * a * np.cos(angle), -0.62 * b * abs(np.sin(angle)), rng.uniform(-0.4, 0.4) * h])

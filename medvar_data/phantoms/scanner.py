@@ -124,7 +124,13 @@ def _correlated_noise(grid: Grid, rng: np.random.Generator) -> Float32[np.ndarra
 
 
 def mr_scan(
-    signal: Float32[np.ndarray, "i j k"], grid: Grid, rng: np.random.Generator, *, noise: float, bias: float, scale: float
+    signal: Float32[np.ndarray, "i j k"],
+    grid: Grid,
+    rng: np.random.Generator,
+    *,
+    noise: float,
+    bias: float,
+    scale: float,
 ) -> Float32[np.ndarray, "i j k"]:
     """Measure magnitude: a smooth receive field of about `bias`, then Rician noise of sigma `noise`; 1 becomes `scale`."""
     received = np.maximum(signal, 0) * np.exp(np.float32(bias) * field(grid, rng, 110.0))

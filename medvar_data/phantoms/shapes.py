@@ -76,7 +76,10 @@ class Space:
 
 def space(grid: Grid, rng: np.random.Generator, *, warp_mm: float = 0.0, warp_scale_mm: float = 60.0) -> Space:
     """Lay patient coordinates over a grid and bend them: a smooth displacement of about `warp_mm` (one sigma)."""
-    axes = [np.arange(n, dtype=np.float32).reshape([-1 if a == b else 1 for b in range(3)]) for a, n in enumerate(grid.shape)]
+    axes = [
+        np.arange(n, dtype=np.float32).reshape([-1 if a == b else 1 for b in range(3)])
+        for a, n in enumerate(grid.shape)
+    ]
     affine = grid.affine.astype(np.float32)
     full: Box = (slice(0, grid.shape[0]), slice(0, grid.shape[1]), slice(0, grid.shape[2]))
     coordinates = []
@@ -114,9 +117,7 @@ def _bspline(n: int, spacing_mm: float, scale_mm: float) -> Float32[np.ndarray, 
     return table
 
 
-def ellipsoid(
-    at: Space, centre: Point, radii: Point, *, angles: Point = (0.0, 0.0, 0.0), power: float = 2.0
-) -> Array:
+def ellipsoid(at: Space, centre: Point, radii: Point, *, angles: Point = (0.0, 0.0, 0.0), power: float = 2.0) -> Array:
     """Distance to a rotated superellipsoid, to first order: (r - 1) / |grad r| with r = (sum |u/a|^p)^(1/p).
 
     Args:

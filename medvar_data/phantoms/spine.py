@@ -135,8 +135,10 @@ def _column(
     edges = start + np.concatenate([[0.0], np.cumsum(heights)])
     lordosis = spread(rng, 1.0, 0.2)
     if sacrum:
-        z = np.array([-120, -95, -70, -35, 0, 35, 70, 105, 140]) - 110 - start if not rising else np.array(
-            [-120, -95, -70, -35, 0, 35, 70, 105, 140]
+        z = (
+            np.array([-120, -95, -70, -35, 0, 35, 70, 105, 140]) - 110 - start
+            if not rising
+            else np.array([-120, -95, -70, -35, 0, 35, 70, 105, 140])
         )
         y = np.array([-33, -19, -6, 4, 6, 2, -4, -10, -15]) * lordosis
         curve = np.polyfit(z, y + body.spine_y + 2 + rng.normal(0, 1.5, 9), 4)
@@ -204,7 +206,11 @@ def _bones(
     back = -b - 9.0
     side = np.abs(x)
     pedicle = np.maximum.reduce(
-        [np.abs(side - np.float32(0.62 * a)) - 4.2, np.abs(y - np.float32(-b - 4)) - 10, np.abs(up - 0.28 * half) - 0.46 * half]
+        [
+            np.abs(side - np.float32(0.62 * a)) - 4.2,
+            np.abs(y - np.float32(-b - 4)) - 10,
+            np.abs(up - 0.28 * half) - 0.46 * half,
+        ]
     )
     ring = np.maximum(np.abs(hole - 3.0) - 3.0, np.abs(up + 0.15 * half) - 0.62 * half)
     ring = np.maximum(ring, y - np.float32(back + 3))
@@ -214,7 +220,9 @@ def _bones(
     )
     reach = np.float32(1.72 * a)
     sweep = np.float32(back + 1) - np.float32(0.25) * side
-    transverse = np.maximum.reduce([side - reach, np.float32(0.5 * a) - side, np.abs(y - sweep) - 3.6, np.abs(up - 2) - 5.0])
+    transverse = np.maximum.reduce(
+        [side - reach, np.float32(0.5 * a) - side, np.abs(y - sweep) - 3.6, np.abs(up - 2) - 5.0]
+    )
     facet = np.hypot(side - np.float32(0.74 * a), (y - np.float32(back - 5)) * np.float32(1.2)) - 7.4
     joint = np.abs(np.float32(0.8) * (side - np.float32(0.74 * a)) + np.float32(0.6) * (y - np.float32(back - 5))) - 0.7
     facet = np.maximum(facet, -joint)
@@ -237,7 +245,9 @@ def _canal(at: Space, frame: Frame, column: Column, rng: np.random.Generator) ->
     below = np.float32(-118) - at.z
     yield layer("fat", at, np.maximum(hole - 1.5, below))
     sac_y = np.float32(-b - 5.8)
-    sac = np.hypot(frame.x, (frame.y - sac_y) * np.float32(1.15)) - np.interp(at.z, (-120, -85, 150), (2, 7.6, 8.2)).astype(np.float32)
+    sac = np.hypot(frame.x, (frame.y - sac_y) * np.float32(1.15)) - np.interp(
+        at.z, (-120, -85, 150), (2, 7.6, 8.2)
+    ).astype(np.float32)
     sac = np.maximum(sac, np.float32(-112) - at.z)
     yield layer("csf", at, sac, 100)
     tip = 52 + rng.normal(0, 9)
@@ -264,7 +274,11 @@ def _discs(at: Space, frame: Frame, column: Column) -> Iterator[Layer]:
     shape = np.maximum(outline, np.abs(over) - thick / 2 - 0.2).astype(np.float32)
     ids = column.disc_ids[segment]
     yield layer("disc", at, shape, np.where(ids > 0, ids, 0))
-    core = np.sqrt((frame.x / np.float32(0.62 * a)) ** 2 + ((frame.y + 2) / np.float32(0.58 * b)) ** 2 + (over / (0.42 * thick)) ** 2)
+    core = np.sqrt(
+        (frame.x / np.float32(0.62 * a)) ** 2
+        + ((frame.y + 2) / np.float32(0.58 * b)) ** 2
+        + (over / (0.42 * thick)) ** 2
+    )
     core = (core - 1) * (0.45 * thick)
     yield layer("nucleus", at, np.where(dry, np.float32(5), core).astype(np.float32), KEEP, fade_mm=1.0)
 

@@ -163,8 +163,16 @@ def loops(
 
 
 def vessels_within(
-    at: Space, organ: Array, root: tuple[float, float, float], targets: np.ndarray, rng: np.random.Generator, *,
-    radius_mm: float, tissue: str, generations: int = 2, inset_mm: float = 4.0,
+    at: Space,
+    organ: Array,
+    root: tuple[float, float, float],
+    targets: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    radius_mm: float,
+    tissue: str,
+    generations: int = 2,
+    inset_mm: float = 4.0,
 ) -> Iterator[Layer]:
     """Paint a branching tree inside an organ: from a root to each target, with side branches that halve."""
     stack = [(np.asarray(root, float), np.asarray(t, float), radius_mm, generations) for t in targets]
@@ -199,6 +207,17 @@ def ragged(at: Space, distance: Array, rng: np.random.Generator, *, scale_mm: fl
 
 
 __all__ = [
-    "Build", "backbone", "build", "cavity", "loops", "mesentery", "ragged", "ribs", "shell", "skin", "trunk",
-    "vessels_within", "wall",
+    "Build",
+    "backbone",
+    "build",
+    "cavity",
+    "loops",
+    "mesentery",
+    "ragged",
+    "ribs",
+    "shell",
+    "skin",
+    "trunk",
+    "vessels_within",
+    "wall",
 ]

@@ -73,16 +73,19 @@ def read_plane(data: bytes) -> Plane:
     """
     try:
         dataset = pydicom.dcmread(BytesIO(data), specific_tags=list(ATTRIBUTES))
+        n_frames, n_samples = (int(dataset.get(name) or 1) for name in ("NumberOfFrames", "SamplesPerPixel"))
+        position, orientation, pixel = (
+            tuple(float(v) for v in dataset.get(name) or ())
+            for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+        )
+        slope = float(dataset.get("RescaleSlope", 1) or 1)
+        intercept = float(dataset.get("RescaleIntercept", 0) or 0)
     except InvalidDicomError as error:
         raise CaseRejected(Reason.NOT_AN_IMAGE, "a slice is not DICOM, whatever the name says") from error
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, "a slice's DICOM header is cut short or damaged") from error
-    if int(dataset.get("NumberOfFrames") or 1) != 1 or int(dataset.get("SamplesPerPixel") or 1) != 1:
+    if n_frames != 1 or n_samples != 1:
         raise CaseRejected(Reason.DIMENSIONS, "a slice has several frames or colours; wanted one grey picture a file")
-    position, orientation, pixel = (
-        tuple(float(v) for v in dataset.get(name) or ())
-        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    )
     if (len(position), len(orientation), len(pixel)) != (3, 6, 2):
         raise CaseRejected(
             Reason.MIXED_SERIES,
@@ -92,10 +95,6 @@ def read_plane(data: bytes) -> Plane:
         stored = dataset.pixel_array
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, f"a slice's pixels cannot be decoded ({type(error).__name__})") from error
-    slope, intercept = (
-        float(dataset.get("RescaleSlope", 1) or 1),
-        float(dataset.get("RescaleIntercept", 0) or 0),
-    )
     return Plane(_rescaled(stored, slope, intercept), position, orientation, pixel)
 
 

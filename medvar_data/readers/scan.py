@@ -9,6 +9,7 @@ from medvar_data.errors import CaseRejected, Reason
 from medvar_data.records import LabelVolume, Volume
 
 INT16 = np.iinfo(np.int16)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 LABEL_TOLERANCE = 1e-3  # how far a stored label may lie from an integer
 
 
@@ -30,11 +31,12 @@ class Scan:
 
 
 def compact(voxels: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
-    """Store voxels as int16 where that is exact, else as uint16 or float32.
+    """Store voxels as int16 where that is exact, else as float32.
 
     Raises:
-        CaseRejected: `nan_voxels`, or `constant_image`.
+        CaseRejected: `nan_voxels`, `constant_image`, or `dimensions` where a voxel is not one real number.
     """
+    _check_real(voxels)
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         n_bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
         raise CaseRejected(Reason.NAN_VOXELS, f"{n_bad} of {voxels.size} voxels are NaN or infinite; wanted numbers")
@@ -46,15 +48,23 @@ def compact(voxels: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
     whole = voxels.dtype.kind in "iub" or bool((voxels == np.rint(voxels)).all())
     if whole and low >= INT16.min and high <= INT16.max:
         return voxels.astype(np.int16)
+    if max(abs(float(low)), abs(float(high))) > FLOAT32_MAX:
+        raise CaseRejected(Reason.NAN_VOXELS, "the image holds values beyond 32-bit floats; wanted numbers")
     return voxels.astype(np.float32)
+
+
+def _check_real(voxels: Shaped[np.ndarray, "i j k"]) -> None:
+    if voxels.dtype.kind not in "iufb":
+        raise CaseRejected(Reason.DIMENSIONS, "a voxel holds a colour or a complex number; wanted one real number")
 
 
 def label_values(voxels: Shaped[np.ndarray, "i j k"]) -> UInt16[np.ndarray, "i j k"]:
     """Read stored label voxels as whole numbers.
 
     Raises:
-        CaseRejected: `label_values` (not whole, negative, above 65535) or `empty_label`.
+        CaseRejected: `label_values` (not whole, negative, above 65535), `empty_label`, or `dimensions`.
     """
+    _check_real(voxels)
     if voxels.dtype.kind == "f":
         if not np.isfinite(voxels).all():
             raise CaseRejected(Reason.LABEL_VALUES, "the label holds NaN or infinity; wanted whole numbers")

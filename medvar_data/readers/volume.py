@@ -24,10 +24,12 @@ from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import check_affine, resolve_spacing
 from medvar_data.readers.scan import Header, Scan, check_same_shape, compact, label_values
 from medvar_data.records import Case, Geometry, LabelVolume, Volume
-from medvar_data.tree import SEPARATOR, open_binary, read_bytes
+from medvar_data.tree import SEPARATOR, read_bytes, read_head
 
 GZIP_MAGIC = b"\x1f\x8b"
-HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 takes 348
+HEADER_BYTES = 540  # NIfTI-2
+MIN_HEADER_BYTES = 348  # NIfTI-1
+HEAD_BYTES = 1 << 14  # of a file, packed or not: enough for its header
 AFFINE_TOLERANCE_MM = 0.1  # between image and label, at any corner
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -59,20 +61,33 @@ def read_volume_header(root: str, path: str, spacing_from: str) -> Header | None
     """
     if not _is_nifti(path):
         return None
-    try:
-        with open_binary(Path(root), path) as stream:
-            data = stream.read(1 << 14)
-    except OSError as error:
-        raise CaseRejected(Reason.UNREADABLE, f"the file cannot be read ({error.strerror})") from error
-    if data[:2] == GZIP_MAGIC:
-        with contextlib.suppress(zlib.error):
-            data = zlib.decompressobj(wbits=31).decompress(data, HEADER_BYTES)
-    header = _nifti_header(data)
-    shape, n_channels = _three_dimensions(header.get_data_shape())
+    header = _nifti_header(_inflated_head(read_head(Path(root), path, HEAD_BYTES)))
+    shape, n_channels = _three_dimensions(_stored_shape(header))
     affine, _ = resolve_spacing(*_affine_and_pixdim(header), spacing_from)
     check_affine(affine)
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
     return Header(shape, n_channels, (float(x), float(y), float(z)))
+
+
+def _inflated_head(data: bytes) -> bytes:
+    """The first bytes of a NIfTI file, inflated where they are gzip."""
+    if data[:2] != GZIP_MAGIC:
+        return data
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        head = inflater.decompress(data, HEADER_BYTES)
+    except zlib.error as error:
+        raise CaseRejected(Reason.UNREADABLE, "the gzip stream is damaged; download the file again") from error
+    if len(head) < MIN_HEADER_BYTES and not inflater.eof:
+        raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends within the header; download the file again")
+    return head
+
+
+def _stored_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
+    try:
+        return tuple(int(n) for n in header.get_data_shape())
+    except Exception as error:
+        raise CaseRejected(Reason.UNREADABLE, "the NIfTI header is damaged") from error
 
 
 def _read(root: str, path: str, spacing_from: str, channel: int) -> Volume:

@@ -250,9 +250,7 @@ def _select(spec: StreamSpec, shard_set: ShardSet) -> Int64[np.ndarray, " rows"]
 def _known(what: str, names: Sequence[str], known: Collection[str], spec: StreamSpec) -> None:
     for name in names:
         if name not in known:
-            raise SpecError(
-                f"{spec.shards} has no {what} {name!r} in {spec.split}; it has {', '.join(sorted(known))}."
-            )
+            raise SpecError(f"{spec.shards} has no {what} {name!r} in {spec.split}; it has {', '.join(sorted(known))}.")
 
 
 def _order(spec: StreamSpec, shard_set: ShardSet, selected: Int64[np.ndarray, " rows"]) -> Order:
@@ -266,8 +264,7 @@ def _order(spec: StreamSpec, shard_set: ShardSet, selected: Int64[np.ndarray, " 
         rows = selected[shard_set.condition_id[selected] == number]
         if not len(rows):
             raise SpecError(
-                f"the mixture gives {name} a weight, but {spec.shards} has no such {spec.split} slice; leave "
-                "it out."
+                f"the mixture gives {name} a weight, but {spec.shards} has no such {spec.split} slice; leave it out."
             )
         pools.append(Pool(rows, (number,)))
     return Order(spec.seed, tuple(pools), mixture_schedule([weight for _, weight in spec.mixture]))

@@ -108,8 +108,7 @@ def open_shard_set(url: str, split: str) -> ShardSet:
     unknown = sorted(set(shard.dictionary.to_pylist()) - set(names))
     if unknown:
         raise ShardSetError(
-            f"{url}: slices.parquet names {unknown[0]}, which dataset.json does not list; run `medvar-data "
-            "verify`."
+            f"{url}: slices.parquet names {unknown[0]}, which dataset.json does not list; run `medvar-data verify`."
         )
     number = np.array([names.index(name) for name in shard.dictionary.to_pylist()], dtype=np.int64)
     return ShardSet(
@@ -124,13 +123,8 @@ def open_shard_set(url: str, split: str) -> ShardSet:
         shard_bytes=tuple(int(shard["bytes"]) for shard in entry["shards"]),
         shard_sha256=tuple(shard["sha256"] for shard in entry["shards"]),
         keys=table["key"],
-        shard=number[shard.indices.to_numpy(zero_copy_only=False).astype(np.int64)]
-        if len(number)
-        else _empty(),
-        **{
-            name: _integers(table, name)
-            for name in ("image_offset", "image_size", "mask_offset", "mask_size")
-        },
+        shard=number[shard.indices.to_numpy(zero_copy_only=False).astype(np.int64)] if len(number) else _empty(),
+        **{name: _integers(table, name) for name in ("image_offset", "image_size", "mask_offset", "mask_size")},
         condition_id=table["condition_id"].to_numpy().astype(np.int32),
         collection=np.asarray(table["collection"].to_pylist(), dtype=np.str_),
         has_label=table["has_label"].to_numpy().astype(np.bool_),
@@ -183,6 +177,4 @@ def _read_slices(filesystem: fsspec.AbstractFileSystem, root: str, url: str, spl
         ) from None
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
-        raise ShardSetError(
-            f"{url}: slices.parquet is unreadable ({reason}); run `medvar-data verify`."
-        ) from None
+        raise ShardSetError(f"{url}: slices.parquet is unreadable ({reason}); run `medvar-data verify`.") from None

@@ -75,8 +75,7 @@ def mixture_schedule(weights: Sequence[float]) -> Schedule:
     """
     if any(not 0 < weight < float("inf") for weight in weights):
         raise SpecError(
-            f"mixture weights are {list(weights)}; wanted positive numbers, so leave out a condition to skip "
-            "it."
+            f"mixture weights are {list(weights)}; wanted positive numbers, so leave out a condition to skip it."
         )
     exact = [Fraction(str(weight)) for weight in weights]
     shares = [weight / sum(exact) for weight in exact]

@@ -55,15 +55,11 @@ class ShardReader:
 
     def image(self, row: int) -> UInt8[np.ndarray, "side side"]:
         """Return the pixels of a slice."""
-        return self._pixels(
-            row, int(self.shard_set.image_offset[row]), int(self.shard_set.image_size[row]), "image"
-        )
+        return self._pixels(row, int(self.shard_set.image_offset[row]), int(self.shard_set.image_size[row]), "image")
 
     def mask(self, row: int) -> UInt8[np.ndarray, "side side"]:
         """Return the label map of a slice, all zero where it has no annotation."""
-        return self._pixels(
-            row, int(self.shard_set.mask_offset[row]), int(self.shard_set.mask_size[row]), "mask"
-        )
+        return self._pixels(row, int(self.shard_set.mask_offset[row]), int(self.shard_set.mask_size[row]), "mask")
 
     def close(self) -> None:
         """Close every open shard; the reader stays usable."""
@@ -74,14 +70,10 @@ class ShardReader:
         side = self.shard_set.image_side
         data = self._bytes(int(self.shard_set.shard[row]), offset, size)
         pixels = (
-            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-            if len(data) == size and data
-            else None
+            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(data) == size and data else None
         )
         if pixels is None or pixels.shape != (side, side) or pixels.dtype != np.uint8:
-            raise self._damaged(
-                row, member, _finding(data, size, pixels), f"{side} × {side} grey pixels of 8 bits"
-            )
+            raise self._damaged(row, member, _finding(data, size, pixels), f"{side} × {side} grey pixels of 8 bits")
         return pixels
 
     def _damaged(self, row: int, member: str, found: str, wanted: str) -> ShardSetError:

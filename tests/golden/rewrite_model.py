@@ -1,4 +1,5 @@
-"""Write the numbers of a tiny tokenizer and a tiny transformer, which must not drift: `python tests/golden/rewrite_model.py`.
+"""Write the numbers of a tiny tokenizer and a tiny transformer, which must not drift: `python
+tests/golden/rewrite_model.py`.
 
 Run it only when numbers are meant to change, and read the difference.
 """
@@ -76,5 +77,6 @@ def numbers() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    PATH.write_text(json.dumps(numbers(), indent=1) + "\n")
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in numbers().items()]
+    PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     print(f"wrote {PATH}")

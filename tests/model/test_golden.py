@@ -1,4 +1,5 @@
-"""The numbers of a tiny configuration stay what they were (`python tests/golden/rewrite_model.py` writes them anew)."""
+"""The numbers of a tiny configuration stay what they were (`python tests/golden/rewrite_model.py` writes them
+anew)."""
 
 import json
 import runpy

@@ -62,10 +62,8 @@ def autoencoder_shapes(width: int, vocabulary: int, latent: int) -> Iterator[tup
                 yield from residual(f"{stem}.block.{block}", c_in if block == 0 else c, c)
                 if level == 4:
                     yield from attention(f"{stem}.attn.{block}", c)
-            if encoding and level < 4:
-                yield from conv(f"{stem}.downsample.conv", c, c)
-            if not encoding and level > 0:
-                yield from conv(f"{stem}.upsample.conv", c, c)
+            if level != (4 if encoding else 0):
+                yield from conv(f"{stem}.{'down' if encoding else 'up'}sample.conv", c, c)
             c_in = c
         yield from norm(f"{half}.norm_out", last)
         yield from conv(f"{half}.conv_out", last, c_last)
@@ -205,9 +203,9 @@ def test_half_precision_files_become_float32(tmp_path):
 
 
 def test_the_wrong_kind_of_file_is_named(files):
-    with pytest.raises(MissingCheckpoint, match="does not hold VAR's transformer.*encoder.conv_in"):
+    with pytest.raises(MissingCheckpoint, match=r"does not hold VAR's transformer.*encoder\.conv_in"):
         import_transformer(files / "vae.pth")
-    with pytest.raises(MissingCheckpoint, match="does not hold VAR's autoencoder.*pos_start"):
+    with pytest.raises(MissingCheckpoint, match=r"does not hold VAR's autoencoder.*pos_start"):
         import_tokenizer(files / "var.pth")
 
 

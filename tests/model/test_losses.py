@@ -77,7 +77,9 @@ def linear_state(name_of) -> dict[str, torch.Tensor]:
 def weight_files(tmp_path_factory) -> dict[str, list[Path]]:
     """The same random weights in the layouts that are published."""
     folder = tmp_path_factory.mktemp("weights")
-    together = vgg_state(lambda stage, i: f"net.slice{stage + 1}.{i}") | linear_state(lambda t: f"lin{t}.model.1.weight")
+    together = vgg_state(lambda stage, i: f"net.slice{stage + 1}.{i}") | linear_state(
+        lambda t: f"lin{t}.model.1.weight"
+    )
     together |= {"scaling_layer.shift": torch.zeros(1, 3, 1, 1)}
     torch.save(together, folder / "lpips_with_vgg.pth")
     save_file(together, folder / "lpips.safetensors")

@@ -200,7 +200,7 @@ def test_grey_levels():
 
 
 def test_the_papers_settings():
-    assert PAPER == SampleSettings(guidance=4.0, top_k=900, top_p=0.95, seed=42)
+    assert (PAPER.guidance, PAPER.top_k, PAPER.top_p, PAPER.seed) == (4.0, 900, 0.95, 42)
 
 
 @pytest.mark.parametrize("wrong", [{"guidance": -1.0}, {"top_k": -1}, {"top_p": 1.5}])

@@ -22,7 +22,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def awake(config: TransformerConfig = TINY) -> Transformer:
-    """A transformer whose gates are open and whose head is not shrunk, so that everything shows in the logits."""
+    """A transformer whose gates are open and whose head is not shrunk, so that everything shows in the
+    logits."""
     transformer = Transformer(config, seeded()).eval()
     with torch.no_grad():
         transformer.head.weight.mul_(50)
@@ -246,7 +247,7 @@ def test_bfloat16_autocast_stays_close_and_answers_in_float32(inputs):
 
 
 def test_a_wrong_number_of_positions_is_refused(inputs):
-    with pytest.raises(ConfigMismatch, match="30 positions.* need 29"):
+    with pytest.raises(ConfigMismatch, match=r"30 positions.* need 29"):
         awake()(torch.tensor([0, 1, 2]), torch.cat([inputs, inputs[:, :1]], 1))
 
 

@@ -1,6 +1,7 @@
 """Known bugs of the reference implementation, each with a test that we do not share it.
 
-The numbers are those of the list in docs: found by reading and running FoundationVision/VAR at 78b9539.
+They were found by reading and running FoundationVision/VAR at 78b9539; the numbers only tell them apart, and those
+that are missing concern training loops, data and commands.
 """
 
 import copy

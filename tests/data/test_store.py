@@ -1,0 +1,107 @@
+"""Laws of the store: a name shows the whole of a file or nothing, in a folder and on an object store alike."""
+
+import os
+import uuid
+
+import pytest
+
+from medvar_data.errors import WorkspaceError
+from medvar_data.store import Store, atomic_path, canonical_json, file_digest, remove_partials, write_bytes, write_json
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "set") if request.param == "folder" else f"memory://{uuid.uuid4().hex}")
+
+
+def local_file(tmp_path, content: bytes):
+    path = tmp_path / uuid.uuid4().hex
+    path.write_bytes(content)
+    return path
+
+
+def test_put_read_open_size_names_remove(store, tmp_path):
+    assert store.names() == []
+    assert store.size("b.tar") is None
+    for name, content in (("b.tar", b"0123456789"), ("a.json", b"{}")):
+        source = local_file(tmp_path, content)
+        store.put(source, name)
+        assert not source.exists()
+    assert store.names() == ["a.json", "b.tar"]
+    assert store.read("b.tar") == b"0123456789"
+    assert store.size("b.tar") == 10
+    with store.open("b.tar") as stream:
+        stream.seek(4)
+        assert stream.read(3) == b"456"
+    store.put(local_file(tmp_path, b"new"), "b.tar")
+    assert store.read("b.tar") == b"new"
+    store.remove("b.tar")
+    store.remove("b.tar")
+    assert store.names() == ["a.json"]
+
+
+def test_a_missing_name_is_an_os_error(store):
+    with pytest.raises(OSError, match="nothing"):
+        store.read("nothing.tar")
+
+
+def test_an_unknown_filesystem_is_a_sentence():
+    with pytest.raises(WorkspaceError, match="nosuch"):
+        Store("nosuch://bucket/set").names()
+
+
+def fail_while_writing(path):
+    with atomic_path(path) as partial:
+        partial.write_bytes(b"half")
+        raise RuntimeError
+
+
+def test_an_exception_leaves_nothing(tmp_path):
+    path = tmp_path / "folder" / "file"
+    with pytest.raises(RuntimeError):
+        fail_while_writing(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_an_exception_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+    with pytest.raises(RuntimeError):
+        fail_while_writing(path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_nothing_is_visible_before_the_end(tmp_path):
+    path = tmp_path / "file"
+    with atomic_path(path) as partial:
+        partial.write_bytes(b"whole")
+        assert not path.exists()
+        assert partial.name.startswith(".")
+    assert path.read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_others_may_read_what_is_finished(tmp_path):
+    write_bytes(tmp_path / "file", b"")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_partials_of_a_killed_run_go_and_nothing_else(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".case.parquet.abc.partial").write_bytes(b"half")
+    (tmp_path / "deep" / "case.parquet").write_bytes(b"whole")
+    (tmp_path / "notes.partial").write_bytes(b"somebody else's")
+    remove_partials(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["case.parquet", "notes.partial"]
+
+
+def test_json_has_one_spelling(tmp_path):
+    assert canonical_json({"b": 1.0, "a": ["ü"]}) == canonical_json({"a": ["ü"], "b": 1.0})
+    write_json(tmp_path / "a", {"b": 1, "a": 2})
+    assert (tmp_path / "a").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
+
+
+def test_file_digest_is_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
