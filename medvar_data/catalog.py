@@ -21,6 +21,8 @@ SLICE_AXES = ("axial", "native")
 CONFIRMED = ("originals", "listing", "unconfirmed")
 NORMALIZER_NAMES = ("window", "percentiles")  # keys of intensity.NORMALIZERS
 CODEC_NAMES = ("png",)  # keys of codec.CODECS
+READER_NAMES = ("volume", "dicom_png")  # keys of readers.READERS
+FINDER_NAMES = ("", "msd")  # keys of ingest.FINDERS
 MAX_LABEL_VALUE = 65535
 OWN_CONDITION_IDS = range(1000, 2000)  # reserved for users' own collections
 
@@ -41,6 +43,10 @@ class Layout:
 
     `image` and `label` are regular expressions on the tail of a POSIX path; groups named in `pair_on` must agree.
     `case`, `group` and `sequence` are templates filled from the image's groups.
+
+    Where every structure has a file of its own, `label` captures it as `structure`, and `label_files` gives, in the order
+    of painting (a later one covers an earlier one), the label value that the file's voxels above 0 take. Where no folder
+    tells the official split, `splits` lists for each split the values of the image's group `number`: "1-10 12 15-20".
     """
 
     id: str
@@ -49,7 +55,9 @@ class Layout:
     group: str
     label: str = ""
     pair_on: tuple[str, ...] = ()
+    label_files: Mapping[str, int] = field(default_factory=dict)
     split: str = ""
+    splits: Mapping[str, str] = field(default_factory=dict)
     modality: str = ""
     region: str = ""
     sequence: str = ""
@@ -59,16 +67,22 @@ class Layout:
     channels: tuple[str, ...] = ()  # the fourth dimension, one sequence each
     labelled: bool = True
     expected: int = 0  # cases as published; 0 means unknown
+    variant_of: str = ""  # id of the layout that holds the same cases, otherwise published; not counted again
     confirmed: str = "unconfirmed"
 
 
 @dataclass(frozen=True)
 class Quirk:
-    """One known oddity and what is done about it."""
+    """One known oddity and what is done about it.
+
+    With `skip` the cases become rejects (`known_bad`) before anything is opened; `cases` then holds case names as in
+    `rejects.parquet`, parted by spaces, `*` standing for anything, and `action` says why.
+    """
 
     id: str
     action: str
     cases: str = "*"
+    skip: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,8 +118,8 @@ class CollectionSpec:
 
     @property
     def n_expected(self) -> int:
-        """Cases that the publisher counts, over all layouts (0 where unknown)."""
-        return sum(layout.expected for layout in self.layouts)
+        """Cases that the publisher counts, over all layouts (0 where unknown); each case once, however published."""
+        return sum(layout.expected for layout in self.layouts if not layout.variant_of)
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,7 @@ def load_collections() -> list[CollectionSpec]:
 
 
 def find_collections(name: str) -> list[CollectionSpec]:
-    """Resolve a command-line name: a collection, a family of collections, or the path of a user's own TOML.
+    """Resolve a command-line name: a collection, else a family of collections, or the path of a user's own TOML.
 
     Raises:
         SpecError: no such name; the nearest ones are given.
@@ -162,7 +176,7 @@ def find_collections(name: str) -> list[CollectionSpec]:
     if name.endswith(".toml"):
         return [load_collection_file(Path(name))]
     specs = load_collections()
-    found = [s for s in specs if name in (s.name, s.family)]
+    found = [s for s in specs if s.name == name] or [s for s in specs if s.family == name]
     if not found:
         raise SpecError(
             _unknown("collection", name, [*{s.name for s in specs}, *{s.family for s in specs if s.family}])
@@ -260,6 +274,22 @@ def load_conditions() -> dict[str, int]:
     return ids
 
 
+def parse_numbers(text: str) -> frozenset[int]:
+    """Read a list of numbers and ranges.
+
+    >>> sorted(parse_numbers("1-3 7"))
+    [1, 2, 3, 7]
+
+    Raises:
+        ValueError: something else stands in it.
+    """
+    numbers: set[int] = set()
+    for part in text.split():
+        low, _, high = part.partition("-")
+        numbers.update(range(int(low), int(high or low) + 1))
+    return frozenset(numbers)
+
+
 def condition_name(spec: CollectionSpec, modality: str) -> str:
     """Name the condition that a case of this collection and modality is generated under."""
     return spec.condition or f"{spec.name}-{modality.lower()}"
@@ -303,8 +333,9 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
             raise SpecError(f"{where} is {value!r}; wanted a list of {wanted.__name__}.")
         return tuple(value)
     if origin is Mapping:
-        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-            raise SpecError(f"{where} is {value!r}; wanted a table of texts.")
+        wanted, kinds = get_args(kind)[1], {str: "texts", int: "whole numbers"}
+        if not isinstance(value, dict) or not all(type(item) is wanted for item in value.values()):
+            raise SpecError(f"{where} is {value!r}; wanted a table of {kinds[wanted]}.")
         return dict(value)
     accepted = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}[kind]
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
@@ -321,7 +352,7 @@ def _rows(table: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
 
 def _label(row: Mapping[str, Any], where: str) -> LabelSpec:
     value = row.get("value")
-    bounds = value if isinstance(value, list) and len(value) == 2 else [value, value]
+    bounds: list[Any] = value if isinstance(value, list) and len(value) == 2 else [value, value]
     if not all(isinstance(v, int) and not isinstance(v, bool) for v in bounds):
         raise SpecError(f"{where}: value is {value!r}; wanted an integer or [low, high].")
     low, high = bounds
@@ -337,6 +368,9 @@ def _check_collection(spec: CollectionSpec, where: str) -> None:
     _one_of(spec.slice_axis, SLICE_AXES, f"{where}: slice_axis")
     _one_of(spec.spacing_from, ("affine", "pixdim", "reject"), f"{where}: spacing_from")
     _one_of(spec.case_names, ("published", "hash"), f"{where}: case_names")
+    _one_of(spec.finder, FINDER_NAMES, f"{where}: finder")
+    for pattern in spec.exclude:
+        _regex(pattern, f"{where}: exclude")
     ids = sorted({label.id for label in spec.labels})
     if ids != list(range(1, len(ids) + 1)) or len(ids) > 255:
         raise SpecError(f"{where}: label ids are {ids}; wanted 1, 2, 3 … without a gap (masks are 8-bit).")
@@ -350,16 +384,18 @@ def _check_collection(spec: CollectionSpec, where: str) -> None:
         raise SpecError(f"{where}: no [[layout]]; wanted at least one that says where the images are.")
     for layout in spec.layouts:
         _check_layout(layout, spec, f"{where}, layout {layout.id}")
+        _check_label_files(layout, taken, f"{where}, layout {layout.id}")
+        _check_splits(layout, f"{where}, layout {layout.id}")
 
 
 def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
     _one_of(layout.modality or spec.modality, MODALITIES, f"{where}: modality")
     _one_of(layout.confirmed, CONFIRMED, f"{where}: confirmed")
+    if layout.variant_of:
+        _one_of(layout.variant_of, tuple(o.id for o in spec.layouts if not o.variant_of), f"{where}: variant_of")
+    _one_of(layout.reader, READER_NAMES, f"{where}: reader")
     for key in ("image", "label"):
-        try:
-            pattern = re.compile(getattr(layout, key))
-        except re.error as error:
-            raise SpecError(f"{where}: {key} is not a regular expression ({error}).") from error
+        pattern = _regex(getattr(layout, key), f"{where}: {key}")
         missing = set(layout.pair_on) - set(pattern.groupindex) if getattr(layout, key) else set()
         if missing:
             raise SpecError(f"{where}: {key} has no group {', '.join(sorted(missing))}, which pair_on names.")
@@ -370,6 +406,37 @@ def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
             raise SpecError(
                 f"{where}: template {template!r} uses {sorted(unknown)}, which the image pattern does not capture."
             )
+
+
+def _regex(pattern: str, where: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise SpecError(f"{where} is not a regular expression ({error}).") from error
+
+
+def _check_label_files(layout: Layout, defined: set[int], where: str) -> None:
+    if not layout.label_files:
+        return
+    if "structure" not in re.compile(layout.label).groupindex:
+        raise SpecError(f"{where}: label has no group structure, which label_files needs.")
+    unknown = sorted(set(layout.label_files.values()) - defined)
+    if unknown:
+        raise SpecError(f"{where}: label_files gives the values {unknown}, which no [[label]] defines.")
+
+
+def _check_splits(layout: Layout, where: str) -> None:
+    if layout.splits and "number" not in re.compile(layout.image).groupindex:
+        raise SpecError(f"{where}: image has no group number, which splits needs.")
+    seen: set[int] = set()
+    for name, text in layout.splits.items():
+        try:
+            numbers = parse_numbers(text)
+        except ValueError as error:
+            raise SpecError(f'{where}: splits gives {name} as {text!r}; wanted numbers such as "1-10 12".') from error
+        if seen & numbers:
+            raise SpecError(f"{where}: splits gives number {min(seen & numbers)} twice; wanted it in one split.")
+        seen |= numbers
 
 
 def _check_recipe(recipe: Recipe, where: str) -> None:

@@ -118,6 +118,19 @@ def apply_body(
     return np.where(spurious, image.dtype.type(params.fill), image)
 
 
+def removed_mm3(
+    stack: Shaped[np.ndarray, "z h w"],
+    body: Body,
+    labels: UInt8[np.ndarray, "z h w"],
+    params: BodyParams,
+    spacing_mm: tuple[float, float, float],
+) -> float:
+    """Volume that `apply_body` takes from a stack: spurious foreground, less what is annotated."""
+    kept = (labels > 0) & ~body.hull
+    n_kept = int(np.count_nonzero(stack[kept] > params.threshold))
+    return body.removed_mm3 - n_kept * float(np.prod(spacing_mm))
+
+
 def remove_label_dust(
     labels: UInt8[np.ndarray, "z h w"], spacing_mm: tuple[float, float, float], recipe: Recipe
 ) -> CleanLabels:

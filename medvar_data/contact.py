@@ -65,24 +65,19 @@ def contact_sheets(store: Store, folder: Path, tiles: int = 24) -> list[Sheet]:
 
 
 def choose(rows: Sequence[dict[str, Any]], n: int) -> list[dict[str, Any]]:
-    """Pick `n` slices that show a collection: as many cases as possible, from the lower to the upper quarter of each."""
-    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """Pick `n` slices that show a collection: different scans first, then other heights of the same scans.
+
+    The first round takes the middle slice of evenly chosen scans; later rounds go up and down from there.
+    """
+    scans: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda r: (r["case"], r["z"])):
-        cases.setdefault((row["case"], row["sequence"]), []).append(row)
-    names = sorted(cases)
-    picked = []
-    for turn in range(n):
-        members = (
-            cases[names[(turn * max(1, len(names) // n)) % len(names)]]
-            if len(names) >= n
-            else cases[names[turn % len(names)]]
-        )
-        rounds = -(-n // len(names))
-        place = (turn // len(names) + 1) / (rounds + 1) if len(names) < n else 0.5
-        row = members[min(len(members) - 1, int(place * len(members)))]
-        if row not in picked:
-            picked.append(row)
-    return picked
+        scans.setdefault((row["case"], row["sequence"]), []).append(row)
+    members = [scans[name] for name in sorted(scans)]
+    members = [members[round(i)] for i in np.linspace(0, len(members) - 1, min(n, len(members)))]
+    rounds = -(-n // len(members))
+    heights = [0.5 + 0.7 * ((i + 1) // 2) * (-1) ** i / rounds for i in range(rounds)]
+    picked = [scan[min(len(scan) - 1, int(height * len(scan)))] for height in heights for scan in members]
+    return list({row["key"]: row for row in picked}.values())[:n]
 
 
 def read_pair(store: Store, row: dict[str, Any]) -> tuple[UInt8[np.ndarray, "s s"], UInt8[np.ndarray, "s s"]]:

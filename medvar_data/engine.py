@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import cv2
 
+from medvar_data.errors import WorkspaceError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -54,6 +56,7 @@ def _run_pool(
 ) -> Iterator[Result]:
     """Drain `waiting` until done or a child dies; then `suspects` holds what was in flight."""
     with _pool(workers) as pool:
+        _check_alive(pool)
         flying: dict[Future[Result], Task] = {}
         while waiting or flying:
             while waiting and len(flying) < workers * IN_FLIGHT_PER_WORKER:
@@ -81,10 +84,26 @@ def _run_pool(
 
 def _run_alone(function: Callable[[Task], Result], task: Task, on_killed: Callable[[Task], Result]) -> Result:
     with _pool(1) as pool:
+        _check_alive(pool)
         try:
             return pool.submit(function, task).result()
         except BrokenProcessPool:
             return on_killed(task)
+
+
+def _check_alive(pool: ProcessPoolExecutor) -> None:
+    """Start a process and hear from it: one that cannot even start says nothing about the task it was meant for.
+
+    Raises:
+        WorkspaceError: processes die before they are given anything to do.
+    """
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        raise WorkspaceError(
+            "Worker processes die as they start, before they are given a case. Check memory limits and the installation, "
+            "or run with --workers 1. Nothing was rejected; the same command goes on from here."
+        ) from error
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

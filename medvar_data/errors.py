@@ -41,6 +41,7 @@ class Reason(StrEnum):
     MIXED_SERIES = "mixed_series"  # slices of several orientations, sizes or series in one stack
     SLICE_COUNT = "slice_count"  # image and mask stacks of other lengths
     DUPLICATE_CASE = "duplicate_case"  # two files claim one case key
+    KNOWN_BAD = "known_bad"  # the collection's description leaves it out and says why
     PATIENT_IN_TWO_SPLITS = "patient_in_two_splits"
     WORKER_KILLED = "worker_killed"  # the process died on this case twice, the second time alone
 

@@ -19,6 +19,7 @@ from medvar_data.cleanup import (
     fit_body,
     remove_label_dust,
     remove_slice_dust,
+    removed_mm3,
 )
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import SlicePlan, canonical, plan_slices, resize_image, resize_mask, slices_first
@@ -135,7 +136,7 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
             n_kept=len(slices),
             n_without_foreground=plan.n_slices - len(keep),
             n_emptied_by_cleanup=n_emptied,
-            removed_body_mm3=body.removed_mm3,
+            removed_body_mm3=removed_mm3(stack, body, clean.voxels, body_params, plan.spacing_mm),
             removed_label_mm3=removed,
             label_mm3={v: float(counts[v]) * voxel_mm3 for v in present},
             vanished_labels=tuple(v for v in present if v not in seen),

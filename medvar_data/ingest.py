@@ -81,11 +81,9 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     candidates: list[Case] = []
     counts = []
     for layout in spec.layouts:
-        matched, lone_labels = _match(spec, layout, files, tree, salt)
+        matched, spare = _match(spec, layout, files, tree, salt)
         candidates += matched
-        rejects += [
-            _reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image") for key in lone_labels
-        ]
+        rejects += spare
         counts.append(
             LayoutCount(
                 layout.id,
@@ -97,7 +95,8 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     if not candidates and not rejects:
         raise SourceError(_nothing_found(spec, tree))
     found = FINDERS[spec.finder](spec, tree, candidates) if spec.finder else Found()
-    rejects += found.rejects
+    named = {reject.case for reject in rejects}
+    rejects += [reject for reject in found.rejects if reject.case not in named]
     cases = []
     for case, reject in _judge(spec, candidates):
         if reject:
@@ -116,8 +115,8 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
 
 def _match(
     spec: CollectionSpec, layout: Layout, files: Iterable[SourceFile], tree: Tree, salt: bytes
-) -> tuple[list[Case], list[str]]:
-    """Pair images and labels of one layout; returns the cases and the keys of labels without image."""
+) -> tuple[list[Case], list[Reject]]:
+    """Pair images and labels of one layout; returns the cases and a reject for each label that serves none."""
     images = _grouped(layout.image, layout, files, by_case=True)
     labels = _grouped(layout.label, layout, files, by_case=False) if layout.label else {}
     cases, used = [], set()
@@ -125,8 +124,14 @@ def _match(
         label = labels.get((pair, ""))
         used.add(pair)
         cases += _cases(spec, layout, groups, members, label[1] if label else [], tree, salt)
-    lone = ["-".join(pair) for pair, _ in labels if pair not in used]
-    return cases, [_case_key(key, spec, salt) for key in lone]
+    spare = []
+    for pair, again in labels:
+        key = _case_key("-".join(pair), spec, salt)
+        if pair not in used:
+            spare.append(_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image"))
+        elif again:
+            spare.append(_reject(spec, key, Reason.DUPLICATE_CASE, "a second label claims this case; keep one of them"))
+    return cases, spare
 
 
 Groups = dict[tuple[tuple[str, ...], str], tuple[Mapping[str, str], list[SourceFile]]]

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from medvar_data.errors import CaseRejected, Reason, SourceError
 from medvar_data.records import SourceFile
@@ -112,14 +112,18 @@ def read_head(root: Path, path: str, n_bytes: int) -> bytes:
         ) from error
 
 
-def open_binary(root: Path, path: str) -> BinaryIO:
+def open_binary(root: Path, path: str) -> BufferedIOBase:
     """Open one file or archive member for reading from its start."""
     if SEPARATOR not in path:
         return (root / path).open("rb")
     archive, member = path.split(SEPARATOR, 1)
     if archive.lower().endswith(".zip"):
         return _zip(root / archive, _stamp(root / archive)).open(member)  # type: ignore[return-value]
-    stream = _tar(root / archive, _stamp(root / archive)).extractfile(member)
+    tar = _tar(root / archive, _stamp(root / archive))
+    try:
+        stream = tar.extractfile(member)
+    except KeyError:
+        stream = tar.extractfile(f"./{member}")  # as `tar -cf x.tar .` writes it
     if stream is None:
         raise KeyError(member)
     return stream  # type: ignore[return-value]
@@ -155,7 +159,13 @@ def _zip_members(file: Path) -> Iterator[tuple[str, int]]:
 
 
 def _tar_members(file: Path) -> Iterator[tuple[str, int]]:
-    for info in _tar(file, _stamp(file)).getmembers():
+    archive = _tar(file, _stamp(file))
+    members = archive.getmembers()
+    with file.open("rb") as stream:  # tarfile stops without a word where a header is damaged or the rest is cut off
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError
+    for info in members:
         if info.issym() or info.islnk():
             raise CaseRejected(Reason.UNSAFE_ARCHIVE, "the archive holds a link; wanted plain files only")
         if info.isfile():

@@ -173,10 +173,15 @@ def build_tokenizer(contents: Contents, name: str) -> Tokenizer:
 def load_transformer(path: Path, device: torch.device | None = None) -> tuple[Transformer, dict[str, int]]:
     """Build a checkpoint's or run's transformer, in evaluation mode, and give its conditions (name → row)."""
     contents = read_checkpoint(path, "transformer")
+    return build_transformer(contents, str(path)).to(device or "cpu"), dict(contents.conditions)
+
+
+def build_transformer(contents: Contents, name: str) -> Transformer:
+    """Build the transformer that a checkpoint holds; `name` is for the error message."""
     assert isinstance(contents.config, TransformerConfig)
     with torch.device("meta"):
         transformer = Transformer(contents.config)
-    return _filled(transformer, contents, str(path)).to(device or "cpu"), dict(contents.conditions)
+    return _filled(transformer, contents, name)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:

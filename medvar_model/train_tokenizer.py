@@ -9,7 +9,7 @@ two, few codes are ever used on the coarse scales (the best known trouble of mul
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,22 @@ LOOP = LoopSettings(
     warmup=0.01,
     floor=0.3,
 )  # rates, decay, clip and schedule of the VAR authors' own autoencoder trainer
+SMALL_LOOP = replace(
+    LOOP,
+    samples=60_000,
+    batch_size=16,
+    base_learning_rate=0.016,
+    warmup=0.05,
+    checkpoint_every=5_000,
+    validate_every=5_000,
+)  # narrow networks bear, and need, larger steps: 1e-3 at a batch of 16
+LOOPS: dict[str, LoopSettings] = {
+    "tiny": SMALL_LOOP,
+    "demo": SMALL_LOOP,
+    "small": LOOP,
+    "base": replace(LOOP, batch_size=256, samples=20_000_000),
+    "paper": replace(LOOP, batch_size=768, samples=100_000_000),
+}  # one a tokenizer preset; the paper's own length and batch are unpublished
 WEIGHTS = TokenizerLossWeights()
 
 

@@ -5,7 +5,7 @@ The tokenizer is frozen and codes the images as they come.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,20 @@ LOOP = LoopSettings(
     weight_decay=0.05,
     clip=2.0,
 )  # VAR's, with the paper's cosine in place of VAR's straight line
+SMALL_LOOP = replace(
+    LOOP, samples=200_000, batch_size=32, base_learning_rate=4e-3, checkpoint_every=10_000, validate_every=10_000
+)  # narrow networks bear larger steps: 5e-4 at a batch of 32
+LARGE_LOOP = replace(LOOP, batch_size=768, samples=250_000_000)  # VAR's batch and length for d16
+LOOPS: dict[str, LoopSettings] = {
+    "d2": SMALL_LOOP,
+    "d4": SMALL_LOOP,
+    "d6": SMALL_LOOP,
+    "d8": LOOP,
+    "d16": LARGE_LOOP,
+    "d20": replace(LARGE_LOOP, samples=320_000_000),
+    "d24": replace(LARGE_LOOP, samples=450_000_000, base_learning_rate=8e-5, floor=0.01),
+    "d30": replace(LARGE_LOOP, samples=450_000_000, batch_size=1024, base_learning_rate=8e-5, floor=0.01),
+}  # one a transformer size; from d16 on VAR's numbers
 SPARED = ("position_embedding", "level_embedding", "start_embedding", "log_scale")  # undecayed, as in VAR
 
 

@@ -9,7 +9,20 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from medvar_data.phantoms.scanner import KEEP, Layer, couch, layer
-from medvar_data.phantoms.shapes import Array, Space, column, cut, disc, ellipsoid, join, shell, spread, tube
+from medvar_data.phantoms.shapes import (
+    Array,
+    Real,
+    Space,
+    column,
+    cut,
+    disc,
+    ellipsoid,
+    join,
+    moved,
+    shell,
+    spread,
+    tube,
+)
 from medvar_data.phantoms.torso import (
     Build,
     backbone,
@@ -73,6 +86,7 @@ def _front_muscles(at: Space, body: Build) -> Iterator[Layer]:
 
 
 def psoas(at: Space, body: Build, rng: np.random.Generator) -> Iterator[Layer]:
+    """Paint the psoas muscles, which thicken downwards, and the quadratus lumborum behind them."""
     thick = spread(rng, 1.0, 0.15)
     for side in (-1, 1):
         near = at.between((side * 44 - 34, body.spine_y - 36, -1e4), (side * 44 + 34, body.spine_y + 30, 1e4))
@@ -85,6 +99,7 @@ def psoas(at: Space, body: Build, rng: np.random.Generator) -> Iterator[Layer]:
 
 
 def great_vessels(at: Space, body: Build, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
+    """Paint aorta and vena cava with their branches to kidneys and bowel, and the end of the gullet."""
     y = body.spine_y + body.vertebra * 0.78
     heights = (-150.0, -60.0, 0.0, 60.0, 150.0)
     sway = rng.normal(0, 2.5, (2, 5))
@@ -110,7 +125,7 @@ def great_vessels(at: Space, body: Build, labels: Labels, rng: np.random.Generat
         yield layer("vein", *tube(at, veins, [5.0, 4.6, 4.0]))
     mesenteric = [(-8, y + 14, 18), (-6, y + 30, 6), (-4, y + 36, -40), (4, y + 40, -90)]
     yield layer("aorta", *tube(at, mesenteric, [4.0, 3.8, 3.4, 2.8]))
-    yield layer("vein", *tube(at, np.add(mesenteric[1:], (13, 2, 0)).tolist(), [5.5, 5.2, 4.5]))
+    yield layer("vein", *tube(at, np.add(mesenteric[1:], (13, 2, 0)), [5.5, 5.2, 4.5]))
     part, gullet = column(at, (48.0, 100.0, 170.0), (-18.0, -6.0, -4.0), (y + 24, y + 16, y + 14), (9.0, 9.0, 9.0))
     yield layer("bowel", part, gullet, labels.get("esophagus", 0))
 
@@ -141,13 +156,11 @@ def _liver(at: Space, inner: Array, body: Build, shift: Array, rng: np.random.Ge
 def _liver_vessels(at: Space, liver: Array, shift: Array, rng: np.random.Generator) -> Iterator[Layer]:
     gate = np.array([32, 2, 14]) + shift
     portal = np.array([[96, 30, 20], [100, -40, 10], [110, -10, 55], [-30, 52, 46]]) + shift
-    yield from vessels_within(
-        at, liver, tuple(gate), portal + rng.normal(0, 9, (4, 3)), rng, radius_mm=5.0, tissue="vein"
-    )
+    yield from vessels_within(at, liver, gate, portal + rng.normal(0, 9, (4, 3)), rng, radius_mm=5.0, tissue="vein")
     crown = np.array([26, -8, 84]) + shift
     hepatic = np.array([[110, -20, 48], [70, 50, 46], [-10, 50, 52]]) + shift
     yield from vessels_within(
-        at, liver, tuple(crown), hepatic + rng.normal(0, 9, (3, 3)), rng, radius_mm=4.6, tissue="vein", generations=1
+        at, liver, crown, hepatic + rng.normal(0, 9, (3, 3)), rng, radius_mm=4.6, tissue="vein", generations=1
     )
     for _ in range(int(rng.integers(0, 3))):  # simple cysts or haemangiomas
         where = np.array([80, 0, 35]) + shift + rng.uniform(-1, 1, 3) * (45, 50, 40)
@@ -172,21 +185,22 @@ def _spleen(
     size = spread(rng, 1.0, 0.13)
     near = at.near(centre, 80)
     outer = ellipsoid(near, centre, (36 * size, 56 * size, 54 * size), angles=(0, -12, -28), power=2.5)
-    stomach_side = ellipsoid(near, centre + (46, 20, 0), (34, 44, 60), angles=(0, 0, -25))
+    stomach_side = ellipsoid(near, moved(centre, (46, 20, 0)), (34, 44, 60), angles=(0, 0, -25))
     shape = np.maximum(cut(outer, stomach_side), near.piece(at, inner) + 3)
     yield layer("spleen", near, shape, labels.get("spleen", 0))
-    hilum = centre + (14, 10, -6)
+    hilum = moved(centre, (14, 10, -6))
     for _ in range(3):
-        end = hilum + (28, 22, -8) + rng.normal(0, 6, 3)
+        end = moved(hilum, (28, 22, -8)) + rng.normal(0, 6, 3)
         yield layer("vein", *tube(at, [hilum, (hilum + end) / 2 + rng.normal(0, 4, 3), end], [2.5, 3, 3.5]))
 
 
 def kidney(
     at: Space, side: int, body: Build, shift: Array, labels: Labels, rng: np.random.Generator, *, masses: bool
 ) -> Iterator[Layer]:
+    """Paint a kidney: cortex, pyramids, sinus fat and pelvis; with `masses` a tumour and sometimes a cyst."""
     size = spread(rng, 1.0, 0.09)
     centre = np.array([side * 65, body.spine_y + 3, -6 - side * 7]) + shift * (0.5, 0.5, 1) + rng.normal(0, 3, 3)
-    near = at.near(centre, 92)
+    near = at.near(centre, (46, 46, 68))
     angles = (rng.normal(0, 4) + 8, -side * (10 + rng.normal(0, 3)), side * (28 + rng.normal(0, 7)))
     outer = ellipsoid(near, centre, (24 * size, 30 * size, 54 * size), angles=angles, power=2.5)
     inward = np.array([-side * 0.86, 0.5, 0])
@@ -195,8 +209,7 @@ def kidney(
     name = "right kidney" if side == 1 else "left kidney"
     label = labels.get(name, labels.get("kidney", 0))
     yield layer("kidney", near, bean, label)
-    pyramids = _pyramids(near, centre, bean, rng)
-    yield layer("medulla", near, pyramids, KEEP)
+    yield from _pyramids(near, centre, bean, rng)
     sinus = ellipsoid(near, centre + 9 * inward, (11 * size, 14 * size, 27 * size), angles=angles)
     yield layer("fat", near, np.maximum(sinus, bean + 6), 0)
     pelvis = join(
@@ -210,22 +223,22 @@ def kidney(
             near, centre, size, labels, rng, tissue="tumour", label=labels.get("tumor", 0), radius=(11, 27)
         )
     if masses and rng.random() < 0.55:
-        yield from _mass(near, centre, size, labels, rng, tissue="cyst", label=labels.get("cyst", 0), radius=(6, 15))
+        yield from _mass(at, centre, size, labels, rng, tissue="cyst", label=labels.get("cyst", 0), radius=(6, 15))
 
 
-def _pyramids(near: Space, centre: Array, bean: Array, rng: np.random.Generator) -> Array:
-    shapes = []
+def _pyramids(near: Space, centre: Array, bean: Array, rng: np.random.Generator) -> Iterator[Layer]:
     around = rng.uniform(0, 2 * np.pi)
     for row, z in enumerate((-30, -15, 0, 15, 30)):
         for turn in range(4):
             angle = around + (turn + 0.5 * (row % 2)) * np.pi / 2 + rng.normal(0, 0.15)
-            where = centre + (13.5 * np.cos(angle), 16 * np.sin(angle), z)
-            shapes.append(ellipsoid(near, where, rng.uniform(4.5, 6.5, 3)))
-    return np.maximum(np.minimum.reduce(shapes), bean + 5)
+            where = moved(centre, (13.5 * np.cos(angle), 16 * np.sin(angle), z))
+            small = near.near(where, 7)
+            shape = ellipsoid(small, where, rng.uniform(4.5, 6.5, 3))
+            yield layer("medulla", small, np.maximum(shape, small.piece(near, bean) + 5), KEEP)
 
 
 def _mass(
-    near: Space,
+    at: Space,
     centre: Array,
     size: float,
     labels: Labels,
@@ -233,11 +246,12 @@ def _mass(
     *,
     tissue: str,
     label: int,
-    radius: tuple[float, float],
+    radius: tuple[Real, Real],
 ) -> Iterator[Layer]:
     wide = rng.uniform(*radius)
     turn = rng.uniform(0, 2 * np.pi)
     where = centre + np.array([27 * np.cos(turn), 30 * np.sin(turn), rng.uniform(-28, 28)]) * size
+    near = at.near(where, 1.3 * wide + 3)
     shape = ellipsoid(near, where, wide * rng.uniform(0.85, 1.15, 3), angles=rng.uniform(-30, 30, 3))
     if tissue == "cyst":
         yield layer("cyst", near, shape, label)
@@ -252,7 +266,10 @@ def _adrenal(
     at: Space, side: int, body: Build, shift: Array, labels: Labels, rng: np.random.Generator
 ) -> Iterator[Layer]:
     top = np.array([side * 38, body.spine_y + 18, 48]) + shift + rng.normal(0, 2, 3)
-    limbs = [[top, top + (side * 9, -13, -6), top + (side * 12, -22, -16)], [top, top + (-side * 3, -14, -8)]]
+    limbs = [
+        [top, moved(top, (side * 9, -13, -6)), moved(top, (side * 12, -22, -16))],
+        [top, moved(top, (-side * 3, -14, -8))],
+    ]
     name = "right adrenal gland" if side == 1 else "left adrenal gland"
     for limb in limbs:
         yield layer("gland", *tube(at, limb, 3.0), labels.get(name, 0))
@@ -261,9 +278,9 @@ def _adrenal(
 def _pancreas(at: Space, shift: Array, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
     path = np.array([[36, 4, -22], [32, 12, -4], [10, 22, 8], [-18, 18, 16], [-48, 0, 24], [-74, -16, 30]]) + shift
     path = path + rng.normal(0, 3, path.shape)
-    part, distance = tube(at, path.tolist(), [10, 13, 9.5, 9, 9, 7])
+    part, distance = tube(at, path, [10, 13, 9.5, 9, 9, 7])
     shape = ragged(part, distance, rng, scale_mm=11, depth_mm=1.8)
-    vein = (path[1:] + (0, -12, 2)).tolist()
+    vein = moved(path[1:], (0, -12, 2))
     yield layer("vein", *tube(at, vein, 4.5))
     yield layer("pancreas", part, shape, labels.get("pancreas", 0))
     yield layer("bile", *tube(at, [path[0] + (3, -3, 0), path[2]], [2.4, 1.6]), KEEP)
@@ -286,7 +303,7 @@ def _stomach(at: Space, inner: Array, shift: Array, labels: Labels, rng: np.rand
         + shift
         + rng.normal(0, 3, (5, 3))
     )
-    part, distance = tube(at, path.tolist(), np.array([26, 31, 26, 19, 12]) * size)
+    part, distance = tube(at, path, np.array([26, 31, 26, 19, 12]) * size)
     shape = np.maximum(distance, part.piece(at, inner) + 3)
     yield layer("wall", part, shape, labels.get("stomach", 0))
     yield layer("chyme", part, shape + 4.5, KEEP)
@@ -302,7 +319,7 @@ def _bowel(at: Space, inner: Array, rng: np.random.Generator) -> Iterator[Layer]
     across = [(66, 56, -34), (30, 64, -46), (-16, 66, -42), (-56, 58, -20), (-88, 24, 14)]
     descending = [(-92, 6, 16), (-98, -14, -10), (-98, -12, -60), (-94, -4, -110)]
     for path, radius in ((ascending, 22), (across, 18), (descending, 14)):
-        route = (np.asarray(path) + rng.normal(0, 4, (len(path), 3))).tolist()
+        route = np.asarray(path) + rng.normal(0, 4, (len(path), 3))
         part, distance = tube(at, route, [radius * rng.uniform(0.8, 1.15) for _ in route])
         if distance.size == 0:
             continue

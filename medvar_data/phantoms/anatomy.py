@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, UInt16
 
 from medvar_data.phantoms import abdomen, brain, chest, cine, pelvis, spine
 from medvar_data.phantoms.scanner import Layer, ct_scan, mr_scan, paint
-from medvar_data.phantoms.shapes import Array, Grid, Space, rotation, space, spread
+from medvar_data.phantoms.shapes import Array, Grid, Real, Space, rotation, space, spread
 from medvar_data.phantoms.tissues import ct_table, mr_table
 
 
@@ -37,7 +37,7 @@ class Phantom:
     label: UInt16[np.ndarray, "i j k"]
     affine: Float64[np.ndarray, "4 4"]
     truth: Mapping[str, float]
-    centres_mm: Mapping[str, tuple[float, float, float]]
+    centres_mm: Mapping[str, tuple[Real, Real, Real]]
     notes: Mapping[str, str]
 
 
@@ -75,19 +75,19 @@ class Cell:
     labels: Mapping[str, int]
     sequences: Mapping[str, str]
     shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    centre_mm: tuple[float, float, float]
+    spacing_mm: tuple[Real, Real, Real]
+    centre_mm: tuple[Real, Real, Real]
     scene: Callable[[Space, "Cell", float, Mapping[str, str], np.random.Generator], Scene]
-    tilt: float = 0.0
-    warp_mm: float = 2.5
-    noise: float = 0.02
-    bias: float = 0.2
+    tilt: Real = 0.0
+    warp_mm: Real = 2.5
+    noise: Real = 0.02
+    bias: Real = 0.2
     circle: bool = False
     one_of: bool = False
     notes: Callable[[int, np.random.Generator], dict[str, str]] = field(default=lambda patient, rng: {})
 
 
-def synthesize(cell: str, patient: int, seed: int, *, moment: float = 0.0) -> Phantom:
+def synthesize(cell: str, patient: int, seed: int, *, moment: Real = 0.0) -> Phantom:
     """Make one patient's scan.
 
     Args:
@@ -159,13 +159,13 @@ def _scale(cell: str, rng: np.random.Generator) -> float:
 
 def _truth(
     label: UInt16[np.ndarray, "i j k"], grid: Grid, labels: Mapping[str, int]
-) -> tuple[dict[str, float], dict[str, tuple[float, float, float]]]:
+) -> tuple[dict[str, float], dict[str, tuple[Real, Real, Real]]]:
     voxel_mm3 = float(abs(np.linalg.det(grid.affine[:3, :3])))
     names = {value: name for name, value in labels.items()}
     where = np.nonzero(label)
     values = label[where]
     truth: dict[str, float] = {}
-    centres: dict[str, tuple[float, float, float]] = {}
+    centres: dict[str, tuple[Real, Real, Real]] = {}
     for value in np.unique(values):
         chosen = values == value
         middle = grid.affine[:3, :3] @ [axis[chosen].mean() for axis in where] + grid.affine[:3, 3]
@@ -174,12 +174,12 @@ def _truth(
     return truth, centres
 
 
-def _brain(at: Space, cell: Cell, moment: float, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
+def _brain(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
     made = brain.brain(at, cell.labels, 1.0 + 0.35 * moment, rng)
     return Scene(made.layers, made.outline)
 
 
-def _cine(at: Space, cell: Cell, moment: float, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
+def _cine(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
     return Scene(cine.short_axis(at, cell.labels, moment, notes["group"], rng))
 
 
@@ -191,11 +191,11 @@ def _cine_notes(patient: int, rng: np.random.Generator) -> dict[str, str]:
     }
 
 
-def _abdomen_ct(at: Space, cell: Cell, moment: float, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
+def _abdomen_ct(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
     return Scene(abdomen.abdomen(at, cell.labels, rng, table=True, masses=True))
 
 
-def _abdomen_mr(at: Space, cell: Cell, moment: float, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
+def _abdomen_mr(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
     return Scene(abdomen.abdomen(at, cell.labels, rng, table=False, masses=False))
 
 
@@ -203,23 +203,23 @@ def _abdomen_mr_notes(patient: int, rng: np.random.Generator) -> dict[str, str]:
     return {"plane": "coronal" if patient % 4 == 2 else "axial"}
 
 
-def _chest(at: Space, cell: Cell, moment: float, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
+def _chest(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
     return Scene(chest.chest(at, cell.labels, rng))
 
 
-def _heart_ct(at: Space, cell: Cell, moment: float, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
+def _heart_ct(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
     return Scene(chest.heart_ct(at, cell.labels, rng))
 
 
-def _spine_ct(at: Space, cell: Cell, moment: float, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
+def _spine_ct(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
     return Scene(spine.spine_ct(at, rng))
 
 
-def _spine_mr(at: Space, cell: Cell, moment: float, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
+def _spine_mr(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
     return Scene(spine.spine_mr(at, rng))
 
 
-def _pelvis(at: Space, cell: Cell, moment: float, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
+def _pelvis(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:
     return Scene(pelvis.pelvis(at, cell.labels, rng))
 
 

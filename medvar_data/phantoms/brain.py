@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medvar_data.phantoms.scanner import Layer, layer
-from medvar_data.phantoms.shapes import Array, Space, ellipsoid, field, join, spread, tube
+from medvar_data.phantoms.shapes import Array, Real, Space, ellipsoid, field, join, moved, spread, tube
 from medvar_data.phantoms.torso import ragged
 
 
@@ -32,7 +32,7 @@ class Brain:
     outline: Array
 
 
-def brain(at: Space, labels: Mapping[str, int], growth: float, rng: np.random.Generator) -> Brain:
+def brain(at: Space, labels: Mapping[str, int], growth: Real, rng: np.random.Generator) -> Brain:
     """Build a brain; `growth` scales the tumour, so that a second visit of a patient differs from the first."""
     tumour = _tumour(growth, rng)
     pushed = _push(at, tumour, rng)
@@ -40,7 +40,7 @@ def brain(at: Space, labels: Mapping[str, int], growth: float, rng: np.random.Ge
     return Brain(_layers(at, pushed, dome, cerebrum, below, tumour, labels, rng), np.minimum(cerebrum, below))
 
 
-def _tumour(growth: float, rng: np.random.Generator) -> Tumour:
+def _tumour(growth: Real, rng: np.random.Generator) -> Tumour:
     side = 1 if rng.random() < 0.5 else -1
     centre = np.array([side * rng.uniform(22, 44), rng.uniform(-48, 46), rng.uniform(-14, 34)])
     radius = rng.uniform(9, 21) * growth
@@ -138,11 +138,11 @@ def _ventricles(at: Space, pushed: Space, rng: np.random.Generator) -> Iterator[
     for side in (-1, 1):
         body = np.array([[5, 34, 14], [7, 20, 20], [9, -4, 24], [16, -30, 20], [24, -46, 10], [22, -62, 8]])
         body = body * (side, 1, 1) + rng.normal(0, 1.2, (6, 3))
-        part, horn = tube(pushed, body.tolist(), np.array([4, 5.5, 5, 6, 7, 3]) * size)
+        part, horn = tube(pushed, body, np.array([4, 5.5, 5, 6, 7, 3]) * size)
         yield layer("csf", part, horn)
-        yield layer("choroid", *tube(pushed, (body[3:5] + (0, 0, -2)).tolist(), 1.8))
+        yield layer("choroid", *tube(pushed, moved(body[3:5], (0, 0, -2)), 1.8))
         temporal = body[4] + np.array([[0, 0, 0], [side * 8, 18, -22], [side * 8, 34, -26]])
-        yield layer("csf", *tube(pushed, temporal.tolist(), np.array([4.5, 2.6, 2.0]) * size))
+        yield layer("csf", *tube(pushed, temporal, np.array([4.5, 2.6, 2.0]) * size))
     near = pushed.near((0, -6, 2), 26)
     third = ellipsoid(near, (0, -6, 2), (2.0 * size, 15, 12))
     yield layer("csf", near, third)
@@ -172,7 +172,7 @@ def _vessels(at: Space, cerebrum: Array, rng: np.random.Generator) -> Iterator[L
         edge = np.sqrt(max(1 - ((z - 10) / 62) ** 2, 0.05))
         start = np.array([64 * np.cos(angle) * edge, 82 * np.sin(angle) * edge, z])
         way = rng.normal(0, 9, 3)
-        yield layer("vessel", *tube(at, [tuple(start), tuple(start * 0.9 + way)], [1.5, 0.9]))
+        yield layer("vessel", *tube(at, [start, start * 0.9 + way], [1.5, 0.9]))
 
 
 def _glioma(

@@ -105,7 +105,9 @@ def spacing_disagrees(order: Order) -> BrokenFile:
     path = order.folder / "amos22/imagesTr/amos_0600.nii.gz"
     image = nibabel.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes()))
     spacing = np.asarray(image.header.get_zooms()[:3]) * 1.4
-    content = nifti_bytes(np.asarray(image.dataobj), image.affine, sform=2, qform=0, pixdim_mm=spacing, canary=order.canary)
+    content = nifti_bytes(
+        np.asarray(image.dataobj), image.affine, sform=2, qform=0, pixdim_mm=spacing, canary=order.canary
+    )
     write_nifti(path, content)
     return _record("amos", "0600", Reason.SPACING_DISAGREES, order, path)
 
@@ -113,7 +115,9 @@ def spacing_disagrees(order: Order) -> BrokenFile:
 def spacing_forgiven(order: Order) -> BrokenFile:
     """Write an ACDC patient as published: the sform says 1 mm, pixdim the truth. ACDC's quirk keeps it."""
     write_acdc_patient(order, "training", "patient100")
-    return _record("acdc", "patient100", None, order, order.folder / "database/training/patient100/patient100_frame01.nii.gz")
+    return _record(
+        "acdc", "patient100", None, order, order.folder / "database/training/patient100/patient100_frame01.nii.gz"
+    )
 
 
 def label_shape(order: Order) -> BrokenFile:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medvar_data.phantoms.scanner import KEEP, Layer, couch, layer
-from medvar_data.phantoms.shapes import Array, Space, column, disc, ellipsoid, field, join, shell, spread, tube
+from medvar_data.phantoms.shapes import Array, Space, column, disc, ellipsoid, field, join, moved, shell, spread, tube
 from medvar_data.phantoms.torso import Build, backbone, build, ragged, ribs, skin, trunk, wall
 
 Labels = Mapping[str, int]
@@ -172,7 +172,7 @@ def _smoke(at: Space, lungs: list[Array], rng: np.random.Generator) -> Iterator[
 def _tree(at: Space, lungs: list[Array], heart: Heart, rng: np.random.Generator) -> Iterator[Layer]:
     """Grow arteries and veins from each hilum: every branch bears two, a little thinner, until they are 1 mm wide."""
     for side, lung in zip((1, -1), lungs, strict=True):
-        hilum = np.array([side * 34, -4, 42 if side == 1 else 46]) + (heart.centre[0] * 0.3, 0, 0)
+        hilum = moved(np.array([side * 34, -4, 42 if side == 1 else 46]), (heart.centre[0] * 0.3, 0, 0))
         stack = []
         for way in _directions(side, rng):
             stack.append((hilum + rng.normal(0, 5, 3), way, 5.4, 44.0))
@@ -185,7 +185,7 @@ def _tree(at: Space, lungs: list[Array], heart: Heart, rng: np.random.Generator)
                 yield layer(
                     "vessel", part, np.maximum(distance, part.piece(at, lung) + np.float32(1.5 if radius < 3.2 else -6))
                 )
-            if radius > 2.3:
+            if radius > 2.8:
                 for _ in range(2):
                     turn = way + rng.normal(0, 0.52, 3)
                     stack.append((end, turn / np.linalg.norm(turn), radius * 0.71, length * rng.uniform(0.6, 0.82)))
@@ -218,14 +218,20 @@ def _airways(at: Space, body: Build, rng: np.random.Generator) -> Iterator[Layer
     y = body.spine_y + 34
     wide = spread(rng, 8.5, 0.1)
     fork = np.array([2, y, 55]) + rng.normal(0, 2, 3)
-    branches = [
-        ([fork + (2, 4, 90), fork + (0, 2, 30), fork], [wide, wide, wide]),
-        ([fork, fork + (26, -4, -20), fork + (38, -8, -38), fork + (50, -20, -66)], [6.5, 6, 4.5, 2.6]),
-        ([fork, fork + (-24, -2, -15), fork + (-44, -8, -28), fork + (-56, -22, -58)], [6, 5.5, 4.2, 2.4]),
-        ([fork + (22, -3, -16), fork + (46, 2, -2), fork + (58, 6, 10)], [4, 3, 2]),
-        ([fork + (-30, -4, -18), fork + (-52, 8, -8), fork + (-62, 16, 2)], [4, 3, 2]),
+    branches: list[tuple[list[Array], list[float | int]]] = [
+        ([moved(fork, (2, 4, 90)), moved(fork, (0, 2, 30)), fork], [wide, wide, wide]),
+        (
+            [fork, moved(fork, (26, -4, -20)), moved(fork, (38, -8, -38)), moved(fork, (50, -20, -66))],
+            [6.5, 6, 4.5, 2.6],
+        ),
+        (
+            [fork, moved(fork, (-24, -2, -15)), moved(fork, (-44, -8, -28)), moved(fork, (-56, -22, -58))],
+            [6, 5.5, 4.2, 2.4],
+        ),
+        ([moved(fork, (22, -3, -16)), moved(fork, (46, 2, -2)), moved(fork, (58, 6, 10))], [4, 3, 2]),
+        ([moved(fork, (-30, -4, -18)), moved(fork, (-52, 8, -8)), moved(fork, (-62, 16, 2))], [4, 3, 2]),
     ]
-    tubes = [tube(at, [tuple(p) for p in path], radii) for path, radii in branches]
+    tubes = [tube(at, path, radii) for path, radii in branches]
     for part, distance in tubes:
         yield layer("muscle", part, distance - 2.0)
     for part, distance in tubes:
@@ -241,17 +247,21 @@ def _plain_heart(at: Space, heart: Heart, rng: np.random.Generator) -> Iterator[
     size, centre = heart.size, heart.centre
     near = at.near(centre, 95)
     shape = ellipsoid(
-        near, centre + (-8, 0, 2), (66 * size, 48 * size, 52 * size), angles=(0, 22, -30 + heart.turn), power=2.5
+        near, moved(centre, (-8, 0, 2)), (66 * size, 48 * size, 52 * size), angles=(0, 22, -30 + heart.turn), power=2.5
     )
-    shape = join(shape, ellipsoid(near, centre + (36, 0, 6), (28 * size, 32 * size, 40 * size)), 12)
+    shape = join(shape, ellipsoid(near, moved(centre, (36, 0, 6)), (28 * size, 32 * size, 40 * size)), 12)
     yield layer("fat", near, shape - 3)
     yield layer("muscle", near, shape)
     bright = "aorta" if rng.random() < 0.5 else "blood"
     chamber = "vein" if bright == "aorta" else "blood"
-    yield layer(chamber, near, ellipsoid(near, centre + (-24, -4, -10), (32, 19, 26), angles=(0, 22, -28)), fade_mm=3)
-    yield layer(chamber, near, ellipsoid(near, centre + (4, 26, -12), (36, 15, 28), angles=(0, 15, -30)), fade_mm=3)
-    yield layer(chamber, near, ellipsoid(near, centre + (36, 0, 4), (20, 24, 30)), fade_mm=3)
-    yield layer(chamber, near, ellipsoid(near, centre + (2, -32, 16), (30, 15, 18)), fade_mm=3)
+    yield layer(
+        chamber, near, ellipsoid(near, moved(centre, (-24, -4, -10)), (32, 19, 26), angles=(0, 22, -28)), fade_mm=3
+    )
+    yield layer(
+        chamber, near, ellipsoid(near, moved(centre, (4, 26, -12)), (36, 15, 28), angles=(0, 15, -30)), fade_mm=3
+    )
+    yield layer(chamber, near, ellipsoid(near, moved(centre, (36, 0, 4)), (20, 24, 30)), fade_mm=3)
+    yield layer(chamber, near, ellipsoid(near, moved(centre, (2, -32, 16)), (30, 15, 18)), fade_mm=3)
 
 
 def chambers(at: Space, heart: Heart, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
@@ -280,7 +290,7 @@ def chambers(at: Space, heart: Heart, labels: Labels, rng: np.random.Generator) 
     yield layer("myocardium", near, join(right - 3, atrium_r - 2, 4))
     yield layer("right_heart", near, join(atrium_r, ear_r, 6), labels.get("right atrium", 0))
     outflow = [c + np.array([4, 34, 8]) * s, c + np.array([-8, 32, 34]) * s]
-    part, cone = tube(at, [tuple(p) for p in outflow], [15 * s, 13 * s])
+    part, cone = tube(at, outflow, [15 * s, 13 * s])
     yield layer("right_heart", part, cone, labels.get("right ventricle", 0))
     rough = ragged(near, right, rng, scale_mm=9, depth_mm=1.0)
     yield layer("right_heart", near, rough, labels.get("right ventricle", 0))
@@ -288,13 +298,13 @@ def chambers(at: Space, heart: Heart, labels: Labels, rng: np.random.Generator) 
     yield layer("left_heart", near, join(atrium_l, ear_l, 6), labels.get("left atrium", 0))
     for side, height in ((1, 22), (1, 4), (-1, 24), (-1, 8)):
         root = c + np.array([10 + side * 26, -40, height]) * s
-        yield layer("left_heart", *tube(at, [tuple(root), tuple(root + (side * 28, -10, 4))], [7, 5.5]))
+        yield layer("left_heart", *tube(at, [root, moved(root, (side * 28, -10, 4))], [7, 5.5]))
     yield layer("myocardium", near, np.maximum(outer, base), labels.get("left ventricular myocardium", 0))
     cavity = np.maximum(inner, base - 1)
     yield layer("left_heart", near, cavity, labels.get("left ventricle", 0))
     for turn in (-0.7, 0.8):  # papillary muscles
         foot = left + 16 * axis * s + np.array([8 * np.sin(turn), 8 * turn, -13 * np.cos(turn)]) * s
-        yield layer("myocardium", *tube(at, [tuple(foot), tuple(foot - 22 * axis * s)], [4.5, 2.5]), KEEP)
+        yield layer("myocardium", *tube(at, [foot, foot - 22 * axis * s], [4.5, 2.5]), KEEP)
 
 
 def _vessels(at: Space, body: Build, heart: Heart, rng: np.random.Generator, labels: Labels) -> Iterator[Layer]:
@@ -304,10 +314,10 @@ def _vessels(at: Space, body: Build, heart: Heart, rng: np.random.Generator, lab
     wide = spread(rng, 14.5, 0.1)
     y = body.spine_y + 14
     root = c + np.array([8, 6, 20]) * s
-    ascending = [root, root + (8, 8, 22), root + (10, 8, 46)]
-    arch = [ascending[-1], root + (4, -2, 64), root + (-12, -30, 68), (-24, y + 6, root[2] + 56)]
+    ascending = [root, moved(root, (8, 8, 22)), moved(root, (10, 8, 46))]
+    arch = [ascending[-1], moved(root, (4, -2, 64)), moved(root, (-12, -30, 68)), (-24, y + 6, root[2] + 56)]
     trunk_p = c + np.array([-8, 32, 32]) * s
-    fork = [trunk_p, trunk_p + (-4, -12, 20), trunk_p + (-6, -30, 26)]
+    fork = [trunk_p, moved(trunk_p, (-4, -12, 20)), moved(trunk_p, (-6, -30, 26))]
     lung_arteries = [
         [fork[-1], fork[-1] + (24, -14, -4), fork[-1] + (50, -18, -8)],
         [fork[-1], fork[-1] + (-20, -16, 0), fork[-1] + (-34, -26, -10)],
@@ -317,16 +327,12 @@ def _vessels(at: Space, body: Build, heart: Heart, rng: np.random.Generator, lab
     lower = ([c[0] + 40, c[0] + 38], [c[1] - 22, c[1] - 18], [12.0, 12.0])
     yield layer("vein", *column(at, (c[2] - 110, c[2] - 24), *lower))
     for path in lung_arteries:
-        yield layer(
-            grey, *tube(at, [tuple(p) for p in path], [11 * s, 9.5 * s, 7 * s]), labels.get("pulmonary artery", 0)
-        )
-    yield layer(
-        grey, *tube(at, [tuple(p) for p in fork], [13.5 * s, 13.5 * s, 12 * s]), labels.get("pulmonary artery", 0)
-    )
-    part, distance = tube(at, [tuple(p) for p in arch], [wide, wide * 0.95, wide * 0.9, wide * 0.85])
+        yield layer(grey, *tube(at, path, [11 * s, 9.5 * s, 7 * s]), labels.get("pulmonary artery", 0))
+    yield layer(grey, *tube(at, fork, [13.5 * s, 13.5 * s, 12 * s]), labels.get("pulmonary artery", 0))
+    part, distance = tube(at, arch, [wide, wide * 0.95, wide * 0.9, wide * 0.85])
     yield layer("wall", part, distance - 1.6)
     yield layer(bright, part, distance)
-    part, distance = tube(at, [tuple(p) for p in ascending], [wide * 1.08, wide * 1.05, wide])
+    part, distance = tube(at, ascending, [wide * 1.08, wide * 1.05, wide])
     yield layer("wall", part, distance - 1.6)
     yield layer(bright, part, distance, labels.get("ascending aorta", 0))
     heights = (-140.0, -40.0, 20.0, float(root[2] + 58))
@@ -336,8 +342,8 @@ def _vessels(at: Space, body: Build, heart: Heart, rng: np.random.Generator, lab
     yield layer("wall", descending[0], descending[1] - 1.6)
     yield layer(bright, *descending)
     for x in (-20, -6, 12):
-        start = root + (x - 4, -12, 66)
-        yield layer(bright, *tube(at, [tuple(start), tuple(start + (x * 0.6, 2, 60))], 5.0))
+        start = moved(root, (x - 4, -12, 66))
+        yield layer(bright, *tube(at, [start, moved(start, (x * 0.6, 2, 60))], 5.0))
 
 
 def _coronaries(at: Space, heart: Heart, rng: np.random.Generator) -> Iterator[Layer]:
@@ -347,7 +353,7 @@ def _coronaries(at: Space, heart: Heart, rng: np.random.Generator) -> Iterator[L
     around = [(-8, 6, 22), (-34, -6, 14), (-46, -18, -4)]
     for path, radius in ((left, 2.0), (right, 2.2), (around, 1.8)):
         points = c + (np.asarray(path) + rng.normal(0, 1.5, (len(path), 3))) * s
-        yield layer("left_heart", *tube(at, points.tolist(), radius), KEEP)
+        yield layer("left_heart", *tube(at, points, radius), KEEP)
 
 
 def _tumour(at: Space, lungs: list[Array], labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
@@ -364,7 +370,7 @@ def _tumour(at: Space, lungs: list[Array], labels: Labels, rng: np.random.Genera
     for _ in range(int(rng.integers(5, 13))):
         way = rng.normal(0, 1, 3)
         way *= radius * rng.uniform(1.4, 2.1) / np.linalg.norm(way)
-        part, ray = tube(near, [tuple(where), tuple(where + way)], [0.16 * radius + 1, 0.7])
+        part, ray = tube(near, [where, where + way], [0.16 * radius + 1, 0.7])
         if ray.size:
             yield layer("nodule", part, np.maximum(ray, part.piece(near, within)), KEEP)
     yield layer("nodule", near, np.maximum(mass, within), labels.get("cancer", 0))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medvar_data.phantoms.scanner import KEEP, Layer, layer
-from medvar_data.phantoms.shapes import Array, Space, cut, disc, ellipsoid, field, join, spread, tube
+from medvar_data.phantoms.shapes import Array, Real, Space, cut, disc, ellipsoid, field, join, moved, spread, tube
 
 GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
 #                    cavity mm, wall mm, shortening, right ventricle
@@ -33,7 +33,7 @@ class Ventricle:
 
 
 def short_axis(
-    at: Space, labels: Mapping[str, int], phase: float, group: str, rng: np.random.Generator
+    at: Space, labels: Mapping[str, int], phase: Real, group: str, rng: np.random.Generator
 ) -> Iterator[Layer]:
     """Paint a short-axis stack; phase 0 is end diastole, 1 end systole."""
     yield from _chest_wall(at, rng)
@@ -44,7 +44,7 @@ def short_axis(
     yield from _heart(at, left, labels, phase, rng)
 
 
-def _ventricle(group: str, phase: float, rng: np.random.Generator) -> Ventricle:
+def _ventricle(group: str, phase: Real, rng: np.random.Generator) -> Ventricle:
     cavity, wall, shortening, right = _GROUP_SHAPES[group]
     size = spread(rng, 1.0, 0.07)
     cavity, wall = cavity * size * spread(rng, 1.0, 0.05), wall * spread(rng, 1.0, 0.1)
@@ -107,7 +107,7 @@ def _below(at: Space, rng: np.random.Generator) -> Iterator[Layer]:
     yield layer("liver", at, liver)
     for _ in range(7):
         start = np.array([rng.uniform(10, 110), top - rng.uniform(6, 60), rng.uniform(-40, 60)])
-        part, vein = tube(at, [tuple(start), tuple(start + rng.normal(0, 22, 3))], [3.6, 2.2])
+        part, vein = tube(at, [start, start + rng.normal(0, 22, 3)], [3.6, 2.2])
         if vein.size:
             yield layer("vein", part, np.maximum(vein, part.piece(at, liver) + 4))
     if rng.random() < 0.8:
@@ -130,11 +130,11 @@ def _back(at: Space, rng: np.random.Generator) -> Iterator[Layer]:
     yield layer("canal", near, disc(near, centre - (-2, 62), (9, 8)))
     yield layer("wall", near, disc(near, centre, (12.5, 12.5)))
     yield layer("aorta", near, disc(near, centre, (11.3, 11.3)))
-    yield layer("gullet", near, disc(near, centre + (17, 5), (6, 5)))
+    yield layer("gullet", near, disc(near, moved(centre, (17, 5)), (6, 5)))
 
 
 def _heart(
-    at: Space, left: Ventricle, labels: Mapping[str, int], phase: float, rng: np.random.Generator
+    at: Space, left: Ventricle, labels: Mapping[str, int], phase: Real, rng: np.random.Generator
 ) -> Iterator[Layer]:
     along = np.clip((at.z + np.float32(0.45 * left.length)) / np.float32(left.length), -0.5, 1.2)  # 0 base, 1 apex
     taper = np.sqrt(np.clip(1 - np.clip(along, 0, 1) ** 2.6, 0, 1)).astype(np.float32)
@@ -187,7 +187,7 @@ def _atria(at: Space, left: Ventricle, way: np.ndarray, past_base: Array, rng: n
     above = -past_base  # positive below the base: only what is above it is painted
     for where, radii, tissue in (
         ((0.0, -6.0), (26, 22), "left_heart"),
-        (tuple(way * 52 + (0, -8)), (26, 28), "right_heart"),
+        (way * 52 + (0, -8), (26, 28), "right_heart"),
         ((14.0, 22.0), (15, 15), "aorta"),
         ((26.0, 50.0), (13, 12), "right_heart"),
     ):

@@ -21,7 +21,7 @@ import pydicom
 import SimpleITK
 from jaxtyping import Float64, Shaped, UInt8
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ImplicitVRLittleEndian
 
 APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X".ljust(16) + bytes(139)
 """What macOS leaves beside every file in a tar: `._name`, never an image."""
@@ -35,9 +35,7 @@ class Stored:
     affine: Float64[np.ndarray, "4 4"]
 
 
-def store_as(
-    voxels: Shaped[np.ndarray, "i j k"], affine: Float64[np.ndarray, "4 4"], codes: str
-) -> Stored:
+def store_as(voxels: Shaped[np.ndarray, "i j k"], affine: Float64[np.ndarray, "4 4"], codes: str) -> Stored:
     """Turn an R, A, S volume to other axis codes, for instance "LPS" or "PIR"."""
     wanted = nibabel.orientations.axcodes2ornt(tuple(codes))
     turn = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt(("R", "A", "S")), wanted)
@@ -51,7 +49,7 @@ def nifti_bytes(
     *,
     sform: int = 1,
     qform: int = 1,
-    pixdim_mm: Sequence[float] | None = None,
+    pixdim_mm: Sequence[float] | Shaped[np.ndarray, "3"] | None = None,
     canary: str | None = None,
 ) -> bytes:
     """Make a NIfTI-1 file in memory.
@@ -120,7 +118,7 @@ def ct_series(
     for number, k in enumerate(reversed(range(stored.voxels.shape[2])), 1):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = CTImageStorage
-        meta.MediaStorageSOPInstanceUID = _uid(identity, f"instance {number}")
+        meta.MediaStorageSOPInstanceUID = UID(_uid(identity, f"instance {number}"))
         meta.TransferSyntaxUID = ImplicitVRLittleEndian
         dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
         dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID

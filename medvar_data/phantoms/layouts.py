@@ -250,7 +250,9 @@ def write_amos_case(order: Order, case: str) -> None:
     codes = pick(("LPS", "RAS", "LAS", "LIP" if phantom.notes["plane"] == "coronal" else "LPS"), order)
     (volume,) = phantom.volumes.values()
     write_volume(order.folder / "amos22/imagesTr" / f"{case}.nii.gz", volume, phantom, codes, "float32", order=order)
-    write_volume(order.folder / "amos22/labelsTr" / f"{case}.nii.gz", phantom.label, phantom, codes, "uint8", order=order)
+    write_volume(
+        order.folder / "amos22/labelsTr" / f"{case}.nii.gz", phantom.label, phantom, codes, "uint8", order=order
+    )
 
 
 def write_msd(order: Order, folder: str, case: str, *, cell: str, codes: Sequence[str], test: bool, dtype: str) -> None:
@@ -312,7 +314,9 @@ def write_verse(order: Order) -> None:
     phantom = order.phantom("spine-ct")
     codes = pick(("PIR", "LPS", "RAS", "ASR", "LAS", "IPL"), order)
     raw, derived = order.folder / part / "rawdata" / subject, order.folder / part / "derivatives" / subject
-    write_volume(raw / f"{stem}_ct.nii.gz", phantom.volumes["ct"], phantom, codes, "int16", order=order, sform=2, qform=0)
+    write_volume(
+        raw / f"{stem}_ct.nii.gz", phantom.volumes["ct"], phantom, codes, "int16", order=order, sform=2, qform=0
+    )
     dtype = "float64" if order.patient % 4 == 1 else "uint8"
     mask = derived / f"{stem}_seg-vert_msk.nii.gz"
     write_volume(mask, phantom.label, phantom, codes, dtype, order=order, sform=2, qform=0)
@@ -338,7 +342,13 @@ def write_spider(order: Order) -> None:
 
 def finish_msd_prostate(folder: Path) -> None:
     """Write Task05's dataset.json, with the key `relase` misspelt as published."""
-    _msd_json(folder / "Task05_Prostate", "PROSTATE", {"0": "T2", "1": "ADC"}, {"0": "background", "1": "PZ", "2": "TZ"}, "relase")
+    _msd_json(
+        folder / "Task05_Prostate",
+        "PROSTATE",
+        {"0": "T2", "1": "ADC"},
+        {"0": "background", "1": "PZ", "2": "TZ"},
+        "relase",
+    )
 
 
 def finish_msd_lung(folder: Path) -> None:
@@ -348,7 +358,8 @@ def finish_msd_lung(folder: Path) -> None:
 
 def _msd_json(folder: Path, name: str, modality: Mapping[str, str], labels: Mapping[str, str], release: str) -> None:
     train, test = (
-        [f"./{part}/{path.name}" for path in sorted((folder / part).glob("[!.]*.nii.gz"))] for part in ("imagesTr", "imagesTs")
+        [f"./{part}/{path.name}" for path in sorted((folder / part).glob("[!.]*.nii.gz"))]
+        for part in ("imagesTr", "imagesTs")
     )
     write_json(
         folder / "dataset.json",
@@ -368,7 +379,13 @@ def finish_amos(folder: Path) -> None:
     pairs = [{"image": f"./imagesTr/{p.name}", "label": f"./labelsTr/{p.name}"} for p in images]
     write_json(
         folder / "amos22/dataset.json",
-        {"name": "AMOS", "licence": "Apache-2.0 (phantoms)", "modality": {"0": "MR"}, "labels": names, "training": pairs},
+        {
+            "name": "AMOS",
+            "licence": "Apache-2.0 (phantoms)",
+            "modality": {"0": "MR"},
+            "labels": names,
+            "training": pairs,
+        },
     )
 
 

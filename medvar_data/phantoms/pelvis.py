@@ -9,7 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from medvar_data.phantoms.scanner import KEEP, Layer, layer
-from medvar_data.phantoms.shapes import Array, Space, cut, disc, ellipsoid, field, join, shell, spread, tube
+from medvar_data.phantoms.shapes import (
+    Array,
+    Real,
+    Space,
+    cut,
+    disc,
+    ellipsoid,
+    field,
+    join,
+    moved,
+    shell,
+    spread,
+    tube,
+)
 from medvar_data.phantoms.torso import build, mesentery, ragged, skin
 
 
@@ -18,8 +31,8 @@ class Prostate:
     """Middle and half axes of a prostate; `gland` is the share that the transition zone takes."""
 
     centre: np.ndarray
-    half_width: float
-    half_depth: float
+    half_width: Real
+    half_depth: Real
     half_height: float
     gland: float
 
@@ -45,7 +58,7 @@ def pelvis(at: Space, labels: Mapping[str, int], rng: np.random.Generator) -> It
     yield from _plexus(at, prostate, rng)
 
 
-def _buttocks_and_front(at: Space, surface: Array, half_depth: float, rng: np.random.Generator) -> Iterator[Layer]:
+def _buttocks_and_front(at: Space, surface: Array, half_depth: Real, rng: np.random.Generator) -> Iterator[Layer]:
     for side in (-1, 1):
         gluteus = ellipsoid(at, (side * 86, -76, -4), (78, 30, 300), angles=(0, 0, side * 20), power=2.5)
         yield layer("muscle", at, np.maximum(gluteus, surface + 14))
@@ -126,8 +139,8 @@ def _bladder(at: Space, prostate: Prostate, rng: np.random.Generator) -> Iterato
     yield layer("urine", at, shape + rng.uniform(3, 6))
     for side in (-1, 1):
         start = prostate.centre + np.array([side * 5, -prostate.half_depth * 0.7, prostate.half_height * 0.86])
-        path = [start, start + (side * 14, -3, 7), start + (side * 28, -4, 12)]
-        part, vesicle = tube(at, [tuple(p) for p in path], [4.5, 7, 6])
+        path = [start, moved(start, (side * 14, -3, 7)), moved(start, (side * 28, -4, 12))]
+        part, vesicle = tube(at, path, [4.5, 7, 6])
         yield layer("wall", part, vesicle)
         folds = np.abs(field(at.grid, rng, 7)[part.box]) * 4 - 3.4
         yield layer("vesicle", part, np.maximum(vesicle + 1.2, folds))
@@ -139,7 +152,7 @@ def _prostate(at: Space, prostate: Prostate, labels: Mapping[str, int], rng: np.
     whole = ellipsoid(near, c, (a, b, h), power=2.5)
     whole = ragged(
         near,
-        join(whole, ellipsoid(near, c + (0, -0.25 * b, -0.1 * h), (0.95 * a, 0.78 * b, 0.8 * h)), 3),
+        join(whole, ellipsoid(near, moved(c, (0, -0.25 * b, -0.1 * h)), (0.95 * a, 0.78 * b, 0.8 * h)), 3),
         rng,
         scale_mm=15,
         depth_mm=0.8,
@@ -148,7 +161,7 @@ def _prostate(at: Space, prostate: Prostate, labels: Mapping[str, int], rng: np.
     yield layer("capsule", near, whole - 1.2)
     yield layer("peripheral", near, whole, labels.get("PZ", 0))
     g = prostate.gland**0.5
-    inner = ellipsoid(near, c + (0, 0.30 * b, 0.10 * h), (0.92 * g * a, 1.02 * g * b, 1.02 * g * h), power=2.5)
+    inner = ellipsoid(near, moved(c, (0, 0.30 * b, 0.10 * h)), (0.92 * g * a, 1.02 * g * b, 1.02 * g * h), power=2.5)
     front = near.y - np.float32(c[1] + 0.55 * b)
     gland = np.maximum(np.minimum(inner, np.maximum(-front, whole) + 0), whole + 1.0)
     yield layer("capsule", near, np.abs(gland) - 0.7, KEEP)
@@ -162,7 +175,7 @@ def _prostate(at: Space, prostate: Prostate, labels: Mapping[str, int], rng: np.
         yield layer(str(rng.choice(["stroma", "peripheral", "transition"])), near, nodule + 1.0, KEEP, fade_mm=0.8)
     yield layer(
         "urethra",
-        *tube(near, [tuple(c + (0, 0.2 * b, h)), tuple(c + (0, 0, 0)), tuple(c + (0, 0.1 * b, -h))], 2.2),
+        *tube(near, [moved(c, (0, 0.2 * b, h)), moved(c, (0, 0, 0)), moved(c, (0, 0.1 * b, -h))], 2.2),
         KEEP,
     )
     if rng.random() < 0.5:  # a dark lesion
@@ -179,7 +192,7 @@ def _plexus(at: Space, prostate: Prostate, rng: np.random.Generator) -> Iterator
         away = rng.uniform(1.12, 1.4)
         start = c + np.array([a * away * np.cos(angle), b * away * np.sin(angle), rng.uniform(-24, 24)])
         way = rng.normal(0, 1, 3) * (4, 3, 12)
-        yield layer("vein", *tube(at, [tuple(start), tuple(start + way)], rng.uniform(0.9, 2.2)))
+        yield layer("vein", *tube(at, [start, start + way], rng.uniform(0.9, 2.2)))
     for side in (-1, 1):
         bundle = c + np.array([side * 0.82 * a, -1.0 * b, 0])
-        yield layer("artery", *tube(at, [tuple(bundle + (0, 0, -20)), tuple(bundle + (side * 3, -2, 24))], 1.6))
+        yield layer("artery", *tube(at, [moved(bundle, (0, 0, -20)), moved(bundle, (side * 3, -2, 24))], 1.6))

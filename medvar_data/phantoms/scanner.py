@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, UInt16
 
-from medvar_data.phantoms.shapes import Array, Box, Grid, Space, field
+from medvar_data.phantoms.shapes import Array, Box, Grid, Real, Space, field
 
 KEEP = -1  # a layer with this label lies inside a labelled structure and belongs to it
 
@@ -32,15 +32,15 @@ class Layer:
     box: Box
     distance: Array
     label: int | np.ndarray = 0
-    fade_mm: float = 0.0
+    fade_mm: Real = 0.0
 
 
 @dataclass(frozen=True)
 class Tissue:
     """What one tissue measures: HU or signal, and how much its texture varies (HU for CT, a fraction for MR)."""
 
-    value: float
-    texture: float = 0.0
+    value: Real
+    texture: Real = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Painting:
     label: UInt16[np.ndarray, "i j k"]
 
 
-def layer(tissue: str, at: Space, distance: Array, label: int | np.ndarray = 0, fade_mm: float = 0.0) -> Layer:
+def layer(tissue: str, at: Space, distance: Array, label: int | np.ndarray = 0, fade_mm: Real = 0.0) -> Layer:
     """Make a layer of a distance that was evaluated on `at`."""
-    return Layer(tissue, at.box, distance, label, fade_mm)
+    return Layer(tissue, at.box, distance.astype(np.float32, copy=False), label, fade_mm)
 
 
 def paint(
@@ -93,16 +93,16 @@ def paint(
     fine = max(4.0, 1.6 * grid.edge_mm)
     texture = amplitude * (np.float32(0.75) * field(grid, rng, fine) + np.float32(0.66) * field(grid, rng, 3 * fine))
     for s in sequences:
-        signal[s] = signal[s] * (1 + texture) if multiply else signal[s] + texture
+        signal[s] = np.asarray(signal[s] * (1 + texture) if multiply else signal[s] + texture, dtype=np.float32)
     return Painting(signal, label)
 
 
-def _mix(below: Array, alpha: Array, value: float) -> None:
+def _mix(below: Array, alpha: Array, value: Real) -> None:
     below += alpha * (np.float32(value) - below)
 
 
 def ct_scan(
-    painting: Painting, grid: Grid, rng: np.random.Generator, *, noise_hu: float, circle: bool
+    painting: Painting, grid: Grid, rng: np.random.Generator, *, noise_hu: Real, circle: bool
 ) -> Float32[np.ndarray, "i j k"]:
     """Measure HU: in-plane correlated noise, whole numbers from -1024 to 3071, -1024 outside the circle of reconstruction."""
     hu = painting.signal["ct"] + noise_hu * _correlated_noise(grid, rng)
@@ -128,9 +128,9 @@ def mr_scan(
     grid: Grid,
     rng: np.random.Generator,
     *,
-    noise: float,
-    bias: float,
-    scale: float,
+    noise: Real,
+    bias: Real,
+    scale: Real,
 ) -> Float32[np.ndarray, "i j k"]:
     """Measure magnitude: a smooth receive field of about `bias`, then Rician noise of sigma `noise`; 1 becomes `scale`."""
     received = np.maximum(signal, 0) * np.exp(np.float32(bias) * field(grid, rng, 110.0))
@@ -139,7 +139,7 @@ def mr_scan(
     return np.asarray(np.hypot(real, imaginary) * np.float32(scale), dtype=np.float32)
 
 
-def couch(at: Space, back_mm: float, rng: np.random.Generator) -> list[Layer]:
+def couch(at: Space, back_mm: Real, rng: np.random.Generator) -> list[Layer]:
     """Lay the patient on a scanner table: foam cushion, then a curved carbon shell, without streaks."""
     curve = np.float32(rng.uniform(0.0004, 0.0011))
     surface = (at.y - np.float32(back_mm - 9)) - curve * at.x * at.x  # positive above the table top

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Float64, Shaped
 
-Array = Float32[np.ndarray, "..."]
-Point = Sequence[float]
+Array = Float[np.ndarray, "..."]
+Real = float | int
+Point = Sequence[Real] | Shaped[np.ndarray, "..."]  # three coordinates, or two in the axial plane
 Box = tuple[slice, slice, slice]
 
-WARP_MARGIN_MM = 14.0  # how far warps may move a surface beyond the box of its plain shape
+WARP_MARGIN_MM = 9.0  # how far warps may move a surface beyond the box of its plain shape
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Space:
     y: Float32[np.ndarray, "i j k"]
     z: Float32[np.ndarray, "i j k"]
 
-    def near(self, centre: Point, reach_mm: float | Point) -> "Space":
+    def near(self, centre: Point, reach_mm: Real | Point) -> "Space":
         """Cut to the voxels within `reach_mm` of `centre` along each patient axis (obliquity and warps allowed for)."""
         return self.between(np.asarray(centre) - reach_mm, np.asarray(centre) + reach_mm)
 
@@ -74,7 +75,7 @@ class Space:
         return array[cut]
 
 
-def space(grid: Grid, rng: np.random.Generator, *, warp_mm: float = 0.0, warp_scale_mm: float = 60.0) -> Space:
+def space(grid: Grid, rng: np.random.Generator, *, warp_mm: Real = 0.0, warp_scale_mm: Real = 60.0) -> Space:
     """Lay patient coordinates over a grid and bend them: a smooth displacement of about `warp_mm` (one sigma)."""
     axes = [
         np.arange(n, dtype=np.float32).reshape([-1 if a == b else 1 for b in range(3)])
@@ -91,7 +92,7 @@ def space(grid: Grid, rng: np.random.Generator, *, warp_mm: float = 0.0, warp_sc
     return Space(grid, full, *coordinates)
 
 
-def field(grid: Grid, rng: np.random.Generator, scale_mm: float | Point) -> Float32[np.ndarray, "i j k"]:
+def field(grid: Grid, rng: np.random.Generator, scale_mm: Real | Point) -> Float32[np.ndarray, "i j k"]:
     """Draw a smooth random field of mean 0 and standard deviation about 1: cubic B-splines, knots `scale_mm` apart.
 
     The knots are counted in millimetres of the grid's extent, so a finer grid over the same box sees the same field.
@@ -105,7 +106,7 @@ def field(grid: Grid, rng: np.random.Generator, scale_mm: float | Point) -> Floa
     return np.asarray(result * np.float32(0.479**-1.5), dtype=np.float32)
 
 
-def _bspline(n: int, spacing_mm: float, scale_mm: float) -> Float32[np.ndarray, "n knots"]:
+def _bspline(n: int, spacing_mm: Real, scale_mm: Real) -> Float32[np.ndarray, "n knots"]:
     """Weights of the uniform cubic B-spline at the centres of n voxels (0.479 is their mean sum of squares)."""
     u = (np.arange(n) + 0.5) * spacing_mm / scale_mm
     cell = np.floor(u).astype(int)
@@ -117,7 +118,7 @@ def _bspline(n: int, spacing_mm: float, scale_mm: float) -> Float32[np.ndarray, 
     return table
 
 
-def ellipsoid(at: Space, centre: Point, radii: Point, *, angles: Point = (0.0, 0.0, 0.0), power: float = 2.0) -> Array:
+def ellipsoid(at: Space, centre: Point, radii: Point, *, angles: Point = (0.0, 0.0, 0.0), power: Real = 2.0) -> Array:
     """Distance to a rotated superellipsoid, to first order: (r - 1) / |grad r| with r = (sum |u/a|^p)^(1/p).
 
     Args:
@@ -127,32 +128,38 @@ def ellipsoid(at: Space, centre: Point, radii: Point, *, angles: Point = (0.0, 0
         angles: degrees about x, then y, then z.
         power: 2 is an ellipsoid, 2.5 fuller, 4 nearly a box; 3 lies between. Only these, since they need no general power.
     """
-    offsets = (at.x - np.float32(centre[0]), at.y - np.float32(centre[1]), at.z - np.float32(centre[2]))
+    offsets = [at.x - np.float32(centre[0]), at.y - np.float32(centre[1]), at.z - np.float32(centre[2])]
     if any(angles):
         matrix = rotation(angles).T.astype(np.float32)
-        offsets = tuple(row[0] * offsets[0] + row[1] * offsets[1] + row[2] * offsets[2] for row in matrix)  # type: ignore[assignment]
-    scaled = [np.abs(u) * np.float32(1 / a) for u, a in zip(offsets, radii, strict=True) if np.isfinite(a)]
-    inverse = [np.float32(1 / a) for a in radii if np.isfinite(a)]
-    if power == 2:
-        r = np.sqrt(_total([q * q for q in scaled])) + np.float32(1e-4)
-        slope = np.sqrt(_total([(q * w) ** 2 for q, w in zip(scaled, inverse, strict=True)])) / r
-    else:
-        r = _total([_raise(q, power) for q in scaled]) ** np.float32(1 / power) + np.float32(1e-4)
-        pulls = [_raise(q / r, power - 1) * w for q, w in zip(scaled, inverse, strict=True)]
-        slope = np.sqrt(_total([pull * pull for pull in pulls]))
-    return np.asarray((r - 1) / (slope + np.float32(1e-6)), dtype=np.float32)
+        offsets = [row[0] * offsets[0] + row[1] * offsets[1] + row[2] * offsets[2] for row in matrix]
+    total = np.zeros_like(at.x)  # sum of (u/a)^p
+    pull = np.zeros_like(at.x)  # sum of ((u/a)^(p - 1) / a)^2: the gradient's square but for r
+    for q, radius in zip(offsets, radii, strict=True):
+        if not np.isfinite(radius):
+            continue
+        weight = np.float32(1 / radius)
+        q *= weight
+        np.abs(q, out=q)
+        steep = _raise(q, power - 1)
+        q *= steep
+        total += q
+        steep = steep * weight
+        steep *= steep
+        pull += steep
+    r = np.sqrt(total) if power == 2 else total ** np.float32(1 / power)
+    np.sqrt(pull, out=pull)
+    pull += np.float32(1e-9)
+    reach = _raise(r, power - 1) / pull
+    r -= 1
+    r *= reach
+    return r
 
 
-def _total(parts: list[Array]) -> Array:
-    return parts[0] + parts[1] if len(parts) == 2 else parts[0] + parts[1] + parts[2]
-
-
-def _raise(q: Array, power: float) -> Array:
-    """Raise to 1.5, 2, 2.5, 3 or 4 by products and square roots, ten times faster than a general power."""
-    if power == 1.5:
-        return q * np.sqrt(q)
-    square = q * q
-    return {2.0: square, 2.5: square * np.sqrt(q), 3.0: square * q, 4.0: square * square}[power]
+def _raise(q: Array, power: Real) -> Array:
+    """Raise to 1, 1.5, 2 or 3 by products and square roots, ten times faster than a general power."""
+    if power == 1:
+        return q.copy()
+    return {1.5: lambda: q * np.sqrt(q), 2.0: lambda: q * q, 3.0: lambda: q * q * q}[power]()
 
 
 def rotation(angles: Point) -> Float64[np.ndarray, "3 3"]:
@@ -164,15 +171,13 @@ def rotation(angles: Point) -> Float64[np.ndarray, "3 3"]:
     return about_z @ about_y @ about_x
 
 
-def disc(at: Space, centre: Point, radii: Point, *, angle: float = 0.0, power: float = 2.0) -> Array:
+def disc(at: Space, centre: Point, radii: Point, *, angle: Real = 0.0, power: Real = 2.0) -> Array:
     """Distance to an endless elliptic cylinder along z."""
     angles = (0.0, 0.0, angle)
     return ellipsoid(at, (*centre, 0.0), (*radii, np.inf), angles=angles, power=power)
 
 
-def column(
-    at: Space, z_mm: Sequence[float], x_mm: Sequence[float], y_mm: Sequence[float], radius_mm: Sequence[float]
-) -> tuple[Space, Array]:
+def column(at: Space, z_mm: Point, x_mm: Point, y_mm: Point, radius_mm: Point) -> tuple[Space, Array]:
     """Distance to a vessel that runs up or down: centre and radius are interpolated over the increasing heights `z_mm`."""
     reach = float(np.max(radius_mm)) + 2
     low = (np.min(x_mm) - reach, np.min(y_mm) - reach, z_mm[0] - 2)
@@ -183,7 +188,7 @@ def column(
     return part, np.maximum(side, np.maximum(np.float32(z_mm[0]) - part.z, part.z - np.float32(z_mm[-1])))
 
 
-def tube(at: Space, points: Sequence[Point], radii: float | Sequence[float]) -> tuple[Space, Array]:
+def tube(at: Space, points: Sequence[Point] | Shaped[np.ndarray, "n 3"], radii: Real | Point) -> tuple[Space, Array]:
     """Distance to a chain of round cones through `points`, on the box that holds them."""
     path = np.asarray(points, dtype=np.float32)
     widths = np.broadcast_to(np.asarray(radii, dtype=np.float32), len(path))
@@ -192,15 +197,26 @@ def tube(at: Space, points: Sequence[Point], radii: float | Sequence[float]) -> 
     distance = np.full(part.x.shape, np.float32(1e3))
     for a, b, wide, narrow in zip(path[:-1], path[1:], widths[:-1], widths[1:], strict=True):
         way = b - a
-        ux, uy, uz = part.x - a[0], part.y - a[1], part.z - a[2]
-        t = (ux * way[0] + uy * way[1] + uz * way[2]) / np.float32(max(float(way @ way), 1e-6))
-        t = np.clip(t, 0, 1)
-        gap = np.sqrt((ux - t * way[0]) ** 2 + (uy - t * way[1]) ** 2 + (uz - t * way[2]) ** 2)
-        np.minimum(distance, gap - (wide + t * (narrow - wide)), out=distance)
+        offsets = (part.x - a[0], part.y - a[1], part.z - a[2])
+        t = offsets[0] * way[0]
+        t += offsets[1] * way[1]
+        t += offsets[2] * way[2]
+        t /= np.float32(max(float(way @ way), 1e-6))
+        np.clip(t, 0, 1, out=t)
+        gap = np.zeros_like(t)
+        for offset, step in zip(offsets, way, strict=True):
+            offset -= t * step
+            offset *= offset
+            gap += offset
+        np.sqrt(gap, out=gap)
+        t *= wide - narrow
+        gap += t
+        gap -= wide
+        np.minimum(distance, gap, out=distance)
     return part, distance
 
 
-def join(a: Array, b: Array, blend_mm: float = 0.0) -> Array:
+def join(a: Array, b: Array, blend_mm: Real = 0.0) -> Array:
     """Unite two shapes; `blend_mm` fills the crease between them (polynomial smooth minimum)."""
     if not blend_mm:
         return np.minimum(a, b)
@@ -209,16 +225,21 @@ def join(a: Array, b: Array, blend_mm: float = 0.0) -> Array:
     return np.asarray(np.minimum(a, b) - h * h * k * np.float32(0.25), dtype=np.float32)
 
 
-def cut(a: Array, b: Array, gap_mm: float = 0.0) -> Array:
+def cut(a: Array, b: Array, gap_mm: Real = 0.0) -> Array:
     """Take shape b away from shape a, leaving a gap."""
     return np.maximum(a, np.float32(gap_mm) - b)
 
 
-def shell(a: Array, thickness_mm: float) -> Array:
+def shell(a: Array, thickness_mm: Real) -> Array:
     """Keep the skin of a shape: from its surface `thickness_mm` inwards."""
     return np.maximum(a, -a - np.float32(thickness_mm))
 
 
-def spread(rng: np.random.Generator, value: float, fraction: float) -> float:
+def moved(point: Point, by: Point) -> Float64[np.ndarray, "..."]:
+    """Move a point, or each of several, by millimetres to the Right, Anterior, Superior."""
+    return np.asarray(point, float) + np.asarray(by, float)
+
+
+def spread(rng: np.random.Generator, value: Real, fraction: Real) -> float:
     """Vary a length or an intensity by a normal factor, cut at two sigma."""
     return float(value * (1 + fraction * np.clip(rng.standard_normal(), -2, 2)))

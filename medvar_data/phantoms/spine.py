@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 
 from medvar_data.phantoms.abdomen import great_vessels, kidney, psoas
 from medvar_data.phantoms.scanner import KEEP, Layer, layer
-from medvar_data.phantoms.shapes import Array, Space, cut, disc, ellipsoid, field, join, spread, tube
+from medvar_data.phantoms.shapes import Array, Real, Space, cut, disc, ellipsoid, field, join, spread, tube
 from medvar_data.phantoms.torso import Build, build, cavity, loops, ribs, skin, trunk, wall
 
 SACRAL = 3  # sacral segments below the lowest lumbar vertebra: painted, never labelled
@@ -33,11 +33,11 @@ class Column:
         degenerated: which discs have dried out.
     """
 
-    edges_mm: Float32[np.ndarray, "segments+1"]
+    edges_mm: Float32[np.ndarray, "edges"]
     disc_mm: Float32[np.ndarray, "segments"]
     curve: tuple[float, ...]
     sway: tuple[float, ...]
-    half_width: float
+    half_width: Real
     ids: Int64[np.ndarray, "segments"]
     disc_ids: Int64[np.ndarray, "segments"]
     degenerated: tuple[bool, ...]
@@ -111,14 +111,14 @@ def _in_front(at: Space, body: Build, surface: Array, frame: Frame) -> Array:
     return np.maximum.reduce([inner, 8 - frame.y, np.abs(frame.x) - 48])
 
 
-def _height_range(at: Space) -> tuple[float, float]:
+def _height_range(at: Space) -> tuple[Real, Real]:
     corners = at.grid.affine[:3, :3] @ (np.asarray(at.grid.shape) - 1) * 0.5
     middle = at.grid.affine[2, 3] + corners[2]
     return float(middle - abs(corners[2])), float(middle + abs(corners[2]))
 
 
 def _column(
-    rng: np.random.Generator, low: float, high: float, *, start: float, body: Build, lowest: int, sacrum: bool
+    rng: np.random.Generator, low: Real, high: Real, *, start: Real, body: Build, lowest: int, sacrum: bool
 ) -> Column:
     count = 16
     sacral = SACRAL if sacrum else 0
@@ -179,7 +179,7 @@ def _frame(at: Space, column: Column) -> Frame:
     )
 
 
-def _oval(x: Array, y: Array, centre: float, wide: float, deep: float) -> Array:
+def _oval(x: Array, y: Array, centre: Real, wide: Real, deep: Real) -> Array:
     """Distance to a rounded oval in the plane of a vertebra."""
     u, v = np.abs(x) / np.float32(wide), np.abs(y - np.float32(centre)) / np.float32(deep)
     r = (u * u * np.sqrt(u) + v * v * np.sqrt(v)) ** np.float32(0.4)
@@ -294,7 +294,7 @@ def _front_vessels(at: Space, column: Column, rng: np.random.Generator) -> Itera
     for x, radius, gap, tissue in ((-10.0, 9.5, 11.0, "aorta"), (17.0, 10.5, 10.0, "vein")):
         split = np.interp(heights, (-80, -40), (26, 0)) * np.sign(x)
         points = np.stack([x + split + rng.normal(0, 1.5, 9), front + gap, heights], axis=1)
-        part, vessel = tube(at, points.tolist(), np.interp(heights, (-80, -30, 150), (5, radius, radius)))
+        part, vessel = tube(at, points, np.interp(heights, (-80, -30, 150), (5, radius, radius)))
         yield layer("wall", part, vessel - 1)
         yield layer(tissue, part, vessel)
 

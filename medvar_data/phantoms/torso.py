@@ -9,7 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from medvar_data.phantoms.scanner import KEEP, Layer, layer
-from medvar_data.phantoms.shapes import Array, Space, cut, disc, ellipsoid, field, join, shell, spread, tube
+from medvar_data.phantoms.shapes import (
+    Array,
+    Point,
+    Real,
+    Space,
+    cut,
+    disc,
+    ellipsoid,
+    field,
+    join,
+    shell,
+    spread,
+    tube,
+)
 
 
 @dataclass(frozen=True)
@@ -25,8 +38,8 @@ class Build:
         vertebra: half width of a vertebral body.
     """
 
-    half_width: float
-    half_depth: float
+    half_width: Real
+    half_depth: Real
     fat: float
     wall: float
     spine_y: float
@@ -38,7 +51,7 @@ class Build:
         return -self.half_depth
 
 
-def build(rng: np.random.Generator, *, half_width: float, half_depth: float, fat: tuple[float, float]) -> Build:
+def build(rng: np.random.Generator, *, half_width: Real, half_depth: Real, fat: tuple[Real, Real]) -> Build:
     """Draw a build: wide patients are also deep and mostly have more fat."""
     size = float(np.clip(rng.standard_normal(), -1.8, 1.8))
     thick = fat[0] + (fat[1] - fat[0]) * float(np.clip(0.5 + 0.3 * size + 0.2 * rng.standard_normal(), 0, 1))
@@ -80,7 +93,7 @@ def cavity(at: Space, body: Build, surface: Array) -> Array:
     return np.maximum(inner, front - 24 * flank)
 
 
-def ribs(at: Space, body: Build, surface: Array, rng: np.random.Generator, *, reach_y: float) -> Iterator[Layer]:
+def ribs(at: Space, body: Build, surface: Array, rng: np.random.Generator, *, reach_y: Real) -> Iterator[Layer]:
     """Paint the cage: bands of a shell inside the wall that fall towards the front, up to `reach_y` forward."""
     pitch, steep, phase = rng.uniform(27, 31), rng.uniform(0.45, 0.6), rng.uniform(0, 30)
     height = (at.z + np.float32(steep) * at.y + np.float32(phase)) / np.float32(pitch)
@@ -94,7 +107,7 @@ def ribs(at: Space, body: Build, surface: Array, rng: np.random.Generator, *, re
 
 
 def backbone(
-    at: Space, body: Build, surface: Array, rng: np.random.Generator, *, pitch_mm: float = 34.0, centre_x: float = 0.0
+    at: Space, body: Build, surface: Array, rng: np.random.Generator, *, pitch_mm: Real = 34.0, centre_x: Real = 0.0
 ) -> Iterator[Layer]:
     """Paint vertebrae and discs with canal, arch, spinous and transverse processes, and the long back muscles."""
     y0, a = body.spine_y, body.vertebra
@@ -138,10 +151,10 @@ def loops(
     within: Array,
     rng: np.random.Generator,
     *,
-    centre: tuple[float, float, float],
-    size: tuple[float, float, float],
+    centre: tuple[Real, Real, Real],
+    size: tuple[Real, Real, Real],
     count: int,
-    radius: tuple[float, float],
+    radius: tuple[Real, Real],
     tissue: str = "bowel",
     content: str = "chyme",
     gas_fraction: float = 0.25,
@@ -165,14 +178,14 @@ def loops(
 def vessels_within(
     at: Space,
     organ: Array,
-    root: tuple[float, float, float],
+    root: Point,
     targets: np.ndarray,
     rng: np.random.Generator,
     *,
-    radius_mm: float,
+    radius_mm: Real,
     tissue: str,
     generations: int = 2,
-    inset_mm: float = 4.0,
+    inset_mm: Real = 4.0,
 ) -> Iterator[Layer]:
     """Paint a branching tree inside an organ: from a root to each target, with side branches that halve."""
     stack = [(np.asarray(root, float), np.asarray(t, float), radius_mm, generations) for t in targets]
@@ -201,7 +214,7 @@ def mesentery(at: Space, within: Array, rng: np.random.Generator, count: int) ->
             yield layer("vein", part, np.maximum(distance, part.piece(at, within) + 4))
 
 
-def ragged(at: Space, distance: Array, rng: np.random.Generator, *, scale_mm: float, depth_mm: float) -> Array:
+def ragged(at: Space, distance: Array, rng: np.random.Generator, *, scale_mm: Real, depth_mm: Real) -> Array:
     """Roughen a surface: add a smooth random field to its distance (full grid only)."""
     return distance + np.float32(depth_mm) * field(at.grid, rng, scale_mm)[at.box]
 

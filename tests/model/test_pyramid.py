@@ -115,6 +115,29 @@ def test_shrinking_averages_uneven_cells():
     torch.testing.assert_close(pyramid.shrink(8, row)[0, 0, 0], torch.tensor(expected))
 
 
+def keys_weight(distance: float, a: float = -0.75) -> float:
+    """The cubic convolution kernel of Keys 1981."""
+    d = abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+
+def test_enlarging_is_cubic_convolution_between_cell_centres_and_repeats_the_border():
+    pyramid, _ = pyramid_and_map(SIXTEEN)
+    pyramid.smoothers = torch.nn.ModuleList(torch.nn.Identity() for _ in range(4))
+    side = SIXTEEN.scale_sides[4]
+    ids = torch.randint(128, (1, side * side), generator=seeded(4))
+    weights = torch.zeros(16, side)
+    for i in range(16):
+        centre = (i + 0.5) * side / 16 - 0.5
+        for j in range(int(centre // 1) - 1, int(centre // 1) + 3):
+            weights[i, min(max(j, 0), side - 1)] += keys_weight(centre - j)
+    codes = pyramid.codebook.codes.detach()[ids[0]].view(side, side, -1).movedim(2, 0)
+    expected = weights @ codes @ weights.T
+    torch.testing.assert_close(pyramid.lift(4, ids)[0].detach(), expected, atol=1e-5, rtol=0)
+
+
 def test_tokens_of_other_scales_are_refused():
     pyramid, _ = pyramid_and_map()
     with pytest.raises(ConfigMismatch, match="9 tokens an image; wanted 4"):

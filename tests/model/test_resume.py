@@ -49,7 +49,9 @@ def killer(step):
 
 
 def log_of(out):
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in read_log(Path(out) / "log.jsonl")]
+    return [
+        {name: value for name, value in line.items() if name not in TIMES} for line in read_log(Path(out) / "log.jsonl")
+    ]
 
 
 def assert_same_run(a: str, b: str):
@@ -122,7 +124,9 @@ def test_another_shard_set_is_refused(runs, tmp_path):
     conditions = {"alpha-ct": 3, "beta-mr": 7, "delta-mr": 12}
     other = write_shard_set(tmp_path / "other", {"train": 22, "val": 6}, conditions=conditions)
     spec = runs["transformer"]
-    with pytest.raises(ShardSetMismatch, match="alpha-ct, beta-mr, gamma-mr, the shard set now has alpha-ct, beta-mr, delta"):
+    with pytest.raises(
+        ShardSetMismatch, match="alpha-ct, beta-mr, gamma-mr, the shard set now has alpha-ct, beta-mr, delta"
+    ):
         run(replace(spec, data=replace(spec.data, shards=str(other))))
 
 
@@ -158,7 +162,7 @@ def test_a_process_that_is_killed_outright_resumes_undisturbed(runs, kind, tmp_p
         import sys
         sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
         import torch
-        torch.set_num_threads({__import__("torch").get_num_threads()})
+        torch.set_num_threads(1)
         from medvar_model.config import *
         from medvar_model.loader import DataSpec
         from medvar_model.losses import TokenizerLossWeights

@@ -114,14 +114,14 @@ def test_adding_up_small_passes_gives_the_gradient_of_the_whole(shards, tokenize
 
 def test_both_networks_learn(shards, tokenizer, tmp_path):
     for spec in (
-        tokenizer_spec(shards, tmp_path / "tok", samples=400, batch_size=8, base_learning_rate=0.1, log_every=8),
-        transformer_spec(shards, tmp_path / "var", tokenizer, samples=400, batch_size=8, base_learning_rate=0.06),
+        tokenizer_spec(shards, tmp_path / "tok", samples=240, batch_size=8, base_learning_rate=0.1),
+        transformer_spec(shards, tmp_path / "var", tokenizer, samples=240, batch_size=8, base_learning_rate=0.06),
     ):
         logs = []
         run(spec, logs.append)
         losses = [log.numbers["loss"] for log in logs]
         assert sum(losses[-5:]) < 0.75 * sum(losses[3:8])
-        assert [log.step for log in logs] == list(range(1, 51))
+        assert [log.step for log in logs] == list(range(1, 31))
         validations = [log.validation["loss"] for log in logs if log.validation]
         assert min(validations) < 0.9 * validations[0]
 
@@ -264,7 +264,9 @@ def test_averaged_weights_are_those_that_are_judged_and_kept(shards, tokenizer, 
 def test_the_best_is_kept_beside_the_last(shards, tokenizer, tmp_path):
     spec = transformer_spec(shards, tmp_path / "run", tokenizer, samples=400, validate_every=20, base_learning_rate=0.3)
     result = run(spec)
-    validations = [line["validation"]["loss"] for line in read_log(tmp_path / "run" / "log.jsonl")]
+    validations = [
+        line["validation"]["loss"] for line in read_log(tmp_path / "run" / "log.jsonl") if "validation" in line
+    ]
     assert result.best == min(validations) < validations[-1]
     best, last = (read_checkpoint(tmp_path / "run" / name, "transformer") for name in ("best", "last"))
     assert best.digest != last.digest

@@ -232,6 +232,36 @@ def test_attention_is_the_textbook_formula():
     torch.testing.assert_close(attention(x, None, None, 0), expected, atol=1e-5, rtol=0)
 
 
+def normalise(x: torch.Tensor) -> torch.Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def test_a_block_is_the_published_formula_with_gates_then_scales_then_shifts():
+    block = awake().blocks[2]
+    x, condition = 1e-3 * torch.randn(2, 30, 64, generator=seeded(1)), torch.randn(2, 64, generator=seeded(2))
+    rows = block.modulation.weight @ (condition * torch.sigmoid(condition)).T
+    gate_1, gate_2, scale_1, scale_2, shift_1, shift_2 = (part.T[:, None] for part in rows.chunk(6))
+    middle = x + gate_1 * block.attention(normalise(x) * (1 + scale_1) + shift_1, None, None, 0)
+    expected = middle + gate_2 * block.feed_forward(normalise(middle) * (1 + scale_2) + shift_2)
+    torch.testing.assert_close(block(x, block.modulate(condition)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_head_scales_and_shifts_by_the_condition_in_that_order():
+    transformer = awake(TransformerConfig(1, 3, 16, 8, (1, 2), head_width=8))
+    for block in transformer.blocks:
+        torch.nn.init.zeros_(block.modulation.weight)  # the stream passes unchanged
+    with torch.no_grad():
+        transformer.head_modulation.weight.normal_(0, 1, generator=seeded(1))
+    condition = transformer.condition_embedding.weight[1]
+    scale, shift = (transformer.head_modulation.weight @ F.silu(condition)).chunk(2)
+    places = transformer.position_embedding[0] + transformer.level_embedding.weight[0]
+    first = condition + transformer.start_embedding + places
+    _, logits = transformer.start(torch.tensor([1]))
+    expected = transformer.head.weight @ (normalise(first) * (1 + scale) + shift)
+    torch.testing.assert_close(logits[0, 0], expected, atol=1e-5, rtol=1e-4)
+
+
 def test_bfloat16_autocast_stays_close_and_answers_in_float32(inputs):
     transformer, condition = awake(), torch.tensor([0, 1, 2])
     plain = transformer(condition, inputs)

@@ -1,0 +1,190 @@
+"""The command medvar-model: each command in process, its errors, its help."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import cv2
+import pytest
+import torch
+import typer
+from medvar_cli.model import app
+from shardset import write_shard_set
+from typer.testing import CliRunner
+
+from medvar_model.config import TOKENIZERS, TRANSFORMERS
+from medvar_model.train_tokenizer import LOOPS as TOKENIZER_LOOPS
+from medvar_model.train_transformer import LOOPS as TRANSFORMER_LOOPS
+
+SHORT = ["--samples", "8", "--batch-size", "4", "--workers", "1", "--device", "cpu", "--validate-every", "8"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_shard_set(tmp_path_factory.mktemp("set"), {"train": 12, "val": 4})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(shards, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tok") / "run"
+    call("train", "tokenizer", shards, "-o", out, "--preset", "tiny", "--no-lpips", *SHORT)
+    return out
+
+
+@pytest.fixture(scope="module")
+def transformer(shards, tokenizer, tmp_path_factory):
+    out = tmp_path_factory.mktemp("var") / "run"
+    result = call("train", "transformer", shards, "-o", out, "--tokenizer", tokenizer, "--size", "d2", *SHORT)
+    assert "validation loss" in result.output
+    return out
+
+
+def test_training_again_finds_nothing_left_to_do(shards, tokenizer):
+    said = call(
+        "train", "tokenizer", shards, "-o", tokenizer, "--preset", "tiny", "--no-lpips", *SHORT, "--json"
+    ).stdout
+    assert json.loads(said)["is_finished"]
+    run = json.loads((tokenizer / "last" / "run.json").read_text())
+    assert run["settings"]["loop"]["samples"] == 8
+    assert run["command"]
+
+
+def test_samples_are_images_and_the_same_twice(transformer, tmp_path):
+    arguments = ["sample", transformer, "--condition", "beta-mr", "--condition", "none", "-n", "3", "--device", "cpu"]
+    call(*arguments, "-o", tmp_path / "a", "--batch-size", "2")
+    said = call(*arguments, "-o", tmp_path / "b", "--batch-size", "3", "--json").stdout
+    names = [Path(name).name for name in json.loads(said)]
+    assert names == [f"{condition}-{n:04d}.png" for condition in ("beta-mr", "none") for n in range(3)]
+    for name in names:
+        image = cv2.imread(str(tmp_path / "a" / name), cv2.IMREAD_UNCHANGED)
+        assert image.shape == (32, 32)
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    listed = json.loads((tmp_path / "a" / "samples.json").read_text())
+    assert [image["file"] for image in listed["images"]] == names
+    assert len({image["seed"] for image in listed["images"]}) == 3
+
+
+def test_a_tokenizer_that_is_not_the_transformers_is_refused(shards, transformer, tmp_path):
+    call("train", "tokenizer", shards, "-o", tmp_path / "t", "--preset", "tiny", "--no-lpips", "--seed", "3", *SHORT)
+    result = call("sample", transformer, "-o", tmp_path / "x", "--tokenizer", tmp_path / "t", code=2)
+    assert "its tokens mean other things" in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_info_gives_the_published_counts():
+    said = json.loads(call("info", "d16", "--json").stdout)
+    assert said["transformer_parameters"] == 310_283_520
+    assert said["tokenizer_parameters"] == 108_942_593
+    few = json.loads(call("info", "d16", "--conditions", "30", "--json").stdout)
+    assert said["transformer_parameters"] - few["transformer_parameters"] == 970 * 1024
+    small = json.loads(call("info", "demo", "--size", "d4", "--json").stdout)
+    assert small["transformer"]["vocabulary"] == TOKENIZERS["demo"].vocabulary
+    assert "310,283,520 parameters" in call("info", "d16").output
+
+
+@pytest.mark.parametrize("command", ["tokenizer", "transformer", "sample"])
+def test_a_dry_run_shows_the_configuration_and_does_nothing(command, tmp_path):
+    arguments = {
+        "tokenizer": ["train", "tokenizer", "S", "--no-lpips", "--mix", "a-ct=0.5", "--mix", "b-mr=1"],
+        "transformer": ["train", "transformer", "S", "--tokenizer", "T", "--seed", "9"],
+        "sample": ["sample", "R", "--condition", "a-ct"],
+    }[command]
+    for more in ([], ["--json"]):
+        said = json.loads(call(*arguments, "-o", tmp_path / "out", "--dry-run", *more).stdout)
+        assert said["out"] == str(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    if command == "tokenizer":
+        assert said["data"]["mixture"] == [["a-ct", 0.5], ["b-mr", 1.0]]
+        assert said["config"]["width"] == 160
+    if command == "transformer":
+        assert said["loop"]["seed"] == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "tiny"], "--no-lpips"),
+        (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "huge", "--no-lpips"], "no tokenizer preset 'huge'"),
+        (["train", "tokenizer", "nowhere", "-o", "x", "--preset", "tiny", "--no-lpips"], "holds no dataset.json"),
+        (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "demo", "--no-lpips"], "the network takes 64"),
+        (["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--mix", "alpha-ct"], "wanted CONDITION=WEIGHT"),
+        (["train", "transformer", "{shards}", "-o", "x", "--tokenizer", "nowhere"], "holds no checkpoint"),
+        (
+            ["train", "transformer", "{shards}", "-o", "x", "--tokenizer", "t", "--size", "d1"],
+            "no transformer size 'd1'",
+        ),
+        (["sample", "{transformer}", "-o", "x", "--condition", "delta-ct"], "trained with alpha-ct, beta-mr, gamma-mr"),
+        (["sample", "{tokenizer}", "-o", "x"], "wanted a transformer"),
+        (["info", "d5"], "no preset 'd5'; choose one of d2, "),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_code_2(arguments, words, shards, tokenizer, transformer):
+    places = {"shards": shards, "tokenizer": tokenizer, "transformer": transformer}
+    result = call(*(argument.format(**places) for argument in arguments), code=2)
+    assert words in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert not Path("x").exists()
+
+
+def commands():
+    def walk(name, command):
+        if isinstance(command, click.Group):
+            for sub in command.commands.values():
+                yield from walk(f"{name} {sub.name}", sub)
+        else:
+            yield name, command
+
+    return list(walk("medvar-model", typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_has_an_example_and_a_python_twin(name, command):
+    assert re.search(rf"Example: {name} ", command.help)
+    twin = re.search(r"Python: (medvar_model[\w.]+)\.(\w+)\(", command.help)
+    module = __import__(twin[1], fromlist=[twin[2]])
+    assert callable(getattr(module, twin[2]))
+    assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option))
+
+
+def test_every_size_has_its_training_settings():
+    assert list(TOKENIZER_LOOPS) == list(TOKENIZERS)
+    assert list(TRANSFORMER_LOOPS) == list(TRANSFORMERS)
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(shards, tmp_path):
+    import signal
+
+    command = [sys.executable, "-m", "medvar_cli.model", "train", "tokenizer", str(shards), "-o", str(tmp_path / "run")]
+    command += ["--preset", "tiny", "--no-lpips", "--samples", "4000", "--batch-size", "4", "--device", "cpu"]
+    command += ["--validate-every", "40", "--checkpoint-every", "4000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "validation" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the same command goes on" in said
+    step = json.loads((tmp_path / "run" / "last" / "state" / "progress.json").read_text())["step"]
+    assert 10 <= step < 1000
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    process.kill()
+    process.communicate()
+    assert int(line.split()[1]) == (step // 10 + 1) * 40

@@ -1,0 +1,67 @@
+"""One finished road from downloads to shards, made once; tests that damage it take a copy."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from builders import acdc_tree, chaos_members, msd_tree, nifti_bytes, pairs_toml, scan, small_recipe, spaced, write_files, write_zip
+
+from medvar_data.catalog import Recipe
+from medvar_data.pipeline import run_harmonize, run_ingest
+from medvar_data.shard import ShardSpec, write_shards
+from medvar_data.splits import SplitSpec
+from medvar_data.store import Store
+from medvar_data.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Road:
+    """A workspace, the shard set made from it, and how."""
+
+    sources: dict[str, Path]
+    workspace: Workspace
+    recipe: Recipe
+    spec: ShardSpec
+    store: Store
+
+    @property
+    def shards(self) -> Path:
+        return Path(self.store.url)
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory) -> Road:
+    """ACDC (five patients, two frames), CHAOS CT from its zip, a Decathlon task, and a user's own pairs, one unlabelled."""
+    folder = tmp_path_factory.mktemp("road")
+    own = folder / "own"
+    for number, seed in (("ann", 1), ("bob", 2), ("cy", 3)):
+        image, label = scan((20, 18, 4), seed)
+        members = {f"{number}_image.nii.gz": nifti_bytes(image, spaced(1, 1, 3))}
+        if number != "cy":
+            members[f"{number}_label.nii.gz"] = nifti_bytes((label > 0).astype("u1"), spaced(1, 1, 3))
+        write_files(own, members)
+    write_files(own, {"broken_image.nii.gz": b"no image"})
+    (folder / "own.toml").write_text(pairs_toml())
+    sources = {
+        "acdc": acdc_tree(folder / "acdc", patients=5),
+        "chaos": write_zip(folder / "chaos" / "CHAOS_Train_Sets.zip", chaos_members()).parent,
+        "msd-brain-tumour": msd_tree(folder / "msd", cases=3, channels=4),
+        str(folder / "own.toml"): own,
+    }
+    recipe = small_recipe(folder)
+    workspace = Workspace(folder / "work")
+    workspace.set_salt(bytes(range(32)))
+    list(run_ingest(sources, workspace))
+    run_harmonize(workspace, recipe, 1, lambda _: None)
+    spec = ShardSpec(recipe, SplitSpec(val=0.2, test=0.2), slices_per_shard=20)
+    store = Store(str(folder / "shards"))
+    write_shards(workspace, store, spec, 1, lambda _: None)
+    return Road(sources, workspace, recipe, spec, store)
+
+
+@pytest.fixture
+def damaged(road, tmp_path) -> Store:
+    """A copy of the shard set to spoil."""
+    shutil.copytree(road.shards, tmp_path / "set")
+    return Store(str(tmp_path / "set"))
