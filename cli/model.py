@@ -178,7 +178,7 @@ def sample_command(
     if dry_run:
         return options.show_spec(spec, as_json)
     with dist.joined({}, device) as place, progress_bar("sample") as show:
-        files = write_samples(spec, place.device, lambda done, total: show(Progress("", done, total)))
+        files = write_samples(spec, place.device, lambda done, total: show(Progress(done, total, "", "drawn")))
     if as_json:
         return print_json([str(file) for file in files])
     return console.print(f"{len(files)} images in {out}.", markup=False)

@@ -1,17 +1,19 @@
 """Find the cases of a collection in a download: match paths, pair labels, judge headers. No voxel is read.
 
 In: a collection's description and the tree of its files. Out: one `Case` a scan and one `Reject` for each that cannot
-be used; `found = kept + rejected` holds by construction.
+be used; `found = kept + rejected` holds by construction. `match_files` works on names alone, so that a published list of
+files can stand in for a download; it shares its helpers with the judging of headers, hence one file above 300 lines.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from hmac import new as hmac
 
-from medvar_data.catalog import CollectionSpec, Layout, condition_name
+from medvar_data.catalog import CollectionSpec, Layout, condition_name, parse_numbers
 from medvar_data.errors import CaseRejected, Reason, SourceError
 from medvar_data.readers import Header, read_volume_header
 from medvar_data.readers.scan import check_same_shape
@@ -74,49 +76,107 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     Raises:
         SourceError: nothing in the tree looks like this collection; says what was looked for and what is there.
     """
-    files = [f for f in tree.files if not any(re.search(p, f.path) for p in spec.exclude)]
+    matched = match_files(spec, tree, salt)
     rejects = [
         Reject(spec.name, f"archive-{i}", "ingest", reason, detail) for i, (_, reason, detail) in enumerate(tree.broken)
     ]
-    candidates: list[Case] = []
-    counts = []
-    for layout in spec.layouts:
-        matched, spare = _match(spec, layout, files, tree, salt)
-        candidates += matched
-        rejects += spare
-        counts.append(
-            LayoutCount(
-                layout.id,
-                len(matched),
-                layout.expected,
-                sum(layout.labelled and not c.label for c in matched),
-            )
-        )
-    if not candidates and not rejects:
+    rejects += matched.rejects
+    if not matched.candidates and not rejects:
         raise SourceError(_nothing_found(spec, tree))
-    found = FINDERS[spec.finder](spec, tree, candidates) if spec.finder else Found()
+    found = FINDERS[spec.finder](spec, tree, list(matched.candidates)) if spec.finder else Found()
     named = {reject.case for reject in rejects}
     rejects += [reject for reject in found.rejects if reject.case not in named]
     cases = []
-    for case, reject in _judge(spec, candidates):
+    for case, reject in _judge(spec, matched.candidates):
         if reject:
             rejects.append(reject)
         else:
-            cases.append(case)
+            paths = (*case.image, *case.label)
+            cases.append(replace(case, modified_ns=max(modified_ns(tree.root, path) for path in paths)))
     order = sorted(cases, key=lambda c: _natural(c.case))
     return Ingested(
         spec.name,
         tuple(order),
         tuple(sorted(rejects, key=lambda r: _natural(r.case))),
-        tuple(counts),
+        matched.counts,
         found.notes,
     )
 
 
+@dataclass(frozen=True)
+class Matched:
+    """What the names of the files alone tell.
+
+    Attributes:
+        candidates: cases whose files are there, each key once; `modified_ns` is still 0.
+        rejects: left out for their names: known to be bad, twice there, incomplete, or labels without image.
+        claimed: paths that some layout takes as image or label.
+    """
+
+    candidates: tuple[Case, ...]
+    rejects: tuple[Reject, ...]
+    counts: tuple[LayoutCount, ...]
+    claimed: frozenset[str]
+
+
+def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
+    """Match the paths of a tree against the layouts of a collection; no file is opened or looked at."""
+    files = [f for f in tree.files if not any(re.search(p, f.path) for p in spec.exclude)]
+    candidates: list[Case] = []
+    rejects: list[Reject] = []
+    unlabelled, claimed = [], set()
+    seen: set[str] = set()
+    found: dict[str, int] = {}
+    for layout in spec.layouts:
+        matched, spare = _match(spec, layout, files, tree, salt)
+        found[layout.id] = len(matched)
+        unlabelled.append(sum(layout.labelled and not case.label for case, _ in matched))
+        claimed |= {path for case, _ in matched for path in (*case.image, *case.label)}
+        for case, reason in matched:
+            reject = _judge_name(spec, layout, case, reason, seen)
+            seen.add(case.case)
+            if reject:
+                rejects.append(reject)
+            else:
+                candidates.append(case)
+        for reject, paths in spare:
+            claimed |= set(paths)
+            rejects.append(reject)
+    counts = tuple(
+        LayoutCount(layout.id, found[layout.id], _expected(spec, layout, found), n)
+        for layout, n in zip(spec.layouts, unlabelled, strict=True)
+    )
+    return Matched(tuple(candidates), tuple(rejects), counts, frozenset(claimed))
+
+
+def _expected(spec: CollectionSpec, layout: Layout, found: Mapping[str, int]) -> int:
+    """Hold a layout to its published number, unless its cases are here in another variant or it is one not used."""
+    others = [o.id for o in spec.layouts if o.variant_of == layout.id]
+    elsewhere = not found[layout.id] and (layout.variant_of or any(found[other] for other in others))
+    return 0 if elsewhere else layout.expected
+
+
+def _judge_name(spec: CollectionSpec, layout: Layout, case: Case, reason: str, seen: set[str]) -> Reject | None:
+    if reason:
+        return _reject(spec, case.case, Reason.KNOWN_BAD, reason)
+    if case.case in seen:
+        detail = "another file already claims this case; keep one of them"
+        return _reject(spec, case.case, Reason.DUPLICATE_CASE, detail)
+    if layout.label_files and case.label and len(case.label) != len(layout.label_files):
+        detail = f"the label has {len(case.label)} of its files; wanted {', '.join(layout.label_files)}"
+        return _reject(spec, case.case, Reason.FILE_MISSING, detail)
+    return None
+
+
 def _match(
     spec: CollectionSpec, layout: Layout, files: Iterable[SourceFile], tree: Tree, salt: bytes
-) -> tuple[list[Case], list[Reject]]:
-    """Pair images and labels of one layout; returns the cases and a reject for each label that serves none."""
+) -> tuple[list[tuple[Case, str]], list[tuple[Reject, list[str]]]]:
+    """Pair images and labels of one layout.
+
+    Returns:
+        Each case with the reason to skip it ("" where there is none); a reject for each label that serves no case, with
+        the label's paths.
+    """
     images = _grouped(layout.image, layout, files, by_case=True)
     labels = _grouped(layout.label, layout, files, by_case=False) if layout.label else {}
     cases, used = [], set()
@@ -125,12 +185,14 @@ def _match(
         used.add(pair)
         cases += _cases(spec, layout, groups, members, label[1] if label else [], tree, salt)
     spare = []
-    for pair, again in labels:
-        key = _case_key("-".join(pair), spec, salt)
+    for (pair, again), (_, members) in labels.items():
+        key, paths = _case_key("-".join(pair), spec, salt), [f.path for f in members]
         if pair not in used:
-            spare.append(_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image"))
+            lone = _reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image")
+            spare.append((lone, paths))
         elif again:
-            spare.append(_reject(spec, key, Reason.DUPLICATE_CASE, "a second label claims this case; keep one of them"))
+            second = _reject(spec, key, Reason.DUPLICATE_CASE, "a second label claims this case; keep one of them")
+            spare.append((second, paths))
     return cases, spare
 
 
@@ -148,7 +210,7 @@ def _grouped(pattern: str, layout: Layout, files: Iterable[SourceFile], *, by_ca
         groups = {k: v or "" for k, v in match.groupdict().items()}
         pair = tuple(groups[name] for name in layout.pair_on) or (layout.case.format_map(groups),)
         key = (pair, layout.case.format_map(groups) if by_case else "")
-        if key in found and not layout.stack:
+        if key in found and not layout.stack and (by_case or not layout.label_files):
             key = (pair, f"{key[1]}\0{file.path}")  # a second file for one case: reported as a duplicate
         found.setdefault(key, (groups, []))[1].append(file)
     return found
@@ -162,45 +224,83 @@ def _cases(
     labels: list[SourceFile],
     tree: Tree,
     salt: bytes,
-) -> list[Case]:
-    """Make one case, or one a channel where the fourth dimension holds several."""
-    modality = layout.modality or spec.modality
+) -> list[tuple[Case, str]]:
+    """Make one case, or one a channel where the fourth dimension holds several; with each the reason to skip it."""
     sequence = layout.sequence.format_map(groups)
-    members = [*images, *labels]
-    base = _case_key(layout.case.format_map(groups), spec, salt)
-    channels = [(i, name, f"{base}-{_slug(name)}") for i, name in enumerate(layout.channels)]
+    name = layout.case.format_map(groups)
+    base = _case_key(name, spec, salt)
+    channels = [(i, title, f"-{_slug(title)}") for i, title in enumerate(layout.channels)]
     return [
-        Case(
-            collection=spec.name,
-            case=key,
-            group=f"{spec.family or spec.name}/{layout.group.format_map(groups)}",
-            modality=modality,
-            region=layout.region or spec.region,
-            sequence=name,
-            official_split=layout.split,
-            condition=condition_name(spec, modality),
-            layout=layout.id,
-            reader=layout.reader,
-            root=str(tree.root),
-            image=tuple(sorted(f.path for f in images)),
-            label=tuple(sorted(f.path for f in labels)),
-            channel=channel,
-            n_bytes=sum(f.n_bytes for f in members),
-            modified_ns=max(modified_ns(tree.root, f.path) for f in members),
+        (
+            _case(spec, layout, groups, (images, labels), tree, f"{base}{tail}", title, channel),
+            _skip(spec, f"{_slug(name)}{tail}"),
         )
-        for channel, name, key in channels or [(-1, layout.sequences.get(sequence, sequence), base)]
+        for channel, title, tail in channels or [(-1, layout.sequences.get(sequence, sequence), "")]
     ]
 
 
+def _case(
+    spec: CollectionSpec,
+    layout: Layout,
+    groups: Mapping[str, str],
+    files: tuple[list[SourceFile], list[SourceFile]],
+    tree: Tree,
+    key: str,
+    sequence: str,
+    channel: int,
+) -> Case:
+    modality = layout.modality or spec.modality
+    return Case(
+        collection=spec.name,
+        case=key,
+        group=f"{spec.family or spec.name}/{layout.group.format_map(groups)}",
+        modality=modality,
+        region=layout.region or spec.region,
+        sequence=sequence,
+        official_split=_official_split(layout, groups),
+        condition=condition_name(spec, modality),
+        layout=layout.id,
+        reader=layout.reader,
+        root=str(tree.root),
+        image=tuple(sorted(f.path for f in files[0])),
+        label=_label_order(layout, [f.path for f in files[1]]),
+        channel=channel,
+        n_bytes=sum(f.n_bytes for part in files for f in part),
+        modified_ns=0,
+    )
+
+
+def _official_split(layout: Layout, groups: Mapping[str, str]) -> str:
+    for name, text in layout.splits.items():
+        if int(groups["number"]) in parse_numbers(text):
+            return name
+    return layout.split
+
+
+def _label_order(layout: Layout, paths: list[str]) -> tuple[str, ...]:
+    """Sort label files by name, or as `label_files` lists them."""
+    if not layout.label_files:
+        return tuple(sorted(paths))
+    order = list(layout.label_files)
+    regex = re.compile(layout.label)
+    named = [(match["structure"], path) for path in paths if (match := regex.search(path))]
+    known = [(order.index(structure), path) for structure, path in named if structure in order]
+    return tuple(path for _, path in sorted(known))
+
+
+def _skip(spec: CollectionSpec, name: str) -> str:
+    """Tell why a case is left out before it is opened; "" where it is not."""
+    for quirk in spec.quirks:
+        if quirk.skip and any(fnmatchcase(name, pattern) for pattern in quirk.cases.split()):
+            return quirk.action
+    return ""
+
+
 def _judge(spec: CollectionSpec, candidates: Iterable[Case]) -> Iterable[tuple[Case, Reject | None]]:
-    """Judge each case by file sizes and headers alone."""
-    seen: set[str] = set()
+    """Judge each case by its headers alone."""
     headers: dict[str, Header | CaseRejected | None] = {}
     for case in candidates:
         try:
-            if case.case in seen:
-                raise CaseRejected(Reason.DUPLICATE_CASE, "another file already claims this case; keep one of them")
-            seen.add(case.case)
             _judge_headers(spec, case, headers)
             yield case, None
         except CaseRejected as error:
@@ -220,8 +320,8 @@ def _judge_headers(spec: CollectionSpec, case: Case, headers: dict[str, Header |
         )
     if image and case.channel < 0 and image.n_channels > 1:
         raise CaseRejected(Reason.DIMENSIONS, f"the image has {image.n_channels} channels; the collection names none")
-    if case.label:
-        label = _header(case.root, case.label[0], "affine", headers)
+    for path in case.label:
+        label = _header(case.root, path, "affine", headers)
         if image and label:
             check_same_shape(image.shape, label.shape)
 

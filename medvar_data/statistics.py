@@ -31,9 +31,10 @@ def statistics(slices: pa.Table, cases: pa.Table, side: int) -> pa.Table:
     by_case["removed_label_mm3"] = [sum(mm3 for _, mm3 in row or ()) for row in cases["removed_label_mm3"].to_pylist()]
     by_case["vanished"] = [len(row) for row in cases["vanished_labels"].to_pylist()]
     by_slice = slices.select([*BY, "has_label", "foreground_pixels", "body_pixels"]).to_pandas()
+    slices_of = dict(iter(by_slice.groupby(BY)))
     rows = []
     for values, part in by_case.groupby(BY, sort=True):
-        mine = by_slice.loc[(by_slice[BY] == values).all(axis=1)]
+        mine = slices_of[values]
         rows.append(
             {
                 **dict(zip(BY, values, strict=True)),

@@ -56,7 +56,8 @@ def _one(store: Store, table: str, filters: list[tuple[str, str, str]], missing:
 
 
 def _source(store: Store, row: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
-    case = next((c for c in workspace.cases(row["collection"]) if c.case == row["case"]), None)
+    cases = workspace.cases(row["collection"]) if row["collection"] in workspace.collections() else []
+    case = next((c for c in cases if c.case == row["case"]), None)
     if case is None:
         return {
             "found": False,

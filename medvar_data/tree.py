@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BufferedIOBase
+from io import BufferedIOBase, BytesIO
 from pathlib import Path, PurePosixPath
 
 from medvar_data.errors import CaseRejected, Reason, SourceError
@@ -119,14 +119,10 @@ def open_binary(root: Path, path: str) -> BufferedIOBase:
     archive, member = path.split(SEPARATOR, 1)
     if archive.lower().endswith(".zip"):
         return _zip(root / archive, _stamp(root / archive)).open(member)  # type: ignore[return-value]
-    tar = _tar(root / archive, _stamp(root / archive))
-    try:
-        stream = tar.extractfile(member)
-    except KeyError:
-        stream = tar.extractfile(f"./{member}")  # as `tar -cf x.tar .` writes it
-    if stream is None:
-        raise KeyError(member)
-    return stream  # type: ignore[return-value]
+    offset, size = _tar_index(root / archive, _stamp(root / archive))[member]
+    with (root / archive).open("rb") as stream:
+        stream.seek(offset)
+        return BytesIO(stream.read(size))
 
 
 def modified_ns(root: Path, path: str) -> int:
@@ -159,17 +155,8 @@ def _zip_members(file: Path) -> Iterator[tuple[str, int]]:
 
 
 def _tar_members(file: Path) -> Iterator[tuple[str, int]]:
-    archive = _tar(file, _stamp(file))
-    members = archive.getmembers()
-    with file.open("rb") as stream:  # tarfile stops without a word where a header is damaged or the rest is cut off
-        stream.seek(archive.offset)
-        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError
-    for info in members:
-        if info.issym() or info.islnk():
-            raise CaseRejected(Reason.UNSAFE_ARCHIVE, "the archive holds a link; wanted plain files only")
-        if info.isfile():
-            yield info.name.removeprefix("./"), info.size
+    for name, (_, size) in _tar_index(file, _stamp(file)).items():
+        yield name, size
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -183,5 +170,15 @@ def _zip(file: Path, stamp: tuple[int, int]) -> zipfile.ZipFile:
 
 
 @lru_cache(maxsize=8)
-def _tar(file: Path, stamp: tuple[int, int]) -> tarfile.TarFile:
-    return tarfile.open(file, "r:")
+def _tar_index(file: Path, stamp: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Where the files of an uncompressed tar lie: name -> offset and size of the data."""
+    with tarfile.open(file, "r:") as archive:
+        members = archive.getmembers()
+        end = archive.offset
+    with file.open("rb") as stream:  # tarfile stops without a word where a header is damaged or the rest is cut off
+        stream.seek(end)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError
+    if any(info.issym() or info.islnk() for info in members):
+        raise CaseRejected(Reason.UNSAFE_ARCHIVE, "the archive holds a link; wanted plain files only")
+    return {info.name.removeprefix("./"): (info.offset_data, info.size) for info in members if info.isfile()}

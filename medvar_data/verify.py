@@ -1,7 +1,7 @@
 """Prove a shard set: every byte, row and promise of its tables is checked again, from the files alone.
 
 Checks, in order: dataset.json and the digests of tables and shards; the members of every tar and their offsets against
-slices.parquet; keys; sample JSON; pixels against their digests; counts; patients in one split; the condition ids.
+slices.parquet; keys; sample JSON; pixels against digests and counts; patients in one split; the condition ids.
 """
 
 import json
@@ -13,8 +13,10 @@ from hashlib import sha256
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import UInt8
 
 from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import ShardSetError
@@ -81,6 +83,8 @@ def read_dataset(store: Store) -> dict[str, Any]:
         dataset = json.loads(store.read("dataset.json"))
     except ValueError as error:
         raise ShardSetError("dataset.json is damaged. Run `medvar-data shard` again.") from error
+    if not isinstance(dataset, dict):
+        raise ShardSetError("dataset.json is damaged. Run `medvar-data shard` again.")
     if dataset.get("schema_version") != SCHEMA_VERSION:
         raise ShardSetError(
             f"The set has schema version {dataset.get('schema_version')}; this medvar reads {SCHEMA_VERSION}."
@@ -154,6 +158,19 @@ def _check_sample(
             yield f"{key}: a picture is {pixels.shape[0]} x {pixels.shape[1]}; wanted {side} x {side}"
         if pixel_digest(pixels) != row[column]:
             yield f"{key}: its pixels do not have the digest in {column}"
+        if column == "mask_sha256":
+            yield from _check_counts(pixels, row)
+
+
+def _check_counts(mask: UInt8[np.ndarray, "h w"], row: dict[str, Any]) -> Iterator[str]:
+    counts = np.bincount(mask.reshape(-1), minlength=1)
+    found = {int(v): int(counts[v]) for v in np.flatnonzero(counts) if v}
+    if found != dict(row["label_pixels"]):
+        yield f"{row['key']}: its mask does not hold the pixels that label_pixels counts"
+    if sum(found.values()) != row["foreground_pixels"]:
+        yield f"{row['key']}: its mask does not hold the pixels that foreground_pixels counts"
+    if found and not row["has_label"]:
+        yield f"{row['key']}: it has a mask, but has_label is false"
 
 
 def _check_tables(slices: pa.Table, cases: pa.Table, dataset: dict[str, Any]) -> Iterator[str]:

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 
 class RunLog:
     """An open log.
@@ -21,6 +19,8 @@ class RunLog:
     """
 
     def __init__(self, out: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and only training needs it
+
         out.mkdir(parents=True, exist_ok=True)
         path = out / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]

@@ -9,6 +9,7 @@ up to rounding of the logits, which matters only where a number falls on the bor
 Shapes: B images, R rows (images times branches of the guidance), N tokens of a scale, V codes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -140,17 +141,17 @@ def choose(
     and the likelier codes sum to less than p, so that the likeliest always stays. The number u chooses the
     first code at which the sum exceeds u times the sum of all that stay.
     """
-    sorted_logits, order = logits_BNV.float().sort(dim=-1, descending=True, stable=True)
-    if 0 < top_k < sorted_logits.shape[-1]:
-        least = sorted_logits[..., top_k - 1, None]
-        sorted_logits = sorted_logits.masked_fill(sorted_logits < least, -torch.inf)
-    chance = sorted_logits.softmax(-1)
-    if top_p > 0:
-        likelier = chance.cumsum(-1, dtype=torch.float64) - chance
-        chance = chance.masked_fill(likelier >= top_p, 0)
+    logits_BNV = logits_BNV.float()
+    if 0 < top_k < logits_BNV.shape[-1]:
+        least_BN1 = logits_BNV.topk(top_k, sorted=False).values.amin(-1, keepdim=True)
+        logits_BNV = logits_BNV.masked_fill(logits_BNV < least_BN1, -torch.inf)
+    falling_BNV, order = logits_BNV.sort(dim=-1, descending=True, stable=True)  # equals: by id, on any device
+    chance = falling_BNV.softmax(-1)
     reached = chance.cumsum(-1, dtype=torch.float64)
-    rank = (reached <= noise_BN[..., None] * reached[..., -1:]).sum(-1, keepdim=True)
-    rank = torch.minimum(rank, (chance > 0).sum(-1, keepdim=True) - 1)
+    stays = (chance > 0) & (reached - chance < (top_p or math.inf))  # the first so many: chances fall
+    last = stays.sum(-1, keepdim=True) - 1
+    rank = (reached <= noise_BN[..., None] * reached.gather(-1, last)).sum(-1, keepdim=True)
+    rank = torch.minimum(rank, last)  # where rounding reaches the end
     return order.gather(-1, rank)[..., 0]
 
 

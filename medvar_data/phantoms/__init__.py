@@ -5,6 +5,7 @@ In: a seed. Out: volumes (`synthesize`), or whole collections on disk (`write_ph
 
 from medvar_data.phantoms.anatomy import CELLS, Cell, Phantom, synthesize
 from medvar_data.phantoms.broken import BrokenFile, write_broken
-from medvar_data.phantoms.layouts import LAYOUTS, write_phantoms
+from medvar_data.phantoms.layouts import LAYOUTS
+from medvar_data.phantoms.write import write_phantoms
 
 __all__ = ["CELLS", "LAYOUTS", "BrokenFile", "Cell", "Phantom", "synthesize", "write_broken", "write_phantoms"]

@@ -62,7 +62,8 @@ class Cell:
         spacing_mm: their distances.
         centre_mm: what lies in the middle of the stack.
         scene: paints the anatomy.
-        tilt: largest obliquity in degrees.
+        tilt: largest obliquity of the grid in degrees, which the affine tells.
+        pose: how the patient lies, degrees about x, y, z (one sigma), which no header tells.
         warp_mm: strength of the deformation that tells patients apart.
         noise: HU for CT, a fraction of the brightest tissue for MR.
         bias: strength of the receive field (MR).
@@ -82,6 +83,7 @@ class Cell:
     warp_mm: Real = 2.5
     noise: Real = 0.02
     bias: Real = 0.2
+    pose: tuple[Real, Real, Real] = (1.5, 1.0, 2.5)
     circle: bool = False
     one_of: bool = False
     notes: Callable[[int, np.random.Generator], dict[str, str]] = field(default=lambda patient, rng: {})
@@ -104,7 +106,8 @@ def synthesize(cell: str, patient: int, seed: int, *, moment: Real = 0.0) -> Pha
     start = [seed, list(CELLS).index(cell), patient]
     rng = np.random.default_rng(start)
     notes = kind.notes(patient, rng)
-    grid = _grid(kind, notes, rng)
+    scanner = _grid(kind, notes, rng)
+    grid = _posed(scanner, kind, rng)
     at = space(grid, rng, warp_mm=kind.warp_mm, warp_scale_mm=65.0)
     scene = kind.scene(at, kind, moment, notes, rng)
     chosen = dict(kind.sequences)
@@ -129,9 +132,9 @@ def synthesize(cell: str, patient: int, seed: int, *, moment: Real = 0.0) -> Pha
             if scene.outline is not None:
                 volume = np.where(scene.outline < 0, np.maximum(volume, 1), 0).astype(np.float32)
             volumes[name] = volume
-    truth, centres = _truth(painting.label, grid, kind.labels)
+    truth, centres = _truth(painting.label, scanner, kind.labels)
     notes["sequence"] = ",".join(volumes)
-    return Phantom(cell, patient, volumes, painting.label, grid.affine, truth, centres, notes)
+    return Phantom(cell, patient, volumes, painting.label, scanner.affine, truth, centres, notes)
 
 
 def _grid(kind: Cell, notes: Mapping[str, str], rng: np.random.Generator) -> Grid:
@@ -146,9 +149,16 @@ def _grid(kind: Cell, notes: Mapping[str, str], rng: np.random.Generator) -> Gri
     turn = rotation(rng.uniform(-1, 1, 3) * kind.tilt)
     affine = np.eye(4)
     affine[:3, :3] = turn * spacing
-    jitter = rng.normal(0, 1, 3) * (3, 3, 3)
-    affine[:3, 3] = np.asarray(kind.centre_mm) + jitter - affine[:3, :3] @ ((shape - 1) / 2)
+    affine[:3, 3] = np.asarray(kind.centre_mm) - affine[:3, :3] @ ((shape - 1) / 2)
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def _posed(scanner: Grid, kind: Cell, rng: np.random.Generator) -> Grid:
+    """Give the grid in the patient's own frame: the patient lies turned and shifted in the scanner."""
+    motion = np.eye(4)
+    motion[:3, :3] = rotation(np.clip(rng.standard_normal(3), -2, 2) * kind.pose)
+    motion[:3, 3] = np.clip(rng.standard_normal(3), -2, 2) * (5, 4, 4)
+    return Grid(scanner.shape, motion @ scanner.affine)
 
 
 def _scale(cell: str, rng: np.random.Generator) -> float:
@@ -233,11 +243,11 @@ CELLS: Mapping[str, Cell] = {
     "brain-mr": Cell(
         "brain", "MR", {"necrotic core": 1, "edema": 2, "enhancing tumour": 3},
         {"t1n": "t1n", "t1c": "t1c", "t2w": "t2w", "t2f": "t2f"},
-        (112, 112, 26), (1.9, 1.9, 5.0), (0, -3, -2), _brain, warp_mm=2.0, bias=0.1,
+        (112, 112, 26), (1.9, 1.9, 5.0), (0, -3, -2), _brain, warp_mm=2.0, bias=0.1, pose=(2.5, 1.5, 2.5),
     ),
     "heart-mr": Cell(
         "heart", "MR", {"right ventricle": 1, "myocardium": 2, "left ventricle": 3}, {"cine": "cine"},
-        (144, 152, 9), (1.55, 1.55, 9.0), (10, -8, 0), _cine, bias=0.25, notes=_cine_notes,
+        (144, 152, 9), (1.55, 1.55, 9.0), (10, -8, 0), _cine, bias=0.25, pose=(0, 0, 11), notes=_cine_notes,
     ),
     "abdomen-ct": Cell(
         "abdomen", "CT", {"kidney": 1, "tumor": 2, "cyst": 3, "liver": 4}, {"ct": "ct"},
@@ -272,6 +282,6 @@ CELLS: Mapping[str, Cell] = {
     ),
     "prostate-mr": Cell(
         "prostate", "MR", {"PZ": 1, "TZ": 2}, {"t2": "pelvis-t2", "adc": "pelvis-adc"},
-        (136, 136, 18), (1.2, 1.2, 3.6), (0, 0, 2), _pelvis, tilt=6, warp_mm=2.0, noise=0.025,
+        (136, 136, 18), (1.2, 1.2, 3.6), (0, 0, 2), _pelvis, tilt=6, warp_mm=2.8, noise=0.025,
     ),
 }  # fmt: skip

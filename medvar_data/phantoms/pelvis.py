@@ -52,6 +52,7 @@ def pelvis(at: Space, labels: Mapping[str, int], rng: np.random.Generator) -> It
     yield from _bones(at, rng)
     yield from _side_muscles(at, rng)
     yield from mesentery(at, surface + 40, rng, 18)
+    yield from _below(at, prostate, rng)
     yield from _floor_and_rectum(at, prostate, rng)
     yield from _bladder(at, prostate, rng)
     yield from _prostate(at, prostate, labels, rng)
@@ -109,11 +110,29 @@ def _side_muscles(at: Space, rng: np.random.Generator) -> Iterator[Layer]:
         yield layer("muscle", at, ellipsoid(at, (side * 52, -58, 14), (34, 9, 40), angles=(0, 0, side * 30)))
 
 
+def _below(at: Space, prostate: Prostate, rng: np.random.Generator) -> Iterator[Layer]:
+    """Paint what lies under the prostate: the sphincter's muscle, the bulb and the crura of the penis."""
+    floor = prostate.centre - np.array([0, 0, prostate.half_height])
+    near = at.near(floor, (60, 60, 50))
+    yield layer("muscle", near, ellipsoid(near, moved(floor, (0, 2, -6)), (15, 13, 12), power=2.5))
+    yield layer("urethra", near, ellipsoid(near, moved(floor, (0, 2, -6)), (4, 4, 12)))
+    bulb = ellipsoid(near, moved(floor, (0, 4, -24)), (13, 19, 12))
+    yield layer("wall", near, bulb)
+    yield layer("vesicle", near, bulb + 2)
+    for side in (-1, 1):
+        yield layer("muscle", *tube(at, [moved(floor, (side * 8, 24, -16)), moved(floor, (side * 34, -12, -26))], 7.5))
+        yield layer("vein", *tube(at, [moved(floor, (side * 8, 24, -16)), moved(floor, (side * 34, -12, -26))], 5.0))
+        yield layer(
+            "muscle", near, ellipsoid(near, moved(floor, (side * 22, -30, -14)), (24, 4, 6), angles=(0, 0, side * 8))
+        )
+
+
 def _floor_and_rectum(at: Space, prostate: Prostate, rng: np.random.Generator) -> Iterator[Layer]:
     centre = prostate.centre
     back = float(centre[1] - prostate.half_depth)
     for side in (-1, 1):  # levator: a thin sling beside prostate and rectum
-        sling = ellipsoid(at, (side * 3, back - 8, -16), (34, 42, 300), power=2.5)
+        reach = (prostate.half_width + 5.5, prostate.half_depth + 26, 300)
+        sling = ellipsoid(at, (side * 1.5, back - 4, -16), reach, power=2.5)
         yield layer(
             "muscle",
             at,

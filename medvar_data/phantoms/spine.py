@@ -5,69 +5,50 @@ around the column, seen in axial slices), `spine_mr` is SPIDER (sagittal stacks 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float32, Int64
 
-from medvar_data.phantoms.abdomen import great_vessels, kidney, psoas
+from medvar_data.phantoms.abdomen import great_vessels, psoas
+from medvar_data.phantoms.column import Column, Frame, canal_shape, draw_column, frame_of, height_range, oval
+from medvar_data.phantoms.kidney import kidney
 from medvar_data.phantoms.scanner import KEEP, Layer, layer
-from medvar_data.phantoms.shapes import Array, Real, Space, cut, disc, ellipsoid, field, join, spread, tube
-from medvar_data.phantoms.torso import Build, build, cavity, loops, ribs, skin, trunk, wall
-
-SACRAL = 3  # sacral segments below the lowest lumbar vertebra: painted, never labelled
-
-
-@dataclass(frozen=True)
-class Column:
-    """A patient's backbone.
-
-    Attributes:
-        edges_mm: heights of the lower end plates, from the lowest segment up; one more than there are segments.
-        disc_mm: thickness of the disc on top of each segment.
-        curve: coefficients of y(z), highest power first.
-        sway: coefficients of x(z).
-        half_width: of a body.
-        ids: label of each segment, 0 where it is not annotated.
-        disc_ids: label of the disc on top of each segment, 0 where discs are not annotated.
-        degenerated: which discs have dried out.
-    """
-
-    edges_mm: Float32[np.ndarray, "edges"]
-    disc_mm: Float32[np.ndarray, "segments"]
-    curve: tuple[float, ...]
-    sway: tuple[float, ...]
-    half_width: Real
-    ids: Int64[np.ndarray, "segments"]
-    disc_ids: Int64[np.ndarray, "segments"]
-    degenerated: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Coordinates along a column: sideways and forward from its middle, and up from the middle of each body, in mm."""
-
-    x: Array
-    y: Array
-    up: Array
-    half_height: Array
-    segment: np.ndarray
+from medvar_data.phantoms.shapes import (
+    Array,
+    Space,
+    cut,
+    disc,
+    ellipsoid,
+    field,
+    join,
+    tube,
+)
+from medvar_data.phantoms.torso import (
+    Build,
+    build,
+    cavity,
+    loops,
+    ribs,
+    skin,
+    trunk,
+    wall,
+)
 
 
 def spine_ct(at: Space, rng: np.random.Generator) -> Iterator[Layer]:
     """Paint a CT crop around the column; vertebrae that are wholly in view carry VerSe's ids (8-19 thoracic, 20-24 lumbar)."""
     lowest = int(rng.choice([24, 23, 22, 21, 19, 17, 15]))
     body = build(rng, half_width=158, half_depth=114, fat=(9, 28))
-    low, high = _height_range(at)
+    low, high = height_range(at)
     start = low - (rng.uniform(35, 75) if lowest == 24 else rng.uniform(2, 26))
-    column = _column(rng, low, high, start=start, body=body, lowest=lowest, sacrum=lowest == 24)
+    column = draw_column(rng, low, high, start=start, body=body, lowest=lowest, rising=False)
     thoracic = lowest < 20
     surface = skin(at, body)
     yield from trunk(at, body, surface)
     yield from ribs(at, body, surface, rng, reach_y=0.0)
     inner = cavity(at, body, surface)
     yield layer("fat", at, inner)
-    frame = _frame(at, column)
+    frame = frame_of(at, column)
     yield layer("fat", at, _in_front(at, body, surface, frame))
     yield from _back_muscles(at, frame, surface)
     if thoracic:
@@ -78,19 +59,19 @@ def spine_ct(at: Space, rng: np.random.Generator) -> Iterator[Layer]:
         yield from great_vessels(at, body, {}, rng)
         for side in (-1, 1):
             yield from kidney(at, side, body, rng.normal(0, 1, 3) * (3, 3, 25), {}, rng, masses=False)
-    yield from _bones(at, frame, column, rng, cortex="cortex")
+    yield from _bones(at, frame, column, surface, rng, ct=True)
 
 
 def spine_mr(at: Space, rng: np.random.Generator) -> Iterator[Layer]:
     """Paint a lumbar spine for sagittal MR; ids as SPIDER's: vertebrae 1, 2, ... from L5 up, canal 100, discs 201, ... up."""
     body = build(rng, half_width=158, half_depth=112, fat=(10, 30))
-    low, high = _height_range(at)
-    column = _column(rng, low, high, start=-142 + rng.normal(0, 7), body=body, lowest=1, sacrum=True)
+    low, high = height_range(at)
+    column = draw_column(rng, low, high, start=-142 + rng.normal(0, 7), body=body, lowest=24, rising=True)
     seat = np.interp(at.z, (-140, -50), (26, 0)).astype(np.float32) * (at.y < 0)  # the buttocks stand out behind
     surface = skin(replace(at, y=at.y + seat), body)
     yield from trunk(at, body, surface)
     inner = cavity(at, body, surface)
-    frame = _frame(at, column)
+    frame = frame_of(at, column)
     front = np.minimum(inner, _in_front(at, body, surface, frame))
     yield layer("fat", at, front)
     yield from loops(at, front, rng, centre=(0, 46, 0), size=(45, 30, 125), count=42, radius=(9, 17))
@@ -100,7 +81,7 @@ def spine_mr(at: Space, rng: np.random.Generator) -> Iterator[Layer]:
     behind = np.maximum.reduce([np.abs(frame.x) - 3, frame.y + 40, -frame.y - 74])
     yield layer("fat", at, np.maximum(behind, surface + 8), fade_mm=3)
     yield from _canal(at, frame, column, rng)
-    yield from _bones(at, frame, column, rng, cortex="cortex", canal=False)
+    yield from _bones(at, frame, column, surface, rng, ct=False)
     yield from _discs(at, frame, column)
     yield from _veins(at, frame)
 
@@ -111,98 +92,24 @@ def _in_front(at: Space, body: Build, surface: Array, frame: Frame) -> Array:
     return np.maximum.reduce([inner, 8 - frame.y, np.abs(frame.x) - 48])
 
 
-def _height_range(at: Space) -> tuple[Real, Real]:
-    corners = at.grid.affine[:3, :3] @ (np.asarray(at.grid.shape) - 1) * 0.5
-    middle = at.grid.affine[2, 3] + corners[2]
-    return float(middle - abs(corners[2])), float(middle + abs(corners[2]))
-
-
-def _column(
-    rng: np.random.Generator, low: Real, high: Real, *, start: Real, body: Build, lowest: int, sacrum: bool
-) -> Column:
-    count = 16
-    sacral = SACRAL if sacrum else 0
-    rising = lowest == 1  # SPIDER counts up from L5, VerSe down to L5
-    first = 24 if rising else lowest
-    real = np.array([first - k + sacral for k in range(count)])  # VerSe's number of each segment; above 24 is sacrum
-    heights = np.interp(real, (8, 14, 19, 24, 25, 27), (23.0, 26.5, 31.5, 37.5, 31, 27)) * spread(rng, 1.0, 0.05)
-    heights = heights * (1 + 0.03 * rng.standard_normal(count))
-    if rng.random() < 0.3:  # a compression fracture
-        heights[int(rng.integers(sacral, sacral + 5))] *= rng.uniform(0.68, 0.88)
-    degenerated = tuple(bool(b) for b in rng.random(count) < np.interp(real, (18, 22, 24), (0.1, 0.3, 0.5)))
-    share = np.interp(real, (8, 19, 24, 24.5, 25), (0.17, 0.21, 0.26, 0.26, 0.08))
-    disc_mm = heights * share * np.where(degenerated, 0.72, 1.0)
-    edges = start + np.concatenate([[0.0], np.cumsum(heights)])
-    lordosis = spread(rng, 1.0, 0.2)
-    if sacrum:
-        z = (
-            np.array([-120, -95, -70, -35, 0, 35, 70, 105, 140]) - 110 - start
-            if not rising
-            else np.array([-120, -95, -70, -35, 0, 35, 70, 105, 140])
-        )
-        y = np.array([-33, -19, -6, 4, 6, 2, -4, -10, -15]) * lordosis
-        curve = np.polyfit(z, y + body.spine_y + 2 + rng.normal(0, 1.5, 9), 4)
-    else:
-        z = np.linspace(low, high, 7)
-        y = -0.0022 * (z - (low + high) / 2) ** 2 * (-1 if lowest < 20 else 1) * lordosis
-        curve = np.polyfit(z, y + body.spine_y + rng.normal(0, 1.2, 7), 2)
-    sway = np.array([rng.normal(0, 4e-4), rng.normal(0, 0.03), rng.normal(0, 2)])
-    whole = (edges[:-1] > low + 2) & (edges[1:] - disc_mm < high - 2) & (real <= 24) & (real >= 8)
-    numbers = 25 - real if rising else real
-    disc_seen = (edges[1:] - disc_mm > low + 1) & (edges[1:] < high - 1) & (real <= 25)
-    return Column(
-        edges_mm=edges.astype(np.float32),
-        disc_mm=disc_mm.astype(np.float32),
-        curve=tuple(curve),
-        sway=tuple(sway),
-        half_width=body.vertebra * (1.0 if lowest >= 20 or rising else 0.84),
-        ids=np.where(whole, numbers, 0).astype(np.int64),
-        disc_ids=np.where(disc_seen & rising, 226 - real, 0).astype(np.int64),
-        degenerated=degenerated,
-    )
-
-
-def _frame(at: Space, column: Column) -> Frame:
-    y = at.y - np.polyval(np.asarray(column.curve, dtype=np.float32), at.z)
-    slope = np.clip(np.polyval(np.polyder(np.asarray(column.curve)).astype(np.float32), at.z), -0.9, 0.9)
-    along = (at.z + slope * np.clip(y, -45, 30)).astype(np.float32)
-    y = y * np.cos(np.arctan(slope))
-    segment = np.clip(np.searchsorted(column.edges_mm, along) - 1, 0, len(column.disc_mm) - 1)
-    bodies = (np.diff(column.edges_mm) - column.disc_mm).astype(np.float32)
-    half = (bodies / 2)[segment]
-    return Frame(
-        x=(at.x - np.polyval(np.asarray(column.sway, dtype=np.float32), at.z)).astype(np.float32),
-        y=y.astype(np.float32),
-        up=along - column.edges_mm[segment] - half,
-        half_height=half,
-        segment=segment,
-    )
-
-
-def _oval(x: Array, y: Array, centre: Real, wide: Real, deep: Real) -> Array:
-    """Distance to a rounded oval in the plane of a vertebra."""
-    u, v = np.abs(x) / np.float32(wide), np.abs(y - np.float32(centre)) / np.float32(deep)
-    r = (u * u * np.sqrt(u) + v * v * np.sqrt(v)) ** np.float32(0.4)
-    return np.asarray((r - 1) * np.float32(0.5 * (wide + deep)), dtype=np.float32)
-
-
 def _bones(
-    at: Space, frame: Frame, column: Column, rng: np.random.Generator, *, cortex: str, canal: bool = True
+    at: Space, frame: Frame, column: Column, surface: Array, rng: np.random.Generator, *, ct: bool
 ) -> Iterator[Layer]:
+    """Paint vertebrae; for CT also discs and canal, which MR shows in more detail elsewhere."""
     a = column.half_width
     b = 0.76 * a
     x, y, up, half = frame.x, frame.y, frame.up, frame.half_height
     ids = column.ids[frame.segment]
-    outline = _oval(x, y, 0.0, a, b)
+    outline = oval(x, y, 0.0, a, b)
     outline = np.maximum(outline, np.float32(-b * 0.86) - y)  # flat back wall
     waist = np.float32(1.8) * np.clip(1 - (up / half) ** 2, 0, 1)
     plate = np.float32(1.4) * np.clip(1 - (np.hypot(x / np.float32(a), y / np.float32(b))) ** 2, 0, 1)
     bone = np.maximum(outline + waist, np.abs(up) - half + plate)
-    if canal:
+    if ct:
         disc_region = np.maximum(outline + 1.0, half - 1 - np.abs(up))
         yield layer("disc", at, disc_region)
-        yield layer("canal", at, _canal_shape(frame, column))
-    hole = _canal_shape(frame, column)
+        yield layer("canal", at, canal_shape(frame, column))
+    hole = canal_shape(frame, column)
     back = -b - 9.0
     side = np.abs(x)
     pedicle = np.maximum.reduce(
@@ -216,7 +123,7 @@ def _bones(
     ring = np.maximum(ring, y - np.float32(back + 3))
     drop = up + np.float32(0.42) * np.clip(np.float32(back - 8) - y, 0, 60) + 3
     spinous = np.maximum.reduce(
-        [side - 3.6, y - np.float32(back - 6), np.float32(back - 33) - y, np.abs(drop) - np.float32(0.58) * half]
+        [side - 3.6, y - np.float32(back - 6), np.float32(back - 28) - y, np.abs(drop) - np.float32(0.58) * half]
     )
     reach = np.float32(1.72 * a)
     sweep = np.float32(back + 1) - np.float32(0.25) * side
@@ -227,20 +134,15 @@ def _bones(
     joint = np.abs(np.float32(0.8) * (side - np.float32(0.74 * a)) + np.float32(0.6) * (y - np.float32(back - 5))) - 0.7
     facet = np.maximum(facet, -joint)
     arch = np.minimum.reduce([pedicle, join(ring, spinous, 3.0), transverse, facet])
-    arch = cut(arch.astype(np.float32), hole)
+    arch = np.maximum(cut(arch.astype(np.float32), hole), surface + 7)
     rough = np.float32(0.5) * field(at.grid, rng, 11)
-    yield layer(cortex, at, np.minimum(bone, arch) + rough, ids)
+    yield layer("cortex", at, np.minimum(bone, arch) + rough, ids)
     yield layer("marrow", at, np.minimum(bone + 2.0, arch + 2.3) + rough, KEEP)
-
-
-def _canal_shape(frame: Frame, column: Column) -> Array:
-    b = 0.76 * column.half_width
-    return _oval(frame.x, frame.y, -b - 7.0, 11.0, 8.2)
 
 
 def _canal(at: Space, frame: Frame, column: Column, rng: np.random.Generator) -> Iterator[Layer]:
     """Paint fat, dura, fluid, the end of the cord and the roots of the cauda equina."""
-    hole = _canal_shape(frame, column)
+    hole = canal_shape(frame, column)
     b = 0.76 * column.half_width
     below = np.float32(-118) - at.z
     yield layer("fat", at, np.maximum(hole - 1.5, below))
@@ -270,7 +172,7 @@ def _discs(at: Space, frame: Frame, column: Column) -> Iterator[Layer]:
     over = np.where(above, frame.up - frame.half_height - thick / 2, frame.up + frame.half_height + thick / 2)
     dry = np.asarray(column.degenerated)[segment]
     bulge = np.where(dry, np.float32(2.2), np.float32(0.2))
-    outline = _oval(frame.x, frame.y, 0.0, a + 0.5, b + 0.8) - bulge * (frame.y < 0)
+    outline = oval(frame.x, frame.y, 0.0, a + 0.5, b + 0.8) - bulge * (frame.y < 0)
     shape = np.maximum(outline, np.abs(over) - thick / 2 - 0.2).astype(np.float32)
     ids = column.disc_ids[segment]
     yield layer("disc", at, shape, np.where(ids > 0, ids, 0))
@@ -301,7 +203,7 @@ def _front_vessels(at: Space, column: Column, rng: np.random.Generator) -> Itera
 
 def _back_muscles(at: Space, frame: Frame, surface: Array) -> Iterator[Layer]:
     for side in (-1, 1):
-        near = _oval(frame.x - side * 29, frame.y, -52.0, 28.0, 24.0)
+        near = oval(frame.x - side * 29, frame.y, -52.0, 28.0, 24.0)
         yield layer("muscle", at, np.maximum(near, surface + 8))
         cleft = np.maximum(np.abs(frame.x - side * 20 - np.float32(side * 0.25) * (frame.y + 45)) - 0.5, near + 2)
         yield layer("fat", at, cleft, fade_mm=1.2)

@@ -90,7 +90,7 @@ def cavity(at: Space, body: Build, surface: Array) -> Array:
     inner = wall(at, body, surface) + np.float32(body.wall)
     front = np.float32(body.spine_y - 4) - at.y  # nothing behind the vertebral bodies in the middle
     flank = np.clip((np.abs(at.x) - 38) / 40, 0, 1)
-    return np.maximum(inner, front - 24 * flank)
+    return np.maximum(inner, front - 36 * flank)
 
 
 def ribs(at: Space, body: Build, surface: Array, rng: np.random.Generator, *, reach_y: Real) -> Iterator[Layer]:

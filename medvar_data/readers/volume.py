@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from isal import igzip
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt16
 
 from medvar_data.catalog import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason
@@ -37,20 +37,38 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def read_volume_scan(case: Case, spec: CollectionSpec) -> Scan:
     """Read an image file and, where there is one, its label file.
 
-    Where both have one shape but other affines, the image's affine holds for both (step `affine_from_image`).
+    Where both have one shape but other affines, the image's affine holds for both (step `affine_from_image`). Where each
+    structure has a file of its own, they are merged (step `merged_labels`).
     """
     image = _read(case.root, case.image[0], spec.spacing_from, case.channel)
     image = Volume(compact(image.voxels), image.geometry, image.digest, image.steps)
     if not case.label:
         return Scan(image, None)
-    stored = _read(case.root, case.label[0], "affine", -1)
-    check_same_shape(image.geometry.shape, stored.geometry.shape)
-    steps = (
-        ()
-        if _same_place(image.geometry, stored.geometry) or "spacing_from_pixdim" in image.steps
-        else ("affine_from_image",)
-    )
-    return Scan(image, LabelVolume(label_values(stored.voxels), image.geometry, stored.digest, steps))
+    parts = []
+    for path in case.label:
+        parts.append(_read(case.root, path, "affine", -1))
+        check_same_shape(image.geometry.shape, parts[-1].geometry.shape)
+    there = all(_same_place(image.geometry, part.geometry) for part in parts)
+    steps = () if there or "spacing_from_pixdim" in image.steps else ("affine_from_image",)
+    values = next((layout.label_files for layout in spec.layouts if layout.id == case.layout), {})
+    if not values:
+        return Scan(image, LabelVolume(label_values(parts[0].voxels), image.geometry, parts[0].digest, steps))
+    merged = _merge(parts, list(values.values()))
+    digest = sha256("".join(part.digest for part in parts).encode()).hexdigest()
+    return Scan(image, LabelVolume(merged, image.geometry, digest, (*steps, "merged_labels")))
+
+
+def _merge(parts: list[Volume], values: list[int]) -> UInt16[np.ndarray, "i j k"]:
+    """Paint the voxels above 0 of each file with its value, later files over earlier ones.
+
+    Raises:
+        CaseRejected: `empty_label` where every file is empty; `label_values` where one holds no whole numbers.
+    """
+    merged = np.zeros(parts[0].geometry.shape, dtype=np.uint16)
+    for part, value in zip(parts, values, strict=True):
+        if part.voxels.any():  # a structure that this patient does not have is an empty file
+            merged[label_values(part.voxels) > 0] = value
+    return label_values(merged)
 
 
 def read_volume_header(root: str, path: str, spacing_from: str) -> Header | None:

@@ -118,7 +118,7 @@ def _minimised(x: Tensor, target: Tensor, share: Tensor) -> np.ndarray:
 
 def _folds(groups: Sequence[str], conditions: Sequence[str]) -> np.ndarray:
     """Deal groups to folds in turn, condition by condition, so that each fold sees each condition if it can."""
-    first = {group: name for group, name in zip(reversed(groups), reversed(conditions), strict=True)}
+    first = dict(zip(reversed(groups), reversed(conditions), strict=True))
     ordered = sorted(first, key=lambda group: (first[group], group))
     number = {group: place % FOLDS for place, group in enumerate(ordered)}
     return np.array([number[group] for group in groups])

@@ -43,17 +43,39 @@ def thumbnails(images: Images) -> UInt8[np.ndarray, "n 32 32"]:
 
 def nearest(images: UInt8[np.ndarray, "n 32 32"], training: UInt8[np.ndarray, "m 32 32"]) -> Nearest:
     """Find each thumbnail's nearest training thumbnail; the first one wins a tie."""
-    rows = images.reshape(len(images), -1).astype(np.float64)
-    best = np.full(len(images), np.inf)
-    index = np.zeros(len(images), dtype=np.int64)
+    search = Search(images)
     for start in range(0, len(training), BLOCK):
-        block = training[start : start + BLOCK].reshape(-1, SIDE * SIDE).astype(np.float64)
-        apart = squared_distances(rows, block)
+        search.see(training[start : start + BLOCK])
+    return search.nearest
+
+
+class Search:
+    """A search that is shown the training slices part by part, so that they need not fit into memory.
+
+    Args:
+        images: the thumbnails whose nearest training slices are wanted.
+    """
+
+    def __init__(self, images: UInt8[np.ndarray, "n 32 32"]) -> None:
+        self._rows = images.reshape(len(images), -1).astype(np.float64)
+        self._best = np.full(len(images), np.inf)
+        self._index = np.zeros(len(images), dtype=np.int64)
+        self._seen = 0
+
+    def see(self, training: UInt8[np.ndarray, "m 32 32"]) -> Int64[np.ndarray, " n"]:
+        """Compare with further training thumbnails; say which of them is now each image's nearest, -1 where none."""
+        apart = squared_distances(self._rows, training.reshape(len(training), -1).astype(np.float64))
         place = apart.argmin(1)
-        found = apart[np.arange(len(rows)), place]
-        closer = found < best
-        best[closer], index[closer] = found[closer], start + place[closer]
-    return Nearest(index, np.sqrt(best) / SIDE)
+        found = apart[np.arange(len(place)), place]
+        closer = found < self._best
+        self._best[closer], self._index[closer] = found[closer], self._seen + place[closer]
+        self._seen += len(training)
+        return np.where(closer, place, -1)
+
+    @property
+    def nearest(self) -> Nearest:
+        """The nearest of all training slices seen so far."""
+        return Nearest(self._index.copy(), np.sqrt(self._best) / SIDE)
 
 
 @dataclass(frozen=True)

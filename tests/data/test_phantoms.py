@@ -4,7 +4,7 @@ import gzip
 import io
 import re
 import zipfile
-from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 
 import cv2
@@ -14,8 +14,9 @@ import pydicom
 import pytest
 import SimpleITK
 
+from medvar_data import phantoms
 from medvar_data.errors import Reason, SpecError
-from medvar_data.phantoms import CELLS, LAYOUTS, synthesize, write_broken, write_phantoms
+from medvar_data.phantoms import CELLS, LAYOUTS, write_broken, write_phantoms
 from medvar_data.phantoms.cine import short_axis
 from medvar_data.phantoms.files import APPLE_DOUBLE, store_as
 from medvar_data.phantoms.layouts import Order, pick
@@ -89,6 +90,12 @@ FIRST_LABELS = {  # label file of patient 0 and its image, for every collection 
         "dataset-01training/rawdata/sub-verse500/sub-verse500_dir-ax_ct.nii.gz",
     ),
 }
+
+
+@cache
+def synthesize(cell, patient, seed, *, moment=0.0):
+    """Patients are asked for again and again; none of these tests changes one."""
+    return phantoms.synthesize(cell, patient, seed, moment=moment)
 
 
 @pytest.fixture(scope="module")
@@ -423,12 +430,11 @@ def test_storing_in_other_axes_keeps_every_voxel_in_place():
 
 def test_labels_are_what_the_cell_names():
     for name in CELLS:
-        phantom = synthesize(name, 2, SEED)
+        phantom = synthesize(name, 0, SEED)
         assert phantom.label.max() > 0
         assert set(phantom.truth) <= set(CELLS[name].labels)
         assert phantom.truth.keys() == phantom.centres_mm.keys()
         assert all(volume.shape == phantom.label.shape for volume in phantom.volumes.values())
-        assert replace(phantom).cell == name
 
 
 def test_unknown_cells_are_named(tmp_path):

@@ -30,9 +30,7 @@ def global_keys(spec_fields, world, workers, steps, start=0):
     return [sum(step, ()) for step in zip(*parts, strict=True)]
 
 
-@pytest.mark.parametrize(
-    "extra", [{}, {"mixture": (("alpha-ct", 1.0), ("beta-mr", 2.0))}, {"window_shards": 2}]
-)
+@pytest.mark.parametrize("extra", [{}, {"mixture": (("alpha-ct", 1.0), ("beta-mr", 2.0))}, {"window_shards": 2}])
 def test_ranks_and_workers_change_nothing(shards, extra):
     fields = {"shards": shards, "batch_size": 24, "seed": 5, **extra}
     wanted = list(plan(StreamSpec(**fields), 4))
@@ -54,19 +52,11 @@ def test_resuming_at_every_step_gives_the_rest(shards):
 
 @pytest.mark.parametrize("window", [0, 1, 2, 50])
 def test_every_slice_once_an_epoch_and_epochs_differ(shards, window):
-    keys = [
-        key
-        for step in plan(StreamSpec(shards, batch_size=5, seed=3, window_shards=window), 23)
-        for key in step
-    ]
+    keys = [key for step in plan(StreamSpec(shards, batch_size=5, seed=3, window_shards=window), 23) for key in step]
     epochs = [keys[start : start + 23] for start in range(0, 115, 23)]
     assert all(len(set(epoch)) == 23 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 5
-    other = [
-        key
-        for step in plan(StreamSpec(shards, batch_size=5, seed=4, window_shards=window), 23)
-        for key in step
-    ]
+    other = [key for step in plan(StreamSpec(shards, batch_size=5, seed=4, window_shards=window), 23) for key in step]
     assert other != keys
 
 
@@ -193,9 +183,7 @@ def test_a_damaged_member_is_named(copy):
     with (copy / "train-000001.tar").open("r+b") as file:
         file.seek(offset + 60)
         file.write(b"\xff\x00\xff")
-    with pytest.raises(
-        ShardSetError, match=rf"train-000001.tar: the image of {key} cannot be decoded.*verify"
-    ):
+    with pytest.raises(ShardSetError, match=rf"train-000001.tar: the image of {key} cannot be decoded.*verify"):
         read_all(copy)
 
 
@@ -232,8 +220,7 @@ def remote(shards):
 
 def test_a_remote_set_reads_like_a_local_one(shards, remote, tmp_path):
     local = [
-        (batch.keys, batch.images.tobytes())
-        for batch in open_stream(StreamSpec(shards, batch_size=6)).batches(0, 8)
+        (batch.keys, batch.images.tobytes()) for batch in open_stream(StreamSpec(shards, batch_size=6)).batches(0, 8)
     ]
     spec = StreamSpec(remote, batch_size=6, cache=str(tmp_path))
     for workers in (0, 2):

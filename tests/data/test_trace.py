@@ -90,7 +90,7 @@ def test_one_sheet_a_collection(road, tmp_path):
 
 
 def test_a_choice_shows_as_many_cases_as_it_can():
-    rows = [{"case": f"c{n}", "sequence": "", "z": z} for n in range(10) for z in range(5)]
+    rows = [{"key": f"c{n}-z{z}", "case": f"c{n}", "sequence": "", "z": z} for n in range(10) for z in range(5)]
     assert len({r["case"] for r in choose(rows, 10)}) == 10
     assert len({r["case"] for r in choose(rows, 4)}) == 4
     few = choose(rows[:10], 6)

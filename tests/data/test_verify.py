@@ -132,7 +132,7 @@ def test_a_case_moved_whole_disagrees_with_its_shards(damaged):
         ("has_label", None, "its JSON does not say what its row says"),
         ("low", 1.25, "its JSON does not say what its row says"),
         ("case", "another", "cases.parquet"),
-        ("key", "Not A Key", "not a key"),
+        ("key", "Not A Key", "in order"),
         ("shard", "train-009999.tar", "train-009999.tar"),
         ("foreground_pixels", 3, "its JSON does not say"),
         ("label_pixels", [(1, 1)], "label_pixels"),

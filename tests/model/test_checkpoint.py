@@ -83,9 +83,14 @@ def test_a_runs_folder_stands_for_its_best_else_its_last(tmp_path):
 
 def test_a_failed_write_leaves_the_old_one(tmp_path):
     write_checkpoint(tmp_path / "last", tokenizer_contents(0))
-    with pytest.raises(RuntimeError), replacing(tmp_path / "last") as partial:
-        (partial / "config.json").write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with replacing(tmp_path / "last") as partial:
+            (partial / "config.json").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert read_checkpoint(tmp_path, "tokenizer").run == {"seed": 0}
     write_checkpoint(tmp_path / "last", tokenizer_contents(1))  # the leftover is no hindrance
     assert read_checkpoint(tmp_path, "tokenizer").run == {"seed": 1}

@@ -119,7 +119,7 @@ def test_another_vocabulary_is_refused(runs):
 def test_another_shard_set_is_refused(runs, tmp_path):
     more = write_shard_set(tmp_path / "more", {"train": 23, "val": 6})
     spec = runs["tokenizer"]
-    with pytest.raises(ShardSetMismatch, match="22 training slices .* has 23"):
+    with pytest.raises(ShardSetMismatch, match=r"22 training slices .* has 23"):
         run(replace(spec, data=replace(spec.data, shards=str(more))))
     conditions = {"alpha-ct": 3, "beta-mr": 7, "delta-mr": 12}
     other = write_shard_set(tmp_path / "other", {"train": 22, "val": 6}, conditions=conditions)
@@ -132,7 +132,7 @@ def test_another_shard_set_is_refused(runs, tmp_path):
 
 def test_another_tokenizer_is_refused(runs, shards, tmp_path):
     run(tokenizer_spec(shards, tmp_path / "tokenizer", seed=5, samples=4))
-    with pytest.raises(ConfigMismatch, match="begun with tokenizer .* the copy that was kept"):
+    with pytest.raises(ConfigMismatch, match=r"begun with tokenizer .* the copy that was kept"):
         run(replace(runs["transformer"], tokenizer=str(tmp_path / "tokenizer")))
     assert run(replace(runs["transformer"], tokenizer=runs["transformer"].out + "/tokenizer")).is_finished
 

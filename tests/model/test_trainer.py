@@ -85,7 +85,7 @@ def test_what_decays_follows_var():
     )
     names = {name: id(parameter) in decayed for name, parameter in network.named_parameters()}
     assert len(decayed) + len(spared) == len(names)
-    assert names["condition_embedding.weight"] and names["head.weight"] and names["blocks.0.modulation.weight"]
+    assert all(names[name] for name in ("condition_embedding.weight", "head.weight", "blocks.0.modulation.weight"))
     assert not any(names[name] for name in ("position_embedding", "level_embedding.weight", "start_embedding"))
     assert not any(decays for name, decays in names.items() if name.endswith(("bias", "log_scale")))
 
@@ -120,7 +120,7 @@ def test_both_networks_learn(shards, tokenizer, tmp_path):
         logs = []
         run(spec, logs.append)
         losses = [log.numbers["loss"] for log in logs]
-        assert sum(losses[-5:]) < 0.75 * sum(losses[3:8])
+        assert sum(losses[-5:]) < 0.8 * sum(losses[3:8])
         assert [log.step for log in logs] == list(range(1, 31))
         validations = [log.validation["loss"] for log in logs if log.validation]
         assert min(validations) < 0.9 * validations[0]
@@ -184,7 +184,7 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_and_counted(shards, tmp_pat
 def test_ten_such_steps_in_a_row_end_the_run(shards, tmp_path, monkeypatch):
     poison(monkeypatch, set(range(5, 99)) - {8})
     logs = []
-    with pytest.raises(ModelError, match="not finite in 10 steps in a row .* lower base_learning_rate"):
+    with pytest.raises(ModelError, match=r"not finite in 10 steps in a row .* lower base_learning_rate"):
         run(tokenizer_spec(shards, tmp_path / "run", samples=400), logs.append)
     assert logs[-1].step == 18  # five good, three bad, one good, then the tenth bad one in a row ends it
 
@@ -262,7 +262,7 @@ def test_averaged_weights_are_those_that_are_judged_and_kept(shards, tokenizer, 
 
 
 def test_the_best_is_kept_beside_the_last(shards, tokenizer, tmp_path):
-    spec = transformer_spec(shards, tmp_path / "run", tokenizer, samples=400, validate_every=20, base_learning_rate=0.3)
+    spec = transformer_spec(shards, tmp_path / "run", tokenizer, samples=240, validate_every=20, base_learning_rate=0.3)
     result = run(spec)
     validations = [
         line["validation"]["loss"] for line in read_log(tmp_path / "run" / "log.jsonl") if "validation" in line

@@ -1,0 +1,153 @@
+"""Run the model road end to end on two processor cores: tokenizer, transformer, samples, evaluation.
+
+In: the folder in which the data road's demo left `shards-64`. Out: `model/` in it: two runs and an evaluation. Each
+stage that is finished is left alone, so the same call again goes on where it stopped.
+
+The sizes, rates and lengths are fixed numbers, chosen by the experiments in docs/log.md: small enough for minutes,
+large enough for samples that show what was asked for.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from medvar_model.config import TOKENIZERS, TokenizerConfig
+from medvar_model.dist import Place
+from medvar_model.evaluate import Evaluate, Evaluation, evaluate
+from medvar_model.loader import DataSpec
+from medvar_model.losses import TokenizerLossWeights
+from medvar_model.recipe import LoopSettings, StepLog
+from medvar_model.sampling import SampleSettings
+from medvar_model.train_tokenizer import TrainTokenizer, train_tokenizer
+from medvar_model.train_transformer import TrainTransformer, train_transformer
+
+SHARDS = "shards-64"
+MODEL = "model"
+
+TOKENIZER_LOOP = LoopSettings(
+    samples=12_000,
+    batch_size=16,
+    base_learning_rate=0.032,  # a peak of 2e-3
+    betas=(0.5, 0.9),
+    weight_decay=0.005,
+    clip=10.0,
+    warmup=0.05,
+    floor=0.05,
+    checkpoint_every=4_000,
+    validate_every=3_000,
+    log_every=160,
+    validation_slices=128,
+)
+TRANSFORMER_LOOP = LoopSettings(
+    samples=12_000,
+    batch_size=32,
+    base_learning_rate=0.016,  # a peak of 2e-3
+    betas=(0.9, 0.95),
+    weight_decay=0.05,
+    clip=2.0,
+    warmup=0.05,
+    floor=0.05,
+    checkpoint_every=4_000,
+    validate_every=3_000,
+    log_every=160,
+    validation_slices=128,
+)
+SETTINGS = SampleSettings(guidance=1.5, top_k=0, top_p=0.95, seed=42)
+
+
+@dataclass(frozen=True)
+class ModelDemo:
+    """What to run.
+
+    Args:
+        folder: where `medvar-data demo` left its shards; `model/` is made in it.
+        tokenizer, tokenizer_loop: size and length of the tokenizer's training.
+        size, transformer_loop: the same for the transformer.
+        settings: of the drawing.
+        count: images drawn of each condition.
+    """
+
+    folder: Path
+    tokenizer: TokenizerConfig = TOKENIZERS["demo"]
+    tokenizer_loop: LoopSettings = TOKENIZER_LOOP
+    size: str = "d4"
+    transformer_loop: LoopSettings = TRANSFORMER_LOOP
+    settings: SampleSettings = SETTINGS
+    count: int = 24
+    unquantized: float = 0.05
+    revive_every: int = 800
+
+    @property
+    def data(self) -> DataSpec:
+        """The shard set."""
+        return DataSpec(str(self.folder / SHARDS), workers=1)
+
+    @property
+    def model(self) -> Path:
+        """Where everything goes."""
+        return self.folder / MODEL
+
+
+@dataclass(frozen=True)
+class ModelDemoResult:
+    """What the demo left behind.
+
+    Attributes:
+        evaluation: the finished report.
+        tokenizer, transformer: the runs' folders.
+        seconds: wall time of each stage of this call.
+    """
+
+    evaluation: Evaluation
+    tokenizer: Path
+    transformer: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResult:
+    """Train, draw, judge.
+
+    Args:
+        spec: what to run.
+        say: told a line at each validation and each stage.
+
+    Raises:
+        ModelError: the folder holds no shard set, or one without held-out slices.
+    """
+    place, started, seconds = Place(1, 0, torch.device("cpu")), time.monotonic(), {}
+    tokenizer, transformer = spec.model / "tokenizer", spec.model / "transformer"
+
+    def tell(line: str) -> None:
+        say(f"[{time.monotonic() - started:5.1f} s] {line}")
+
+    def told(stage: str) -> Callable[[StepLog], None]:
+        def report(log: StepLog) -> None:
+            if log.validation:
+                numbers = ", ".join(f"{name} {log.validation[name]:.3g}" for name in _headline(log))
+                tell(f"{stage}: {log.samples} of {log.steps * log.samples // log.step} images, {numbers}")
+
+        return report
+
+    mark = time.monotonic()
+    training = TrainTokenizer(
+        str(tokenizer), spec.data, spec.tokenizer, spec.tokenizer_loop, TokenizerLossWeights(perceptual=0.0),
+        unquantized=spec.unquantized, codebook_images=512, revive_every=spec.revive_every,
+    )  # fmt: skip
+    train_tokenizer(training, place, told("tokenizer"))
+    seconds["tokenizer"], mark = time.monotonic() - mark, time.monotonic()
+    predicting = TrainTransformer(str(transformer), spec.data, str(tokenizer), spec.size, spec.transformer_loop)
+    train_transformer(predicting, place, told("transformer"))
+    seconds["transformer"], mark = time.monotonic() - mark, time.monotonic()
+    judging = Evaluate(
+        str(spec.model / "evaluation"), spec.data, str(transformer), count=spec.count, settings=spec.settings
+    )
+    evaluation = evaluate(judging, place.device, lambda line: tell(f"evaluation: {line}"))
+    seconds["evaluation"] = time.monotonic() - mark
+    return ModelDemoResult(evaluation, tokenizer, transformer, seconds)
+
+
+def _headline(log: StepLog) -> list[str]:
+    return [name for name in ("loss", "psnr", "codes_used", "accuracy") if name in (log.validation or {})]

@@ -1,0 +1,216 @@
+"""The canary: a rare string where scanners and users write names is found in no output, table, picture, log or error."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import SimpleITK as sitk
+from builders import acdc_tree, chaos_members, nifti_bytes, pairs_toml, recipe_file, scan, write_files, write_zip
+
+MEDVAR = (sys.executable, "-c", "from medvar_cli.main import data; data()")
+CANARY = "Zyxwquagga"
+BIRTH = "19470913"
+UID = "1.2.826.0.1.3680043.8.498.7391739173917"
+SECRETS = (CANARY.lower(), BIRTH, UID, UID.rsplit(".", 1)[1])
+DICOM_TAGS = {
+    "PatientName": f"{CANARY}^Jane", "PatientID": f"{CANARY}-17", "PatientBirthDate": BIRTH, "InstitutionName": f"{CANARY} Hospital",
+    "StudyDescription": f"{CANARY} liver", "SeriesDescription": f"{CANARY} series", "AccessionNumber": CANARY,
+    "ReferringPhysicianName": f"{CANARY}^Doctor", "OperatorsName": CANARY, "PatientAddress": f"{CANARY} street",
+    "StudyInstanceUID": UID, "SeriesInstanceUID": f"{UID}.1", "FrameOfReferenceUID": f"{UID}.2", "ImageComments": CANARY,
+    "ProtocolName": CANARY, "StationName": CANARY, "DeviceSerialNumber": CANARY, "PatientComments": CANARY,
+}  # fmt: skip
+NIFTI_TEXTS = {"descrip": f"{CANARY} {BIRTH}".encode(), "aux_file": CANARY.encode(), "intent_name": CANARY.encode()}
+
+
+@dataclass
+class Run:
+    """One canary road: its folders and everything that the commands printed."""
+
+    folder: Path
+    said: list[str] = field(default_factory=list)
+
+    def do(self, *arguments: str, code: int = 0) -> str:
+        """Run one command; arguments that the user types (paths) are no secret, so they must not be looked for."""
+        done = subprocess.run([*MEDVAR, *arguments], capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done.stderr + done.stdout
+        self.said += [done.stdout, done.stderr]
+        return done.stdout
+
+
+def sources(root: Path) -> dict[str, Path]:
+    """Downloads of every kind, sound and broken, with the canary wherever a name can stand."""
+    acdc_tree(root / "acdc", patients=4, texts=NIFTI_TEXTS)
+    (root / "acdc/database/training/patient001/Info.cfg").write_text(f"Name: {CANARY}\n")
+    write_zip(root / "chaos" / "CHAOS_Train_Sets.zip", chaos_members(1, 5, extra=DICOM_TAGS))
+    second = chaos_members(2, 5, extra=DICOM_TAGS)
+    dicoms = sorted(n for n in second if n.endswith(".dcm"))
+    second.pop(dicoms[2])
+    second.pop(sorted(n for n in second if n.endswith(".png"))[2])
+    third = chaos_members(3, 4, extra=DICOM_TAGS)
+    third[sorted(n for n in third if n.endswith(".dcm"))[1]] = f"not DICOM {CANARY}".encode() * 50
+    fourth = chaos_members(4, 4, extra={**DICOM_TAGS, "PixelSpacing": None})
+    write_files(root / "chaos", {**second, **third, **fourth})
+
+    image, label = scan((20, 18, 4), 1)
+    ones = (label > 0).astype("u1")
+    name = f"{CANARY}_{BIRTH}"
+    good = nifti_bytes(image, texts=NIFTI_TEXTS)
+    files = {
+        f"{name}/{name}_a_image.nii": good, f"{name}/{name}_a_label.nii": nifti_bytes(ones, texts=NIFTI_TEXTS),
+        f"{UID}_image.nii": good, f"{UID}_label.nii": nifti_bytes(ones),
+        f"{name}_text_image.nii": f"{CANARY}".encode() * 99,
+        f"{name}_empty_image.nii": b"",
+        f"{name}_cut_image.nii": good[:2000],
+        f"{name}_shape_image.nii": good, f"{name}_shape_label.nii": nifti_bytes(ones[:, :, :2]),
+        f"{name}_value_image.nii": good, f"{name}_value_label.nii": nifti_bytes(ones * 77),
+        f"{name}_lone_label.nii": nifti_bytes(ones),
+        f"x/{name}_twice_image.nii": good, f"y/{name}_twice_image.nii": good,
+    }  # fmt: skip
+    write_files(root / "own", files)
+    with zipfile.ZipFile(root / "own" / f"{name}.zip", "w") as archive:
+        archive.writestr(f"../{name}_image.nii", good)
+    (root / "own" / f"{name}_cut.zip").write_bytes(b"PK\x03\x04" + CANARY.encode())
+    (root / "own.toml").write_text(pairs_toml(name="own", suffix="nii"))
+
+    itk = sitk.GetImageFromArray(image.T.copy())
+    itk.SetMetaData("PatientName", CANARY)
+    itk.SetMetaData("comment", f"{CANARY} {BIRTH}")
+    (root / "itk").mkdir()
+    for suffix in ("mha", "nrrd"):
+        sitk.WriteImage(itk, str(root / "itk" / f"{name}_{suffix}_image.{suffix}"))
+    (root / "itk" / f"{name}_cut_image.mha").write_bytes((root / "itk" / f"{name}_mha_image.mha").read_bytes()[:900])
+    (root / "itk" / f"{name}_text_image.nrrd").write_bytes(CANARY.encode() * 40)
+    (root / "itk.toml").write_text(pairs_toml(name="itk", suffix="(?:mha|nrrd)"))
+    return {
+        "acdc": root / "acdc", "chaos": root / "chaos", str(root / "own.toml"): root / "own", str(root / "itk.toml"): root / "itk",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    folder = tmp_path_factory.mktemp("canary")
+    run = Run(folder)
+    pairs = [f"{name}={path}" for name, path in sources(folder).items()]
+    work, shards, recipe = str(folder / "work"), str(folder / "shards"), str(recipe_file(folder))
+    run.do("ingest", *pairs, "-w", work)
+    run.do("ingest", *pairs, "-w", work, "--json")
+    run.do("harmonize", "-w", work, "--recipe", recipe, "--workers", "1", "--dry-run")
+    run.do("harmonize", "-w", work, "--recipe", recipe, "--workers", "1")
+    run.do("harmonize", "-w", work, "--recipe", recipe, "--workers", "1", "--json")
+    run.do("shard", "-w", work, shards, "--recipe", recipe, "--workers", "1")
+    run.do("stats", shards)
+    run.do("stats", shards, "--json")
+    run.do("verify", shards)
+    run.do("sheets", shards, str(folder / "sheets"))
+    key = pq.read_table(folder / "shards" / "slices.parquet")["key"][0].as_py()
+    run.do("trace", shards, key)
+    run.do("describe", str(folder / "own.toml"))
+    (folder / "nothing").mkdir()
+    for name in (f"{CANARY}.{BIRTH}.dat", f"a.{CANARY}", f"{UID}"):
+        (folder / "nothing" / name).write_bytes(b"")
+    run.do("ingest", f"acdc={folder / 'nothing'}", "-w", str(folder / "work2"), code=2)
+    return run
+
+
+def texts_of(path: Path) -> str:
+    """All that can be read in a file: its bytes, its decompressed tables, its members and their names."""
+    data = path.read_bytes()
+    found = [path.name, data.decode("latin-1")]
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        found += [json.dumps(table.to_pylist(), default=str), str(table.schema.metadata)]
+        out = io.StringIO()
+        csv.writer(out).writerows(table.to_pandas().itertuples())
+        found.append(out.getvalue())
+    if path.suffix == ".tar":
+        with tarfile.open(path) as archive:
+            for member in archive:
+                found += [member.name, str(member.get_info()), archive.extractfile(member).read().decode("latin-1")]
+    return "\n".join(found).lower()
+
+
+def leaks(text: str) -> list[str]:
+    return [secret for secret in SECRETS if secret in text.lower()]
+
+
+def test_the_canary_is_in_the_sources(run):
+    """Else the search below would prove nothing."""
+    spilled = "\n".join(texts_of(p) for p in run.folder.rglob("*") if p.is_file() and "work" not in p.parts)
+    assert leaks(spilled) == list(SECRETS)
+
+
+def test_every_kind_of_reject_was_met(run):
+    reasons = set(pq.read_table(run.folder / "shards" / "rejects.parquet")["reason"].to_pylist())
+    wanted = {
+        "not_an_image", "file_empty", "truncated", "label_shape", "label_values", "label_without_image", "duplicate_case",
+        "unsafe_archive", "archive_unreadable", "missing_slice", "mixed_series", "unreadable",
+    }  # fmt: skip
+    assert wanted <= reasons
+
+
+def test_cases_of_every_source_were_kept(run):
+    kept = pq.read_table(run.folder / "shards" / "cases.parquet")["collection"].to_pylist()
+    assert set(kept) == {"acdc", "chaos", "own", "itk"}
+
+
+def test_nothing_in_the_shard_set(run):
+    files = [p for p in (run.folder / "shards").rglob("*") if p.is_file()]
+    assert len(files) >= 8
+    for path in files:
+        assert leaks(texts_of(path)) == [], path.name
+        assert str(run.folder).lower() not in texts_of(path), path.name
+
+
+def test_nothing_in_the_contact_sheets(run):
+    files = list((run.folder / "sheets").iterdir())
+    assert files
+    for path in files:
+        assert leaks(texts_of(path)) == []
+
+
+def test_nothing_was_said(run):
+    assert len(run.said) > 20
+    assert leaks("\n".join(run.said)) == []
+
+
+def test_case_files_rejects_and_patients_in_the_workspace_are_hashed(run):
+    """The workspace holds source paths and is private; but names of its files, keys and details must be shareable."""
+    work = run.folder / "work"
+    for path in work.rglob("*"):
+        assert leaks(path.name) == []
+        if path.name.endswith(".rejects.parquet"):
+            assert leaks(texts_of(path)) == []
+        if path.parent.parent.name == "harmonized":
+            note = json.loads(pq.read_schema(path).metadata[b"medvar.case"])
+            assert leaks(f"{note['case']['case']} {note.get('detail')}") == []
+
+
+def test_patients_are_salted(run, tmp_path):
+    """The same sources in another workspace give other patients: without the salt nobody can test a guess."""
+    patients = set(pq.read_table(run.folder / "shards" / "cases.parquet")["patient"].to_pylist())
+    assert all(re.fullmatch(r"[0-9a-f]{16}", p) for p in patients)
+    shutil.copytree(run.folder / "work", tmp_path / "work")
+    (tmp_path / "work" / "salt").unlink()
+    recipe = str(run.folder / "small.toml")
+    Run(tmp_path).do("shard", "-w", str(tmp_path / "work"), str(tmp_path / "s"), "--recipe", recipe, "--workers", "1")
+    others = set(pq.read_table(tmp_path / "s" / "cases.parquet")["patient"].to_pylist())
+    assert len(patients) == len(others)
+    assert patients.isdisjoint(others)
+
+
+def test_the_salt_is_for_its_owner_alone(run):
+    assert (run.folder / "work" / "salt").stat().st_mode & 0o077 == 0
+    salt = (run.folder / "work" / "salt").read_text().strip()
+    for path in (run.folder / "shards").iterdir():
+        assert salt not in texts_of(path)
+    assert salt not in "\n".join(run.said)
