@@ -162,6 +162,7 @@ class _Evaluation:
         report = {
             "inputs": inputs,
             "settings": asdict(spec.settings),
+            "sampled": sorted(set(samples.conditions)),
             "splits": {split: splits.count(split) for split in self.held_out},
             "reconstructions": judge_reconstructions(truth, held.reconstructions),
             "scales": _scales(self.frozen, held),

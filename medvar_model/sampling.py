@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
-from medvar_model.errors import ConfigMismatch, UnknownCondition
+from medvar_model.errors import ConfigMismatch, ModelError, UnknownCondition
 from medvar_model.scales import TokenMaps
 from medvar_model.var import Transformer
 from medvar_model.vqvae import Tokenizer
@@ -92,6 +92,7 @@ def sample(
         ConfigMismatch: transformer and tokenizer differ in scales, codes or channels, or there are not as
             many conditions as seeds.
         UnknownCondition: a condition row is outside [-1, N).
+        ModelError: the transformer's logits are not finite.
     """
     _check_fit(transformer, tokenizer)
     device = transformer.head.weight.device
@@ -103,17 +104,23 @@ def sample(
 
     schedule, pyramid = transformer.schedule, tokenizer.pyramid
     noise_per_scale = uniforms(seeds, schedule.total).to(device).split(schedule.lengths, dim=1)
-    total_BCSS, tokens = pyramid.blank(len(seeds)), []
+    total_BCSS, tokens, finite = pyramid.blank(len(seeds)), [], []
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         cache, logits_RNV = transformer.start(condition_B)
         for k, noise_BN in enumerate(noise_per_scale):
             if k > 0:
                 logits_RNV = transformer.step(k, pyramid.input(k, total_BCSS), cache)
+            finite.append(logits_RNV.isfinite().all())
             ramp = settings.guidance * k / (schedule.n - 1)
             logits_BNV = guide(logits_RNV, ramp) if guided else logits_RNV
             tokens.append(choose(logits_BNV, noise_BN, settings.top_k, settings.top_p))
             total_BCSS = pyramid.add(k, total_BCSS, tokens[k])
         images_BCSS = tokenizer.render(total_BCSS)
+    if not torch.stack(finite).all():  # asked once, at the end: a GPU need not wait for the answer at every scale
+        raise ModelError(
+            "The transformer gave numbers that are not finite, so nothing can be sampled from it. Its training has "
+            "diverged, or its weights are damaged; take an earlier checkpoint."
+        )
     return Samples(to_uint8(images_BCSS), tokens)
 
 
@@ -149,7 +156,7 @@ def choose(
     chance = falling_BNV.softmax(-1)
     reached = chance.cumsum(-1, dtype=torch.float64)
     stays = (chance > 0) & (reached - chance < (top_p or math.inf))  # the first so many: chances fall
-    last = stays.sum(-1, keepdim=True) - 1
+    last = (stays.sum(-1, keepdim=True) - 1).clamp(min=0)
     rank = (reached <= noise_BN[..., None] * reached.gather(-1, last)).sum(-1, keepdim=True)
     rank = torch.minimum(rank, last)  # where rounding reaches the end
     return order.gather(-1, rank)[..., 0]

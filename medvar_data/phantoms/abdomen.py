@@ -35,6 +35,7 @@ from medvar_data.phantoms.torso import (
     skin,
     trunk,
     vessels_within,
+    within_reach,
 )
 
 Labels = Mapping[str, int]
@@ -51,9 +52,10 @@ def abdomen(at: Space, labels: Labels, rng: np.random.Generator, *, table: bool,
         masses: give a kidney a tumour and often a cyst.
     """
     body = build(rng, half_width=158, half_depth=116, fat=(9, 30))
-    surface = skin(at, body)
     if table:
         yield from couch(at, body.back_mm * 0.93, rng)
+    at = within_reach(at, body)
+    surface = skin(at, body)
     yield from trunk(at, body, surface)
     yield from _front_muscles(at, body)
     yield from ribs(at, body, surface, rng, reach_y=rng.uniform(20, 55))
@@ -266,6 +268,8 @@ def _bowel(at: Space, inner: Array, rng: np.random.Generator) -> Iterator[Layer]
 def _lung_bases(at: Space, inner: Array, shift: Array, rng: np.random.Generator) -> Iterator[Layer]:
     """Paint what reaches into the highest slices: the lungs' recesses around the domes, and the bottom of the heart."""
     base = rng.uniform(74, 92) + shift[2]
+    whole, at = at, at.between((-1e4, -1e4, 24 + shift[2]), (1e4, 1e4, 1e4))
+    inner = at.piece(whole, inner)
     middle = np.float32(44) - np.hypot(at.x + 8, (at.y - 22) * np.float32(1.1))
     spine = np.float32(34) - np.hypot(at.x, at.y + 44)
     for side, lift in ((1, 0.0), (-1, -6.0)):

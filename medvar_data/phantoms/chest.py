@@ -31,6 +31,7 @@ from medvar_data.phantoms.torso import (
     skin,
     trunk,
     wall,
+    within_reach,
 )
 
 Labels = Mapping[str, int]
@@ -39,8 +40,9 @@ Labels = Mapping[str, int]
 def chest(at: Space, labels: Labels, rng: np.random.Generator) -> Iterator[Layer]:
     """Paint a chest CT with one lung tumour; the heart is seen without much contrast."""
     body = build(rng, half_width=172, half_depth=118, fat=(8, 24))
-    surface = skin(at, body) + np.interp(at.z, (60, 130), (0, 16)).astype(np.float32)
     yield from couch(at, body.back_mm * 0.93, rng)
+    at = within_reach(at, body)
+    surface = skin(at, body) + np.interp(at.z, (60, 130), (0, 16)).astype(np.float32)
     yield from trunk(at, body, surface)
     yield from _girdle(at, body, surface, rng)
     yield from ribs(at, body, surface, rng, reach_y=body.half_depth * 0.75)
@@ -102,30 +104,29 @@ def _lungs(at: Space, body: Build, surface: Array, heart: Heart, rng: np.random.
 def _girdle(at: Space, body: Build, surface: Array, rng: np.random.Generator) -> Iterator[Layer]:
     breast = rng.random() < 0.35
     for side in (-1, 1):
-        chest_wall = disc(at, (side * 62, body.half_depth - body.fat - 12), (58, 11), angle=-side * 20, power=2.5)
-        yield layer("muscle", at, np.maximum(chest_wall, surface + 5))
+        front = (side * 62, body.half_depth - body.fat - 12)
+        near = at.between((front[0] - 62, front[1] - 34, -1e4), (front[0] + 62, front[1] + 34, 1e4))
+        chest_wall = disc(near, front, (58, 11), angle=-side * 20, power=2.5)
+        yield layer("muscle", near, np.maximum(chest_wall, near.piece(at, surface) + 5))
         if breast:
             centre = (side * 78, body.half_depth - 20, rng.uniform(-20, 5))
-            yield layer("fat", at, ellipsoid(at, centre, (52, 34, 52), angles=(0, 0, -side * 18)))
-            yield layer(
-                "gland", at.near(centre, 45), ellipsoid(at.near(centre, 45), centre, (22, 12, 24)), KEEP, fade_mm=8
-            )
-        blade = ellipsoid(
-            at,
-            (side * 108, -0.62 * body.half_depth, 85),
-            (42, 4.0, 70),
-            angles=(-6, side * 8, side * (34 + rng.normal(0, 4))),
-        )
-        yield layer("muscle", at, np.maximum(blade - 13, surface + 7))
-        yield layer("cortex", at, np.maximum(blade, surface + 9))
+            near = at.near(centre, 56)
+            yield layer("fat", near, ellipsoid(near, centre, (52, 34, 52), angles=(0, 0, -side * 18)))
+            yield layer("gland", near, ellipsoid(near, centre, (22, 12, 24)), KEEP, fade_mm=8)
+        centre = (side * 108, -0.62 * body.half_depth, 85)
+        near = at.near(centre, (54, 54, 88))
+        blade = ellipsoid(near, centre, (42, 4.0, 70), angles=(-6, side * 8, side * (34 + rng.normal(0, 4))))
+        yield layer("muscle", near, np.maximum(blade - 13, near.piece(at, surface) + 7))
+        yield layer("cortex", near, np.maximum(blade, near.piece(at, surface) + 9))
 
 
 def _backbone_and_sternum(at: Space, body: Build, surface: Array, rng: np.random.Generator) -> Iterator[Layer]:
     yield from backbone(at, body, surface, rng, pitch_mm=29)
     y = body.half_depth - body.fat - 14
-    plate = ellipsoid(at, (0, y, 40), (19, 6, 75), power=4)
-    yield layer("cortex", at, plate)
-    yield layer("marrow", at, plate + 2.4)
+    near = at.near((0, y, 40), (22, 10, 80))
+    plate = ellipsoid(near, (0, y, 40), (19, 6, 75), power=4)
+    yield layer("cortex", near, plate)
+    yield layer("marrow", near, plate + 2.4)
     for level in range(-2, 4):
         for side in (-1, 1):
             start = (side * 20, y, 10 + 22 * level)

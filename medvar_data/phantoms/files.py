@@ -161,10 +161,13 @@ def bilevel_png(mask: Shaped[np.ndarray, "rows columns"]) -> bytes:
 
 
 def add_to_zip(path: Path, members: Mapping[str, bytes]) -> None:
-    """Append members to an archive, which is made when it is not there."""
+    """Append members to an archive, which is made when it is not there; members that it has are left alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        present = set(archive.namelist())
         for name, content in members.items():
+            if name in present:
+                continue
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED, 1)
 
 

@@ -82,7 +82,9 @@ def paint(
         if item.distance.size == 0:
             continue
         width = np.float32(1 / (grid.edge_mm + item.fade_mm))
-        alpha = np.clip(np.float32(0.5) - item.distance * width, 0, 1)
+        alpha = item.distance * -width
+        alpha += np.float32(0.5)
+        np.clip(alpha, 0, 1, out=alpha)
         _mix(amplitude[item.box], alpha, first[item.tissue].texture)
         for s in sequences:
             _mix(signal[s][item.box], alpha, tables[s][item.tissue].value)
@@ -98,7 +100,9 @@ def paint(
 
 
 def _mix(below: Array, alpha: Array, value: Real) -> None:
-    below += alpha * (np.float32(value) - below)
+    change = np.float32(value) - below
+    change *= alpha
+    below += change
 
 
 def ct_scan(
@@ -142,6 +146,7 @@ def mr_scan(
 def couch(at: Space, back_mm: Real, rng: np.random.Generator) -> list[Layer]:
     """Lay the patient on a scanner table: foam cushion, then a curved carbon shell, without streaks."""
     curve = np.float32(rng.uniform(0.0004, 0.0011))
+    at = at.between((-1e4, -1e4, -1e4), (1e4, back_mm + 40, 1e4))
     surface = (at.y - np.float32(back_mm - 9)) - curve * at.x * at.x  # positive above the table top
     wide = np.abs(at.x) - np.float32(rng.uniform(185, 215))
     cushion = np.maximum.reduce([surface - 8, -surface, np.abs(at.x) - 120])

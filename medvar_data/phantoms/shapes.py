@@ -96,26 +96,28 @@ def field(grid: Grid, rng: np.random.Generator, scale_mm: Real | Point) -> Float
     """Draw a smooth random field of mean 0 and standard deviation about 1: cubic B-splines, knots `scale_mm` apart.
 
     The knots are counted in millimetres of the grid's extent, so a finer grid over the same box sees the same field.
+    Sums are written out tap by tap: a matrix product may add in another order on another number of threads.
     """
     scales = np.broadcast_to(np.asarray(scale_mm, float), 3)
-    weights = [_bspline(n, mm, scale) for n, mm, scale in zip(grid.shape, grid.spacing_mm, scales, strict=True)]
-    knots = rng.standard_normal([w.shape[1] for w in weights], dtype=np.float32)
-    part = np.tensordot(weights[0], knots, axes=(1, 0))  # i, q, r
-    part = np.matmul(weights[1], part)  # i, j, r
-    result = part @ weights[2].T
-    return np.asarray(result * np.float32(0.479**-1.5), dtype=np.float32)
+    extents = [n * mm / scale for n, mm, scale in zip(grid.shape, grid.spacing_mm, scales, strict=True)]
+    values = rng.standard_normal([int(np.ceil(e - 1e-9)) + 3 for e in extents], dtype=np.float32)
+    for axis in (2, 1, 0):  # the first axis last: there the pieces are contiguous
+        values = _expand(values, axis, grid.shape[axis], extents[axis])
+    values *= np.float32(0.479**-1.5)  # 0.479 is the mean sum of squares of the weights
+    return values
 
 
-def _bspline(n: int, spacing_mm: Real, scale_mm: Real) -> Float32[np.ndarray, "n knots"]:
-    """Weights of the uniform cubic B-spline at the centres of n voxels (0.479 is their mean sum of squares)."""
-    u = (np.arange(n) + 0.5) * spacing_mm / scale_mm
+def _expand(values: Array, axis: int, n: int, extent: Real) -> Array:
+    """Evaluate the uniform cubic B-spline along an axis at the centres of n voxels that span `extent` knots."""
+    u = (np.arange(n) + 0.5) * extent / n
     cell = np.floor(u).astype(int)
     t = u - cell
     pieces = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-    table = np.zeros((n, int(np.ceil(n * spacing_mm / scale_mm - 1e-9)) + 3), dtype=np.float32)
+    shape = [n if a == axis else 1 for a in range(3)]
+    result = np.float32(0)
     for offset, piece in enumerate(pieces):
-        table[np.arange(n), cell + offset] = piece / 6
-    return table
+        result = result + np.take(values, cell + offset, axis) * (piece / 6).astype(np.float32).reshape(shape)
+    return np.asarray(result, dtype=np.float32)
 
 
 def ellipsoid(at: Space, centre: Point, radii: Point, *, angles: Point = (0.0, 0.0, 0.0), power: Real = 2.0) -> Array:
@@ -140,10 +142,14 @@ def ellipsoid(at: Space, centre: Point, radii: Point, *, angles: Point = (0.0, 0
         weight = np.float32(1 / radius)
         q *= weight
         np.abs(q, out=q)
-        steep = _raise(q, power - 1)
-        q *= steep
+        if power == 2:
+            steep = q * weight
+            q *= q
+        else:
+            steep = _raise(q, power - 1)
+            q *= steep
+            steep *= weight
         total += q
-        steep = steep * weight
         steep *= steep
         pull += steep
     r = np.sqrt(total) if power == 2 else total ** np.float32(1 / power)
@@ -158,7 +164,7 @@ def ellipsoid(at: Space, centre: Point, radii: Point, *, angles: Point = (0.0, 0
 def _raise(q: Array, power: Real) -> Array:
     """Raise to 1, 1.5, 2 or 3 by products and square roots, ten times faster than a general power."""
     if power == 1:
-        return q.copy()
+        return q
     return {1.5: lambda: q * np.sqrt(q), 2.0: lambda: q * q, 3.0: lambda: q * q * q}[power]()
 
 

@@ -66,6 +66,12 @@ def build(rng: np.random.Generator, *, half_width: Real, half_depth: Real, fat: 
     )
 
 
+def within_reach(at: Space, body: Build) -> Space:
+    """Cut to what the trunk can reach; the rest of a slice is air, and costs as much to compute."""
+    low = (-body.half_width - 6, -body.half_depth - 6, -1e4)
+    return at.between(low, (body.half_width + 6, body.half_depth + 24, 1e4))
+
+
 def skin(at: Space, body: Build) -> Array:
     """Distance to the skin: a flattened back, a rounder belly."""
     outline = disc(at, (0, 0), (body.half_width, body.half_depth), power=2.5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medvar_model.config import TOKENIZERS, TransformerConfig
-from medvar_model.errors import ConfigMismatch, UnknownCondition
+from medvar_model.errors import ConfigMismatch, ModelError, UnknownCondition
 from medvar_model.sampling import (
     PAPER,
     SampleSettings,
@@ -218,6 +218,14 @@ def test_unknown_conditions_are_refused(transformer, tokenizer, row):
 def test_as_many_conditions_as_seeds(transformer, tokenizer):
     with pytest.raises(ConfigMismatch, match="2 conditions for 1 seeds"):
         sample(transformer, tokenizer, torch.tensor([0, 1]), PAPER, [1])
+
+
+def test_a_diverged_transformer_is_named(tokenizer):
+    broken = Transformer(CONFIG, seeded())
+    with torch.no_grad():
+        broken.head.weight[3, 3] = torch.nan
+    with pytest.raises(ModelError, match="not finite"):
+        sample(broken, tokenizer, None, PAPER, [1, 2])
 
 
 def test_a_transformer_of_another_tokenizer_is_refused(tokenizer):

@@ -1,0 +1,227 @@
+"""The command `medvar-data`: every command explains itself, errors are one sentence with code 2, JSON parses."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from builders import acdc_tree, recipe_file
+from medvar_cli import data as commands
+from medvar_cli.console import run
+from medvar_cli.data import app
+from typer.testing import CliRunner
+
+GROUP = typer.main.get_command(app)
+NAMES = sorted(GROUP.commands)
+
+
+def call(*arguments: str) -> tuple[int, str, str]:
+    """Run as the installed command does; returns exit code, standard output, standard error."""
+    from contextlib import redirect_stderr, redirect_stdout
+    from io import StringIO
+
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["medvar-data", *arguments])
+        patch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as left:
+            run(app)
+    return int(left.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def one_sentence(err: str) -> str:
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory) -> dict[str, str]:
+    """ACDC through the commands alone."""
+    folder = tmp_path_factory.mktemp("cli")
+    source = acdc_tree(folder / "download", patients=3)
+    broken = source / "database/training/patient002/patient002_frame10.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:700])
+    made = {
+        "source": str(source), "work": str(folder / "work"), "shards": str(folder / "shards"),
+        "recipe": str(recipe_file(folder)), "folder": str(folder),
+    }  # fmt: skip
+    assert call("ingest", f"acdc={source}", "-w", made["work"])[0] == 0
+    code, _, _ = call("harmonize", "-w", made["work"], "--recipe", made["recipe"], "--workers", "1")
+    assert code == 0
+    assert call("shard", "-w", made["work"], made["shards"], "--recipe", made["recipe"], "--workers", "1")[0] == 0
+    return made
+
+
+class TestHelp:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_command_has_an_example_and_a_python_twin(self, name):
+        result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+        assert result.exit_code == 0
+        assert f"Example: medvar-data {name}" in result.output
+        assert "Python: " in result.output
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_python_twin_exists(self, name):
+        twin = next(
+            line.split("Python: ", 1)[1] for line in inspect.getdoc(GROUP.commands[name].callback).splitlines() if "Python: " in line
+        )
+        path = twin.split("(", 1)[0]
+        module, _, attribute = path.rpartition(".")
+        if module.startswith("medvar_data"):
+            assert hasattr(__import__(module, fromlist=[attribute]), attribute), path
+        else:
+            assert module == "pandas"
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_parameter_has_help(self, name):
+        for parameter in GROUP.commands[name].params:
+            assert getattr(parameter, "help", None), parameter.name
+
+    def test_no_command_shows_the_list(self):
+        result = CliRunner().invoke(app, [])
+        assert all(name in result.output for name in NAMES)
+
+    def test_a_command_is_short(self):
+        for name in NAMES:
+            body = inspect.getsource(inspect.unwrap(GROUP.commands[name].callback))
+            assert len(body.splitlines()) <= 60, name
+        assert commands.app is app
+
+
+class TestWrongUse:
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (("ingest", "acdc=/nowhere/at/all", "-w", "{folder}/w"), "/nowhere/at/all does not exist"),
+            (("ingest", "acdd={source}", "-w", "{folder}/w"), "nearest: acdc"),
+            (("ingest", "acdc", "-w", "{folder}/w"), "NAME=PATH"),
+            (("ingest", "acdc={source}", "acdc={folder}", "-w", "{folder}/w"), "given twice"),
+            (("ingest", "kits23={source}", "-w", "{folder}/w"), "Nothing here looks like kits23"),
+            (("ingest", "acdc={source}", "-w", "{folder}/w", "--salt-file", "{recipe}"), "salt"),
+            (("harmonize", "-w", "{folder}/none"), "medvar-data ingest"),
+            (("harmonize", "-w", "{work}", "--recipe", "papre"), "paper"),
+            (("harmonize", "-w", "{work}", "--recipe", "/nowhere.toml"), "/nowhere.toml"),
+            (("shard", "-w", "{work}", "{folder}/s", "--recipe", "paper"), "harmonize"),
+            (("shard", "-w", "{work}", "{folder}/s", "--val", "0.6", "--test", "0.6"), "below 1"),
+            (("shard", "-w", "{work}", "nosuch://bucket/s", "--recipe", "{recipe}"), "nosuch"),
+            (("stats", "{folder}/none"), "dataset.json"),
+            (("verify", "{folder}"), "dataset.json"),
+            (("trace", "{shards}", "acdc-nobody-z0001"), "No slice"),
+            (("trace", "{folder}/none", "x"), "none"),
+            (("sheets", "{folder}/none", "{folder}/p"), "none"),
+            (("describe", "acdd"), "acdc"),
+            (("describe", "/nowhere.toml"), "/nowhere.toml"),
+        ],
+    )
+    def test_one_sentence_and_code_2(self, road, arguments, says):
+        code, out, err = call(*(a.format(**road) for a in arguments))
+        assert code == 2
+        assert says in one_sentence(err)
+        assert out == ""
+
+    def test_a_missing_option_is_code_2(self, road):
+        assert call("harmonize")[0] == 2
+        assert call("harmonise", "-w", road["work"])[0] == 2
+
+    def test_a_broken_own_toml_names_the_key(self, road, tmp_path):
+        (tmp_path / "own.toml").write_text('name = "own"\ncolour = "red"\n')
+        code, _, err = call("ingest", f"{tmp_path / 'own.toml'}={road['source']}", "-w", str(tmp_path / "w"))
+        assert code == 2
+        assert "colour" in one_sentence(err)
+
+
+class TestRoad:
+    def test_harmonize_says_what_it_did_and_resumes(self, road):
+        code, out, _ = call("harmonize", "-w", road["work"], "--recipe", road["recipe"], "--workers", "1")
+        assert code == 0
+        assert "6 cases: 5 kept, 1 rejected" in out
+        assert "6 cases were finished before" in out
+        assert "truncated" in out
+
+    def test_too_many_rejects_are_code_1(self, road):
+        arguments = ("harmonize", "-w", road["work"], "--recipe", road["recipe"], "--workers", "1", "--max-rejects")
+        assert call(*arguments, "0")[0] == 1
+        assert call(*arguments, "1")[0] == 0
+
+    def test_dry_run_shows_and_does_nothing(self, road, tmp_path):
+        code, out, _ = call("harmonize", "-w", road["work"], "--dry-run")
+        plan = json.loads(out)
+        assert code == 0
+        assert (plan["n_todo"], plan["n_finished"], plan["recipe"]["name"]) == (6, 0, "paper")
+        code, out, _ = call("shard", "-w", road["work"], str(tmp_path / "s"), "--dry-run", "--val", "0.25")
+        assert json.loads(out)["split"]["val"] == 0.25
+        assert not (tmp_path / "s").exists()
+
+    def test_json_parses(self, road, tmp_path):
+        work, shards, recipe = road["work"], road["shards"], road["recipe"]
+        found = json.loads(call("ingest", f"acdc={road['source']}", "-w", str(tmp_path / "w"), "--json")[1])
+        assert (found[0]["collection"], found[0]["kept"]) == ("acdc", 6)
+        summary = json.loads(call("harmonize", "-w", work, "--recipe", recipe, "--workers", "1", "--json")[1])
+        assert summary["n_cases"] == summary["n_kept"] + summary["n_rejected"] == 6
+        written = json.loads(call("shard", "-w", work, shards, "--recipe", recipe, "--workers", "1", "--json")[1])
+        assert written["n_reused"] == written["n_shards"]
+        assert sum(row["cases"] for row in json.loads(call("stats", shards, "--json")[1])) == 5
+        assert json.loads(call("verify", shards, "--json")[1])["findings"] == []
+        assert len(json.loads(call("collections", "--json")[1])) > 10
+
+    def test_tables_for_people(self, road):
+        assert "acdc" in call("stats", road["shards"])[1]
+        assert "truncated" in call("stats", road["shards"])[1]
+        assert "sound" in call("verify", road["shards"])[1]
+        out = call("collections")[1]
+        assert "acdc" in out
+        assert "CC-BY-NC-SA-4.0" in out
+        assert "patient<" not in call("describe", "acdc")[1]
+        assert call("describe", "msd")[1].count("Then: medvar-data ingest msd-") == 10
+
+    def test_trace_goes_back_to_the_file(self, road):
+        import pyarrow.parquet as pq
+
+        key = pq.read_table(Path(road["shards"]) / "slices.parquet")["key"][0].as_py()
+        code, out, _ = call("trace", road["shards"], key, "-w", road["work"])
+        assert code == 0
+        report = json.loads(out)
+        assert report["source"]["same_pixels_when_made_again"] is True
+        assert Path(report["source"]["image"][0]).exists()
+
+    def test_a_damaged_set_is_code_2(self, road, tmp_path):
+        import shutil
+
+        shutil.copytree(road["shards"], tmp_path / "s")
+        next((tmp_path / "s").glob("*.tar")).unlink()
+        code, out, _ = call("verify", str(tmp_path / "s"))
+        assert code == 2
+        assert "missing" in out
+
+    def test_sheets(self, road, tmp_path):
+        code, out, _ = call("sheets", road["shards"], str(tmp_path / "p"))
+        assert code == 0
+        assert (tmp_path / "p" / "acdc.png").exists()
+        assert "acdc.png" in out.replace("\n", "")
+
+    def test_a_salt_from_a_file_gives_the_same_patients(self, road, tmp_path):
+        (tmp_path / "salt").write_text("5a" * 32)
+        for name in ("a", "b"):
+            arguments = ("ingest", f"acdc={road['source']}", "-w", str(tmp_path / name), "--salt-file", str(tmp_path / "salt"))
+            assert call(*arguments)[0] == 0
+        assert (tmp_path / "a" / "salt").read_text() == (tmp_path / "b" / "salt").read_text()
+        (tmp_path / "salt").write_text("a5" * 32)
+        code, _, err = call("ingest", f"acdc={road['source']}", "-w", str(tmp_path / "a"), "--salt-file", str(tmp_path / "salt"))
+        assert code == 2
+        assert "salt" in one_sentence(err)
+
+
+def test_the_installed_command_in_a_process_of_its_own(road):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "from medvar_cli.main import data; data()", "verify", road["shards"]],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.strip().endswith("sound")
+    assert done.stderr == ""
