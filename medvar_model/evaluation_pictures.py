@@ -23,6 +23,7 @@ from medvar_model.sampling import to_uint8
 from medvar_model.vqvae import Tokenizer
 
 ACROSS = 10  # images in a row
+SAMPLES_ACROSS, REAL_ACROSS = 8, 4  # the same where both stand side by side
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +49,13 @@ def write_pictures(folder: Path, shown: Shown, tokenizer: Tokenizer, device: tor
     pictures: dict[str, bytes] = {}
     for name in sorted(set(shown.samples.conditions)):
         places = shown.samples.places(name)
-        pictures[f"samples-{name}"] = mosaic([shown.samples.images[places[:ACROSS]]])
+        pictures[f"samples-{name}"] = mosaic([shown.samples.images[places[:SAMPLES_ACROSS]]])
     for name in sorted(set(shown.held_out.conditions)):
         mine = shown.held_out.places(name)
         places = [mine[i] for i in spread_out(len(mine), ACROSS)]
         real = shown.held_out.images[places]
-        pictures[f"real-{name}"] = mosaic([real])
+        few = [mine[i] for i in spread_out(len(mine), REAL_ACROSS)]
+        pictures[f"real-{name}"] = mosaic([shown.held_out.images[few]])
         pictures[f"reconstructions-{name}"] = mosaic([real, shown.reconstructions[places]])
         pictures[f"scales-{name}"] = mosaic([_coming_up(tokenizer, real[len(real) // 2], device)])
     distance = shown.neighbours.nearest.distance[: len(shown.samples)]

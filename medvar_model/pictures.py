@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 GAP = 2  # pixels between images, white
-TILE = 96  # shown side of an image, at most: a multiple of its own side where that is smaller
+TILE = 128  # shown side of an image
 
 
 def mosaic(rows: Sequence[UInt8[np.ndarray, "n side side"]], tile: int = TILE) -> bytes:
