@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from medvar_cli import training as options
 from medvar_cli.console import console, fail, print_json, progress_bar
+from medvar_cli.evaluate import register
 from typer.core import TyperGroup
 
 from medvar_data.errors import MedvarError
@@ -223,6 +224,8 @@ def _preset(presets: dict[str, Any], name: str, what: str) -> Any:
         raise ConfigMismatch(f"There is no {what} {name!r}; choose one of {', '.join(known)}.")
     return presets[name]
 
+
+register(app)
 
 if __name__ == "__main__":
     app()

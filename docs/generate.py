@@ -8,17 +8,39 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from medvar_data.catalog import CollectionSpec, load_collections
+from medvar_data.catalog import CollectionSpec, load_collection, load_collections
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/collections.md")
+PAGES = ("README.md", "docs/collections.md", "docs/parity.md")
 STATUS = {"originals": "original files", "listing": "published listings", "unconfirmed": "unconfirmed"}
 PART = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# The paper's figure of data sets, one cell a line: region, modality, names and volumes as printed, then our nearest
+# reading of it as (collection, layouts; all that are no variants where empty, cases of ours that make one volume of theirs).
+CELLS: tuple[tuple[str, str, str, int, tuple[tuple[str, tuple[str, ...], int], ...]], ...] = (
+    ("abdomen", "CT", "AbdomenCT-1K, AMOS, BTCV, CHAOS, KiTS2023, LiTS2017, MSD-Colon, MSD-Spleen, WORD", 2701, (
+        ("abdomenct1k", (), 1), ("amos", ("ct", "ct-test"), 1), ("btcv", (), 1), ("chaos", (), 1), ("kits23", (), 1),
+        ("lits", (), 1), ("msd-colon", (), 1), ("msd-spleen", (), 1), ("word", ("train", "validation", "test"), 1))),
+    ("chest", "CT", "COVID19, SegTHOR", 290, (("covid19-20", (), 1), ("segthor", (), 1))),
+    ("heart", "CT", "MMWHS", 60, (("mmwhs", ("ct-train", "ct-test"), 1),)),
+    ("spine", "CT", "Spine, VerSe2019", 95, (("xvertseg", (), 1), ("verse", (), 1))),
+    ("abdomen", "MR", "AMOS, ATLAS, CHAOS, Multi-center HCC*", 3410, (
+        ("amos", ("mr", "mr-test"), 1), ("atlas-liver", (), 1))),
+    ("brain", "MR", "BraTS", 1251, (("brats", ("training-2021",), 4),)),
+    ("heart", "MR", "ACDC, Cardic, MMWHS, MSD-Cardiac", 270, (
+        ("acdc", (), 2), ("lasc2013", (), 1), ("mmwhs", ("mr-train", "mr-test"), 1), ("msd-heart", (), 1))),
+    ("spine", "MR", "Spine", 80, (("scgm", (), 1),)),
+    ("prostate", "MR", "MSD-Prostate, Multi-center Prostate", 168, (
+        ("msd-prostate", (), 2), ("prostate-multisite", (), 1))),
+)  # fmt: skip
 
 
 def collections() -> str:
     """One row a collection."""
-    rows = ["| name | title | region | modality | licence | access | cases | checked on |", "|---|---|---|---|---|---|--:|---|"]
+    rows = [
+        "| name | title | region | modality | licence | access | cases | checked on |",
+        "|---|---|---|---|---|---|--:|---|",
+    ]
     rows += [_row(spec) for spec in load_collections()]
     return "\n".join(rows) + "\n"
 
@@ -27,11 +49,43 @@ def _row(spec: CollectionSpec) -> str:
     modalities = " ".join(sorted({layout.modality or spec.modality for layout in spec.layouts}))
     checked = ", ".join(dict.fromkeys(STATUS[layout.confirmed] for layout in spec.layouts))
     licence = spec.license + ("" if spec.license_confirmed else " (unconfirmed)")
-    cells = (f"`{spec.name}`", spec.title, spec.region, modalities, licence, spec.access, f"{spec.n_expected:,}", checked)
+    cells = (
+        f"`{spec.name}`",
+        spec.title,
+        spec.region,
+        modalities,
+        licence,
+        spec.access,
+        f"{spec.n_expected:,}",
+        checked,
+    )
     return f"| {' | '.join(cells)} |"
 
 
-TABLES: dict[str, Callable[[], str]] = {"collections": collections}
+def parity() -> str:
+    """One row a cell of the paper's figure: its volumes beside what our collections expect."""
+    rows = ["| region | modality | names in the figure | volumes | ours, in the same unit | sum | difference |"]
+    rows.append("|---|---|---|--:|---|--:|--:|")
+    totals: dict[str, list[int]] = {}
+    for region, modality, names, volumes, parts in CELLS:
+        counts = [(name, _expected(name, layouts) // unit) for name, layouts, unit in parts]
+        ours = sum(n for _, n in counts)
+        told = " + ".join(f"`{name}` {n:,}" for name, n in counts)
+        rows.append(f"| {region} | {modality} | {names} | {volumes:,} | {told} | {ours:,} | {ours - volumes:+,} |")
+        total = totals.setdefault(modality, [0, 0])
+        total[0] += volumes
+        total[1] += ours
+    for modality, (volumes, ours) in totals.items():
+        rows.append(f"| all | {modality} | | {volumes:,} | | {ours:,} | {ours - volumes:+,} |")
+    return "\n".join(rows) + "\n"
+
+
+def _expected(name: str, layouts: tuple[str, ...]) -> int:
+    spec = load_collection(name)
+    return sum(o.expected for o in spec.layouts if o.id in layouts) if layouts else spec.n_expected
+
+
+TABLES: dict[str, Callable[[], str]] = {"collections": collections, "parity": parity}
 
 
 def main() -> int:

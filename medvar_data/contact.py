@@ -7,11 +7,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from medvar_data.codec import decode_png
 from medvar_data.store import Store, write_bytes
+from medvar_data.tables import read_manifest
 
 COLUMNS = 8
 GAP = 4
@@ -50,7 +50,7 @@ class Sheet:
 
 def contact_sheets(store: Store, folder: Path, tiles: int = 24) -> list[Sheet]:
     """Write one sheet a collection: slices of different cases and sequences first, evenly through the body."""
-    rows = pq.read_table(store.open("slices.parquet"), columns=READ).to_pylist()
+    rows = read_manifest(store, "slices.parquet", columns=READ).to_pylist()
     by_collection: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_collection.setdefault(row["collection"], []).append(row)

@@ -185,8 +185,13 @@ def _match(
         used.add(pair)
         cases += _cases(spec, layout, groups, members, label[1] if label else [], tree, salt)
     spare = []
-    for (pair, again), (_, members) in labels.items():
-        key, paths = _case_key("-".join(pair), spec, salt), [f.path for f in members]
+    for (pair, again), (groups, members) in labels.items():
+        name = (
+            "-".join(pair)
+            if set(re.findall(r"\{(\w+)\}", layout.case)) - groups.keys()
+            else layout.case.format_map(groups)
+        )
+        key, paths = _case_key(name, spec, salt), [f.path for f in members]
         if pair not in used:
             lone = _reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image")
             spare.append((lone, paths))
@@ -202,6 +207,7 @@ Groups = dict[tuple[tuple[str, ...], str], tuple[Mapping[str, str], list[SourceF
 def _grouped(pattern: str, layout: Layout, files: Iterable[SourceFile], *, by_case: bool) -> Groups:
     """Collect the files that match, by what pairs them (and, for images, by the case they make)."""
     found: Groups = {}
+    seen = set()
     regex = re.compile(pattern)
     for file in files:
         match = regex.search(file.path)
@@ -210,8 +216,10 @@ def _grouped(pattern: str, layout: Layout, files: Iterable[SourceFile], *, by_ca
         groups = {k: v or "" for k, v in match.groupdict().items()}
         pair = tuple(groups[name] for name in layout.pair_on) or (layout.case.format_map(groups),)
         key = (pair, layout.case.format_map(groups) if by_case else "")
-        if key in found and not layout.stack and (by_case or not layout.label_files):
+        part = groups["structure"] if layout.label_files and not by_case else ""
+        if (key, part) in seen and not layout.stack:
             key = (pair, f"{key[1]}\0{file.path}")  # a second file for one case: reported as a duplicate
+        seen.add((key, part))
         found.setdefault(key, (groups, []))[1].append(file)
     return found
 
@@ -374,9 +382,10 @@ def _nothing_found(spec: CollectionSpec, tree: Tree) -> str:
 
 
 def readable(pattern: str) -> str:
-    """Show a path pattern as a person would write it: `<name>` for what varies, `[...]` for what may be absent."""
+    """Show a path pattern as a person would write it: `<name>` for what varies, `{a|b}` for a choice of words."""
     text, depth = "", 0
-    path = pattern.removeprefix("(?:^|/)").rstrip("$").replace("\\", "")
+    path = pattern.removeprefix("(?:^|/)").rstrip("$").replace("[^/]*", "*")
+    path = re.sub(r"\(\?:([^()?]*\|[^()?]*)\)(?!\?)", r"{\1}", path).replace("\\", "")
     for token in re.findall(r"\(\?P<\w+>|\(\?P=\w+\)|\(\?:|\(|\)\??|[^()]+", path):
         if token.startswith("(?P="):
             text += "" if depth else f"<{token[4:-1]}>"

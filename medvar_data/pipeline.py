@@ -4,11 +4,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from medvar_data.casefile import fingerprint, is_done, read_case_file, write_kept, write_rejected
 from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_collections
@@ -19,6 +16,7 @@ from medvar_data.ingest import Ingested, LayoutCount, ingest
 from medvar_data.readers import read_scan
 from medvar_data.records import Case, Progress
 from medvar_data.store import Store, remove_partials
+from medvar_data.tables import read_manifest
 from medvar_data.tree import open_tree
 from medvar_data.verify import read_dataset
 from medvar_data.workspace import Workspace
@@ -118,12 +116,12 @@ def plan_harmonize(workspace: Workspace, recipe: Recipe, names: list[str] | None
 def read_statistics(store: Store) -> list[dict[str, Any]]:
     """Rows of a shard set's stats.parquet."""
     read_dataset(store)
-    return list(pq.read_table(BytesIO(store.read("stats.parquet"))).to_pylist())
+    return list(read_manifest(store, "stats.parquet").to_pylist())
 
 
 def read_reject_counts(store: Store) -> list[tuple[str, str, int]]:
     """Rejected cases of a shard set: (collection, reason, cases)."""
-    rows = pq.read_table(BytesIO(store.read("rejects.parquet")), columns=["collection", "reason"]).to_pylist()
+    rows = read_manifest(store, "rejects.parquet", columns=["collection", "reason"]).to_pylist()
     counts = Counter((row["collection"], row["reason"]) for row in rows)
     return [(*pair, n) for pair, n in sorted(counts.items())]
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvar_data.errors import Reason
+from medvar_data.errors import Reason, ShardSetError
 from medvar_data.records import Case, Reject
-from medvar_data.store import atomic_path
+from medvar_data.store import Store, atomic_path
 
 SCHEMA_VERSION = 1
 ROW_GROUP = 1 << 16
@@ -110,6 +110,21 @@ def read_rejects(path: Path) -> list[Reject]:
     """Read what `write_rejects` wrote."""
     rows = pq.read_table(path, schema=REJECTS_SCHEMA).to_pylist()
     return [Reject(**{**row, "reason": Reason(row["reason"])}) for row in rows]
+
+
+def read_manifest(store: Store, name: str, **options: Any) -> pa.Table:
+    """Read one of a set's tables; `options` are those of `pyarrow.parquet.read_table`.
+
+    Raises:
+        ShardSetError: it is missing or damaged.
+    """
+    try:
+        with store.open(name) as stream:
+            return pq.read_table(stream, **options)
+    except (OSError, pa.ArrowException) as error:
+        raise ShardSetError(
+            f"{store.url} holds no sound {name}: not a shard set, or a damaged one. `medvar-data verify` tells more."
+        ) from error
 
 
 T = TypeVar("T")

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from medvar_data.catalog import Recipe
 from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import ShardSetError
 from medvar_data.harmonize import harmonize
 from medvar_data.readers import read_scan
 from medvar_data.store import Store
+from medvar_data.tables import read_manifest
 from medvar_data.verify import read_dataset
 from medvar_data.workspace import Workspace
 
@@ -48,8 +47,7 @@ def trace(store: Store, key: str, workspace: Workspace | None = None) -> dict[st
 
 
 def _one(store: Store, table: str, filters: list[tuple[str, str, str]], missing: str) -> dict[str, Any]:
-    with store.open(table) as stream:
-        rows = pq.read_table(stream, filters=filters).to_pylist()
+    rows = read_manifest(store, table, filters=filters).to_pylist()
     if not rows:
         raise ShardSetError(missing)
     return dict(rows[0])

@@ -58,7 +58,7 @@ class Contents:
     @property
     def kind(self) -> str:
         """Either tokenizer or transformer."""
-        return next(kind for kind, config in KINDS.items() if isinstance(self.config, config))
+        return kind_of(self.config)
 
     @property
     def digest(self) -> str:
@@ -83,6 +83,11 @@ class TrainingState:
 
     tensors: Mapping[str, Tensor]
     progress: Mapping[str, Any]
+
+
+def kind_of(config: TokenizerConfig | TransformerConfig) -> str:
+    """Return what a configuration is of: tokenizer or transformer."""
+    return next(kind for kind, candidate in KINDS.items() if isinstance(config, candidate))
 
 
 def write_checkpoint(folder: Path, contents: Contents, state: TrainingState | None = None) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from medvar_model.config import TOKENIZERS, TokenizerConfig
 from medvar_model.dist import Place
+from medvar_model.errors import MissingCheckpoint
 from medvar_model.evaluate import Evaluate, Evaluation, evaluate
 from medvar_model.loader import DataSpec
 from medvar_model.losses import TokenizerLossWeights
@@ -131,6 +132,11 @@ def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResu
 
         return report
 
+    if not (spec.folder / SHARDS / "dataset.json").is_file():
+        raise MissingCheckpoint(
+            f"{spec.folder} holds no {SHARDS}; wanted the folder of the data road's demo. Run `medvar-data demo "
+            f"{spec.folder}` first."
+        )
     mark = time.monotonic()
     training = TrainTokenizer(
         str(tokenizer), spec.data, spec.tokenizer, spec.tokenizer_loop, TokenizerLossWeights(perceptual=0.0),

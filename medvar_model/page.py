@@ -11,8 +11,8 @@ from typing import Any
 
 from medvar_model.runlog import read_log
 
-WIDTH, HEIGHT = 540, 190  # of a curve, in pixels
-LEFT, BOTTOM, TOP, RIGHT = 52, 26, 12, 12  # room for its labels
+WIDTH, HEIGHT = 540.0, 190.0  # of a curve, in pixels
+LEFT, BOTTOM, TOP, RIGHT = 52.0, 26.0, 12.0, 12.0  # room for its labels
 COLOURS = {"training": "#9db4d6", "validation": "#c2410c"}
 MOST_POINTS = 300
 
@@ -22,8 +22,8 @@ class Curve:
     """A line of a chart: its name and its points."""
 
     name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
+    x: tuple[float | int, ...]
+    y: tuple[float | int, ...]
 
 
 def model_section(
@@ -57,7 +57,7 @@ def chart(title: str, curves: Sequence[Curve], x_name: str) -> str:
     x_low, x_high = _range([x for curve in drawn for x in curve.x])
     y_low, y_high = _range([y for curve in drawn for y in curve.y])
 
-    def at(x: float, y: float) -> str:
+    def at(x: float | int, y: float | int) -> str:
         across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         return f"{across:.1f},{HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - BOTTOM - TOP):.1f}"
 
@@ -76,8 +76,8 @@ def chart(title: str, curves: Sequence[Curve], x_name: str) -> str:
     lines.append(_text(LEFT, HEIGHT - 6, f"{x_low:,.0f}", "start"))
     body = "".join(lines)
     return (
-        f'<figure style="display:inline-block;width:{WIDTH}px;margin-right:12px"><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{escape(title)}">{body}</svg>'
+        f'<figure style="display:inline-block;width:{WIDTH:.0f}px;margin-right:12px"><svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" '
+        f'width="{WIDTH:.0f}" height="{HEIGHT:.0f}" role="img" aria-label="{escape(title)}">{body}</svg>'
         f"<figcaption>{escape(title)}</figcaption></figure>"
     )
 
@@ -242,7 +242,7 @@ def _cell(value: object) -> str:
     return f"<td>{escape(str(value))}</td>"
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | int | None) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
@@ -281,6 +281,6 @@ def _thinned(curve: Curve) -> Curve:
     return Curve(curve.name, tuple(curve.x[i] for i in starts), tuple(mean))
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
+def _range(values: Sequence[float | int]) -> tuple[float, float]:
+    low, high = float(min(values)), float(max(values))
     return (low, high) if high > low else (low - 0.5, high + 0.5)

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medvar_model.checkpoint import find_last, read_checkpoint
-from medvar_model.config import TokenizerConfig, to_dict
+from medvar_model.checkpoint import find_last, kind_of, read_checkpoint
+from medvar_model.config import to_dict
 from medvar_model.dist import Place
 from medvar_model.errors import ConfigMismatch, ShardSetMismatch
 from medvar_model.loader import Loader
@@ -62,7 +62,7 @@ def check_same_run(job: Job) -> None:
     last = find_last(job.out)
     if last is None:
         return
-    kept = read_checkpoint(last, "tokenizer" if isinstance(job.config, TokenizerConfig) else "transformer")
+    kept = read_checkpoint(last, kind_of(job.config))
     way_out = f"Repeat the command that began {job.out}, or write to another folder."
     _compare(job.out, "the network", to_dict(kept.config), to_dict(job.config), way_out)
     if dict(kept.conditions) != dict(job.conditions):

@@ -5,6 +5,7 @@ what was logged after its checkpoint, so the file reads as if it had never stopp
 """
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,27 @@ class RunLog:
         """Write out what is buffered."""
         self._file.close()
         self._board.close()
+
+
+class StepClock:
+    """Measures a step's speed and how long it waited for images."""
+
+    def __init__(self) -> None:
+        self._marked = time.perf_counter()
+        self._waiting_s = 0.0
+
+    def mark(self) -> None:
+        """Begin a step."""
+        self._marked = time.perf_counter()
+
+    def waited(self) -> None:
+        """Note that the images are here."""
+        self._waiting_s = time.perf_counter() - self._marked
+
+    def numbers(self, images: int) -> dict[str, float]:
+        """Return the speed of the step, and the share of its time that went into waiting."""
+        elapsed_s = time.perf_counter() - self._marked
+        return {"images_per_second": images / elapsed_s, "waiting": self._waiting_s / elapsed_s}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

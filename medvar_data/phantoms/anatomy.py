@@ -145,7 +145,7 @@ def _grid(kind: Cell, notes: Mapping[str, str], rng: np.random.Generator) -> Gri
     shape = np.asarray(kind.shape)
     if notes.get("plane") == "coronal":
         shape, spacing = shape[[0, 2, 1]], spacing[[0, 2, 1]]
-        shape[1], shape[2] = 30, 100
+        shape[1], shape[2] = 46, 64
     turn = rotation(rng.uniform(-1, 1, 3) * kind.tilt)
     affine = np.eye(4)
     affine[:3, :3] = turn * spacing
@@ -210,7 +210,7 @@ def _abdomen_mr(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], r
 
 
 def _abdomen_mr_notes(patient: int, rng: np.random.Generator) -> dict[str, str]:
-    return {"plane": "coronal" if patient % 4 == 2 else "axial"}
+    return {"plane": "coronal" if patient % 8 == 2 else "axial"}
 
 
 def _chest(at: Space, cell: Cell, moment: Real, notes: Mapping[str, str], rng: np.random.Generator) -> Scene:

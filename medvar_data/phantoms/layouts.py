@@ -166,11 +166,11 @@ def chaos_members(order: Order, number: int) -> dict[str, bytes]:
 
 
 def write_amos(order: Order) -> None:
-    """AMOS 2022, the MR part: ids above 500, mixed orientations, a quarter of the stacks coronal."""
+    """AMOS 2022, the MR part: ids above 500, mixed orientations, one stack in eight coronal."""
     coronal = [n for n in _AMOS_MR if n in _AMOS_CORONAL]
     axial = [n for n in _AMOS_MR if n not in _AMOS_CORONAL]
-    fourth, rest = divmod(order.patient, 4)
-    ids, place = (coronal, fourth) if rest == 2 else (axial, 3 * fourth + (2 if rest == 3 else rest))
+    before = (order.patient + 5) // 8  # coronal patients with a lower number
+    ids, place = (coronal, before) if order.patient % 8 == 2 else (axial, order.patient - before)
     number = ids[place] if place < len(ids) else 600 + order.patient
     write_amos_case(order, f"amos_{number:04d}")
 

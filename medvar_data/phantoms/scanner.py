@@ -78,10 +78,11 @@ def paint(
     signal = {s: np.full(grid.shape, np.float32(tables[s]["background"].value)) for s in sequences}
     amplitude = np.full(grid.shape, np.float32(first["background"].texture))
     label = np.zeros(grid.shape, dtype=np.uint16)
+    edge_mm = grid.edge_mm
     for item in layers:
         if item.distance.size == 0:
             continue
-        width = np.float32(1 / (grid.edge_mm + item.fade_mm))
+        width = np.float32(1 / (edge_mm + item.fade_mm))
         alpha = item.distance * -width
         alpha += np.float32(0.5)
         np.clip(alpha, 0, 1, out=alpha)
@@ -92,7 +93,7 @@ def paint(
             np.copyto(label[item.box], item.label.astype(np.uint16), where=alpha > 0.5)
         elif item.label != KEEP:
             label[item.box][alpha > 0.5] = item.label
-    fine = max(4.0, 1.6 * grid.edge_mm)
+    fine = max(4.0, 1.6 * edge_mm)
     texture = amplitude * (np.float32(0.75) * field(grid, rng, fine) + np.float32(0.66) * field(grid, rng, 3 * fine))
     for s in sequences:
         signal[s] = np.asarray(signal[s] * (1 + texture) if multiply else signal[s] + texture, dtype=np.float32)

@@ -9,6 +9,8 @@ keeps a torso of a hundred structures within about a tenth of a second.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, floor
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Shaped
@@ -33,7 +35,12 @@ class Grid:
         """Distances between neighbouring voxels along i, j, k."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
-    @property
+    @cached_property
+    def inverse(self) -> Float64[np.ndarray, "4 4"]:
+        """Millimetres to index."""
+        return np.linalg.inv(self.affine)
+
+    @cached_property
     def edge_mm(self) -> float:
         """The width over which a surface fades: the mean of the two finer spacings."""
         return float(np.sort(self.spacing_mm)[:2].mean())
@@ -56,16 +63,15 @@ class Space:
     def between(self, low: Point, high: Point) -> "Space":
         """Cut to the voxels that lie between two corners in patient millimetres (obliquity and warps allowed for)."""
         low_mm, high_mm = np.asarray(low, float) - WARP_MARGIN_MM, np.asarray(high, float) + WARP_MARGIN_MM
-        inverse = np.linalg.inv(self.grid.affine)
-        middle = inverse[:3, :3] @ ((low_mm + high_mm) / 2) + inverse[:3, 3]
-        half = np.abs(inverse[:3, :3]) @ ((high_mm - low_mm) / 2) + 1
+        turn, shift = self.grid.inverse[:3, :3], self.grid.inverse[:3, 3]
+        middle = turn @ ((low_mm + high_mm) / 2) + shift
+        half = np.abs(turn) @ ((high_mm - low_mm) / 2) + 1
         outer, inner = [], []
-        for axis in range(3):
-            start, stop = self.box[axis].start, self.box[axis].stop
-            first = int(np.clip(np.floor(middle[axis] - half[axis]), start, stop))
-            last = int(np.clip(np.ceil(middle[axis] + half[axis]) + 1, first, stop))
+        for whole, at, reach in zip(self.box, middle.tolist(), half.tolist(), strict=True):
+            first = min(max(floor(at - reach), whole.start), whole.stop)
+            last = min(max(ceil(at + reach) + 1, first), whole.stop)
             outer.append(slice(first, last))
-            inner.append(slice(first - start, last - start))
+            inner.append(slice(first - whole.start, last - whole.start))
         cut = (inner[0], inner[1], inner[2])
         return Space(self.grid, (outer[0], outer[1], outer[2]), self.x[cut], self.y[cut], self.z[cut])
 

@@ -118,16 +118,16 @@ def backbone(
     """Paint vertebrae and discs with canal, arch, spinous and transverse processes, and the long back muscles."""
     y0, a = body.spine_y, body.vertebra
     b = a * 0.78
-    near = at.between((centre_x - 75, body.back_mm, -1e4), (centre_x + 75, y0 + b + 6, 1e4))
+    near = at.between((centre_x - 48, body.back_mm, -1e4), (centre_x + 48, y0 + b + 6, 1e4))
     phase = rng.uniform(0, pitch_mm)
     step = (near.z + np.float32(phase)) / np.float32(pitch_mm)
     level = np.abs(step - np.rint(step)) * np.float32(pitch_mm)  # 0 in the middle of a body
     disc_at = pitch_mm / 2 - 4.5
     for side in (-1, 1):
-        long_back = ellipsoid(
-            near, (centre_x + side * 31, y0 - 47, 0), (27, 19, np.inf), angles=(0, 0, -side * 12), power=2.5
-        )
-        yield layer("muscle", near, np.maximum(long_back, near.piece(at, surface) + 6))
+        middle = (centre_x + side * 31, y0 - 47)
+        beside = at.between((middle[0] - 29, middle[1] - 22, -1e4), (middle[0] + 29, middle[1] + 22, 1e4))
+        long_back = disc(beside, middle, (27, 19), angle=-side * 12, power=2.5)
+        yield layer("muscle", beside, np.maximum(long_back, beside.piece(at, surface) + 6))
     waist = np.float32(1.5) * np.cos(np.pi * np.clip(level / disc_at, 0, 1))
     outline = disc(near, (centre_x, y0), (a, b), power=2.5)
     canal = disc(near, (centre_x, y0 - b - 8.5), (10.5, 8.0))

@@ -69,7 +69,9 @@ class TestHelp:
     @pytest.mark.parametrize("name", NAMES)
     def test_every_python_twin_exists(self, name):
         twin = next(
-            line.split("Python: ", 1)[1] for line in inspect.getdoc(GROUP.commands[name].callback).splitlines() if "Python: " in line
+            line.split("Python: ", 1)[1]
+            for line in inspect.getdoc(GROUP.commands[name].callback).splitlines()
+            if "Python: " in line
         )
         path = twin.split("(", 1)[0]
         module, _, attribute = path.rpartition(".")
@@ -199,6 +201,21 @@ class TestRoad:
         assert code == 2
         assert "missing" in out
 
+    @pytest.mark.parametrize("table", ["stats.parquet", "slices.parquet"])
+    def test_a_damaged_table_is_one_sentence(self, road, tmp_path, table):
+        import shutil
+
+        shutil.copytree(road["shards"], tmp_path / "s")
+        (tmp_path / "s" / table).write_bytes(b"PAR1 is not enough")
+        commands = {
+            "stats.parquet": [("stats",)],
+            "slices.parquet": [("sheets", str(tmp_path / "p")), ("trace", "key")],
+        }
+        for name, *more in [*commands[table], ("verify",)]:
+            code, _, err = call(name, str(tmp_path / "s"), *more)
+            assert code == 2
+            assert table in one_sentence(err)
+
     def test_sheets(self, road, tmp_path):
         code, out, _ = call("sheets", road["shards"], str(tmp_path / "p"))
         assert code == 0
@@ -208,11 +225,20 @@ class TestRoad:
     def test_a_salt_from_a_file_gives_the_same_patients(self, road, tmp_path):
         (tmp_path / "salt").write_text("5a" * 32)
         for name in ("a", "b"):
-            arguments = ("ingest", f"acdc={road['source']}", "-w", str(tmp_path / name), "--salt-file", str(tmp_path / "salt"))
+            arguments = (
+                "ingest",
+                f"acdc={road['source']}",
+                "-w",
+                str(tmp_path / name),
+                "--salt-file",
+                str(tmp_path / "salt"),
+            )
             assert call(*arguments)[0] == 0
         assert (tmp_path / "a" / "salt").read_text() == (tmp_path / "b" / "salt").read_text()
         (tmp_path / "salt").write_text("a5" * 32)
-        code, _, err = call("ingest", f"acdc={road['source']}", "-w", str(tmp_path / "a"), "--salt-file", str(tmp_path / "salt"))
+        code, _, err = call(
+            "ingest", f"acdc={road['source']}", "-w", str(tmp_path / "a"), "--salt-file", str(tmp_path / "salt")
+        )
         assert code == 2
         assert "salt" in one_sentence(err)
 

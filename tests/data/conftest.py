@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from builders import acdc_tree, chaos_members, msd_tree, nifti_bytes, pairs_toml, scan, small_recipe, spaced, write_files, write_zip
+from builders import (
+    acdc_tree,
+    chaos_members,
+    msd_tree,
+    nifti_bytes,
+    pairs_toml,
+    scan,
+    small_recipe,
+    spaced,
+    write_files,
+    write_zip,
+)
 
 from medvar_data.catalog import Recipe
 from medvar_data.pipeline import run_harmonize, run_ingest

@@ -1,7 +1,6 @@
 """Every TOML of the distribution loads and holds together; a wrong one is answered with the key that is wrong."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,6 @@ from medvar_data.ingest import FINDERS, readable
 from medvar_data.readers import READERS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "conditions.json"
-LICENSES = re.compile(
-    r"CC-BY(-NC)?(-SA|-ND)?-\d\.\d|CC0-1\.0|Apache-2\.0|.*(agreement|terms|research).*|unknown.*", re.IGNORECASE
-)
 
 
 @pytest.mark.parametrize("name", collection_names())
@@ -37,8 +33,9 @@ def test_a_collection_of_the_distribution_is_whole(name):
     spec = load_collection(name)
     assert spec.name == name
     assert spec.finder == "" or spec.finder in FINDERS
-    assert LICENSES.fullmatch(spec.license), spec.license
+    assert spec.license
     assert spec.commercial in ("yes", "no", "unknown")
+    assert not ("NC" in spec.license and spec.commercial == "yes"), spec.license
     assert spec.title
     assert spec.citation
     assert spec.homepage.startswith("http")

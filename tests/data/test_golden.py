@@ -33,7 +33,9 @@ def tiny(tmp_path_factory) -> dict:
 
 def test_pixels_of_a_tiny_set(tiny):
     wanted = golden("tiny_shard")
-    assert tiny["pixels"] == wanted["pixels"], "pixels changed: raise PIPELINE_VERSION, say so in the changelog, rewrite"
+    assert tiny["pixels"] == wanted["pixels"], (
+        "pixels changed: raise PIPELINE_VERSION, say so in the changelog, rewrite"
+    )
     assert tiny["digest"] == wanted["digest"]
 
 

@@ -132,7 +132,13 @@ class TestJudging:
         }  # fmt: skip
         result = own(tmp_path, members)
         assert len(result.cases) == 1
-        wanted = [Reason.LABEL_SHAPE, Reason.NOT_AN_IMAGE, Reason.FILE_EMPTY, Reason.DIMENSIONS, Reason.SPACING_IMPLAUSIBLE]
+        wanted = [
+            Reason.LABEL_SHAPE,
+            Reason.NOT_AN_IMAGE,
+            Reason.FILE_EMPTY,
+            Reason.DIMENSIONS,
+            Reason.SPACING_IMPLAUSIBLE,
+        ]
         assert reasons(result) == sorted(wanted)
         assert result.n_found == 6
 
@@ -298,14 +304,17 @@ class TestNothingFound:
         with pytest.raises(SourceError, match="does not exist"):
             open_tree(tmp_path / "nothing")
         (tmp_path / "a.txt").write_text("x")
-        with pytest.raises(SourceError, match="no .zip or .tar archive"):
+        with pytest.raises(SourceError, match=r"no \.zip or \.tar archive"):
             open_tree(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize(
     ("pattern", "shown"),
     [
-        (r"(?:^|/)training/(?P<p>patient\d{3})/(?P=p)_frame(?P<frame>\d{2})\.nii(?:\.gz)?$", "training/<p>/<p>_frame<frame>.nii"),
+        (
+            r"(?:^|/)training/(?P<p>patient\d{3})/(?P=p)_frame(?P<frame>\d{2})\.nii(?:\.gz)?$",
+            "training/<p>/<p>_frame<frame>.nii",
+        ),
         (r"(?:^|/)case_(?P<case>\d{5})/imaging\.nii\.gz$", "case_<case>/imaging.nii.gz"),
     ],
 )

@@ -79,7 +79,9 @@ def test_the_listing_gives_what_it_says(name):
     found = shape_of(match(name, listing.paths + listing.ignored))
     wanted = {key: int(listing.expected[key]) for key in ("cases", "unlabelled", "patients")}
     wanted["rejects"] = counted(listing.expected.get("rejects", ""))
-    wanted |= {key: counted(listing.expected[key]) for key in ("splits", "sequences", "modalities") if key in listing.expected}
+    wanted |= {
+        key: counted(listing.expected[key]) for key in ("splits", "sequences", "modalities") if key in listing.expected
+    }
     assert "splits" in wanted
     assert {key: found[key] for key in wanted} == wanted
 

@@ -151,7 +151,9 @@ def test_statistics_agree_with_the_rows(road):
     assert sum(s["slices"] for s in stats) == len(slices)
     assert sum(s["cases"] for s in stats) == len(rows_of(road.shards, "cases.parquet"))
     for row in stats:
-        mine = [s for s in slices if all(s[k] == row[k] for k in ("collection", "modality", "region", "sequence", "split"))]
+        mine = [
+            s for s in slices if all(s[k] == row[k] for k in ("collection", "modality", "region", "sequence", "split"))
+        ]
         assert row["slices"] == len(mine)
         assert row["labelled_slices"] == sum(s["has_label"] for s in mine)
         assert row["foreground_fraction_mean"] == pytest.approx(np.mean([s["foreground_pixels"] for s in mine]) / 32**2)
@@ -181,7 +183,8 @@ class TestJson:
             assert {k: type(v) for k, v in sample.items()} == {k: type(v) for k, v in samples[0].items()}
             assert all(type(v) in (str, int, float, bool) for v in sample.values())
             assert all("." not in key for key in sample)
-            assert sample["condition"] and sample["split"] in ("train", "val", "test")
+            assert sample["condition"]
+            assert sample["split"] in ("train", "val", "test")
 
 
 class TestOtherLoaders:
@@ -212,7 +215,9 @@ class TestOtherLoaders:
         monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
         datasets = pytest.importorskip("datasets")
         datasets.disable_progress_bars()
-        files = {split: [str(p) for p in sorted(road.shards.glob(f"{split}-*.tar"))] for split in ("train", "val", "test")}
+        files = {
+            split: [str(p) for p in sorted(road.shards.glob(f"{split}-*.tar"))] for split in ("train", "val", "test")
+        }
         loaded = datasets.load_dataset(
             "webdataset", data_files=files, streaming=streaming, cache_dir=str(tmp_path / "cache")
         )
@@ -273,7 +278,12 @@ class TestChange:
     def test_other_label_ids_rewrite_masks_though_the_pictures_are_equal(self, road, tmp_path):
         workspace, sources, store = self.begin(road, tmp_path)
         before = rows_of(Path(store.url), "slices.parquet")
-        text = pairs_toml().replace("value = 1\nid = 1", "value = 1\nid = 9").replace("id = 2", "id = 1").replace("id = 9", "id = 2")
+        text = (
+            pairs_toml()
+            .replace("value = 1\nid = 1", "value = 1\nid = 9")
+            .replace("id = 2", "id = 1")
+            .replace("id = 9", "id = 2")
+        )
         Path(next(iter(sources))).write_text(text)
         self.go(workspace, sources, road.recipe)
         digest = json.loads(store.read("dataset.json"))["digest"]
@@ -299,7 +309,11 @@ class TestChange:
         (tmp_path / "aaa.toml").write_text(pairs_toml(name="aaa"))
         sources[str(tmp_path / "aaa.toml")] = tmp_path / "own"
         list(run_ingest(sources, workspace))
-        assert workspace.condition_ids({"own-mr", "aaa-mr", "acdc-mr"}) == {"aaa-mr": 1001, "acdc-mr": 0, "own-mr": 1000}
+        assert workspace.condition_ids({"own-mr", "aaa-mr", "acdc-mr"}) == {
+            "aaa-mr": 1001,
+            "acdc-mr": 0,
+            "own-mr": 1000,
+        }
 
     def test_a_description_with_published_names_and_no_license_works_to_the_end(self, road, tmp_path):
         shutil.copytree(next(p for n, p in road.sources.items() if n.endswith("own.toml")), tmp_path / "own")

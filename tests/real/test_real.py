@@ -1,0 +1,176 @@
+"""The road on real scans, where they are: counts as published, values as measured, sets that verify."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from medvar_data.catalog import load_recipe
+from medvar_data.ingest import Ingested
+from medvar_data.pipeline import HarmonizeSummary, run_harmonize, run_ingest
+from medvar_data.readers import read_scan
+from medvar_data.shard import ShardSpec, ShardSummary, write_shards
+from medvar_data.splits import SplitSpec
+from medvar_data.store import Store
+from medvar_data.trace import trace
+from medvar_data.verify import verify
+from medvar_data.workspace import Workspace
+
+REAL = Path(__file__).parents[3] / "shared" / "real"
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not here")]
+
+BRATS_2015 = """name = "glioma"
+title = "Two gliomas, intensities normalised"
+region = "brain"
+modality = "MR"
+slice_axis = "axial"
+
+[[layout]]
+id = "pairs"
+image = '(?:^|/)(?P<case>brats_2013_pat\\d{4}_1)/(?P<seq>Flair|T1c)_subtrMeanDivStd\\.nii\\.gz$'
+label = '(?:^|/)(?P<case>brats_2013_pat\\d{4}_1)/OTMultiClass\\.nii\\.gz$'
+pair_on = ["case"]
+case = "{case}-{seq}"
+group = "{case}"
+sequence = "{seq}"
+
+[[label]]
+value = [1, 4]
+id = 1
+name = "tumour"
+"""
+
+BRAIN_PAIRS = """name = "pairs"
+title = "Two brains in NRRD"
+region = "brain"
+modality = "MR"
+slice_axis = "axial"
+
+[[layout]]
+id = "pairs"
+image = '(?:^|/)(?P<case>brain\\d)_image\\.nrrd$'
+label = '(?:^|/)(?P<case>brain\\d)_label\\.nrrd$'
+pair_on = ["case"]
+case = "{case}"
+group = "{case}"
+
+[[label]]
+value = 1
+id = 1
+name = "tumour"
+"""
+
+
+@dataclass(frozen=True)
+class Road:
+    found: dict[str, Ingested]
+    workspace: Workspace
+    harmonized: HarmonizeSummary
+    written: ShardSummary
+    store: Store
+
+    def cases(self, collection: str) -> list[dict]:
+        rows = pq.read_table(Path(self.store.url) / "cases.parquet").to_pylist()
+        return [row for row in rows if row["collection"] == collection]
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory) -> Road:
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "glioma.toml").write_text(BRATS_2015)
+    (folder / "pairs.toml").write_text(BRAIN_PAIRS)
+    sources = {
+        "acdc": REAL / "acdc", "msd-hippocampus": REAL / "msd", "chaos": REAL / "chaos", "brats2023": REAL / "brats",
+        "kits23": REAL / "kits23", str(folder / "glioma.toml"): REAL / "brats-2015-normalised",
+        str(folder / "pairs.toml"): REAL / "brain-pairs",
+    }  # fmt: skip
+    workspace, recipe, store = Workspace(folder / "work"), load_recipe("demo"), Store(str(folder / "shards"))
+    found = {result.collection: result for result in run_ingest(sources, workspace)}
+    harmonized = run_harmonize(workspace, recipe, 1, lambda _: None)
+    written = write_shards(workspace, store, ShardSpec(recipe, SplitSpec(0.15, 0.15)), 1, lambda _: None)
+    return Road(found, workspace, harmonized, written, store)
+
+
+def test_what_ingest_finds(road):
+    kept = {name: len(result.cases) for name, result in road.found.items()}
+    assert kept == {"acdc": 70, "msd-hippocampus": 90, "chaos": 1, "brats2023": 4, "kits23": 0, "glioma": 4, "pairs": 2}
+    assert sum(not c.label for c in road.found["msd-hippocampus"].cases) == 1
+    lone = {r.case for r in road.found["msd-hippocampus"].rejects}
+    assert lone == {"hippocampus-010", "hippocampus-281"}
+    assert {r.reason.value for r in road.found["msd-hippocampus"].rejects} == {"label_without_image"}
+
+
+def test_labels_alone_are_rejects_by_their_case(road):
+    rejects = road.found["kits23"].rejects
+    assert {r.case for r in rejects} == {"case-00000", "case-00002", "case-00003"}
+    assert {r.reason.value for r in rejects} == {"label_without_image"}
+
+
+def test_found_is_kept_plus_rejected(road):
+    summary = road.harmonized
+    assert (summary.n_cases, summary.n_kept, summary.n_rejected) == (176, 171, 5)
+    assert summary.n_slices == sum(road.written.n_slices.values())
+
+
+def test_acdc_keeps_its_short_axis_and_its_pixdim(road):
+    cases = road.cases("acdc")
+    assert all(case["plane"] == "axial" and "spacing_from_pixdim" in case["steps"] for case in cases)
+    assert {round(case["through_plane_mm"]) for case in cases} <= {5, 6, 7, 10}
+    assert all(0.7 <= case["spacing_row_mm"] <= 1.95 for case in cases)
+    assert len({case["patient"] for case in cases}) == 35
+    assert {case["case"] for case in cases if "patient090" in case["case"]} == {
+        "patient090-frame04",
+        "patient090-frame11",
+    }
+
+
+def test_the_liver_is_where_the_mask_says(road):
+    """141 HU in the masked voxels of the source: pairing, order and rescale slope are right; a mirrored mask gives less."""
+    spec, (case,) = road.workspace.spec("chaos"), road.workspace.cases("chaos")
+    scan = read_scan(case, spec)
+    inside = scan.label.voxels > 0
+    assert scan.image.voxels[inside].mean() == pytest.approx(141, abs=5)
+    assert scan.image.voxels[inside[:, :, ::-1]].mean() < 120
+    (row,) = road.cases("chaos")
+    assert row["through_plane_mm"] == pytest.approx(2.0, abs=0.01)
+
+
+def test_brats_without_labels_keeps_slices_by_body_area(road):
+    cases = road.cases("brats2023")
+    assert {case["sequence"] for case in cases} == {"T1", "T1 contrast", "T2", "T2 FLAIR"}
+    assert len({case["patient"] for case in cases}) == 1
+    assert all(not case["has_label"] and 80 < case["n_kept"] < 155 for case in cases)
+
+
+def test_negative_intensities_and_nrrd_come_through(road):
+    glioma, pairs = road.cases("glioma"), road.cases("pairs")
+    assert all(case["minimum"] < -3 and case["low"] < 0 < case["high"] for case in glioma)
+    assert len({case["patient"] for case in glioma}) == len({case["patient"] for case in pairs}) == 2
+    assert all(case["through_plane_mm"] == pytest.approx(6.5) for case in pairs)
+    assert all(len(case["case"]) == 12 for case in (*glioma, *pairs))
+
+
+def test_pictures_use_the_grey_scale(road):
+    """Mean of the body near the middle: neither black nor burnt out."""
+    rows = pq.read_table(Path(road.store.url) / "slices.parquet").to_pylist()
+    from medvar_data.contact import read_pair
+
+    for collection in ("acdc", "msd-hippocampus", "chaos", "brats2023", "glioma", "pairs"):
+        mine = [row for row in rows if row["collection"] == collection][:5]
+        pictures = np.stack([read_pair(road.store, row)[0] for row in mine])
+        assert 10 < pictures.mean() < 200, collection
+        assert pictures.std() > 20, collection
+
+
+def test_the_set_verifies_and_slices_can_be_made_again(road):
+    assert verify(road.store).findings == ()
+    rows = pq.read_table(Path(road.store.url) / "slices.parquet").to_pylist()
+    counts = Counter(row["collection"] for row in rows)
+    assert set(counts) == {"acdc", "msd-hippocampus", "chaos", "brats2023", "glioma", "pairs"}
+    for collection in ("acdc", "chaos", "pairs"):
+        key = next(row["key"] for row in rows if row["collection"] == collection)
+        assert trace(road.store, key, road.workspace)["source"]["same_pixels_when_made_again"]
