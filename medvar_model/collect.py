@@ -81,7 +81,8 @@ def held_out_pass(tokenizer: Tokenizer, transformer: Transformer, batches: Itera
     config = tokenizer.config
     counts = torch.zeros(len(config.scale_sides), config.vocabulary, dtype=torch.int64)
     sums = torch.zeros(2, len(config.scale_sides), dtype=torch.float64)
-    images, drawn, keys, rows = [], [], [], []
+    keys: list[str] = []
+    images, drawn, rows = [], [], []
     for examples in batches:
         tokens = tokenizer.encode(examples.images)
         counts += count_codes(tokens, config.vocabulary).cpu()

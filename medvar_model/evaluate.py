@@ -173,8 +173,7 @@ class _Evaluation:
         }
         self._write_rows(samples, files, verdict.named, held, truth, splits, near)
         write_pictures(self.out / "pictures", Shown(samples, truth, held.reconstructions, near), tokenizer, self.device)
-        _write_json(finished, report)
-        return Evaluation(self.out, report)
+        return Evaluation(self.out, _written(finished, report))
 
     def _loader(self, split: str) -> Loader:
         alone = Place(1, 0, self.device)
@@ -340,8 +339,10 @@ def _scales(frozen: Contents, held: HeldOut) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write beside, then rename: a report is whole or absent."""
+def _written(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Write beside, then rename: a report is whole or absent. Return it as it will be read."""
+    text = json.dumps(value, indent=2)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.write_text(text + "\n")
     partial.replace(path)
+    return dict(json.loads(text))

@@ -67,7 +67,7 @@ def squared_distances(first: Rows, second: OtherRows) -> Float64[np.ndarray, "n 
 def _root(rows: np.ndarray) -> np.ndarray:
     """Give a matrix R with R^T R = the covariance, of no more rows than needed."""
     centred = (rows - rows.mean(0)) / np.sqrt(len(rows) - 1)
-    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
 
 
 def _neighbourhoods(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -145,19 +145,20 @@ def test_a_condition_without_held_out_slices_is_counted_and_not_judged(tmp_path)
 
 
 def test_what_does_not_belong_together_is_refused(spec, trained, tmp_path):
+    bare = write_shard_set(tmp_path / "bare", {"train": 6})
+    other = write_shard_set(tmp_path / "other", {"train": 6, "val": 6}, conditions={"delta-ct": 1})
+    out = str(tmp_path / "o")
     with pytest.raises(ShardSetMismatch, match="no val or test"):
-        bare = write_shard_set(tmp_path / "bare", {"train": 6})
-        evaluate(replace(spec, data=DataSpec(str(bare)), out=str(tmp_path / "o")), CPU)
+        evaluate(replace(spec, data=DataSpec(str(bare)), out=out), CPU)
     with pytest.raises(ShardSetMismatch, match="trained with the conditions"):
-        other = write_shard_set(tmp_path / "other", {"train": 6, "val": 6}, conditions={"delta-ct": 1})
-        evaluate(replace(spec, data=DataSpec(str(other)), out=str(tmp_path / "o")), CPU)
+        evaluate(replace(spec, data=DataSpec(str(other)), out=out), CPU)
     with pytest.raises(ShardSetMismatch, match=r"no dataset\.json"):
         split_sizes(str(tmp_path / "nothing"))
     with pytest.raises(MissingCheckpoint, match=r"no samples\.json"):
-        evaluate(replace(spec, samples=str(tmp_path), out=str(tmp_path / "o")), CPU)
+        evaluate(replace(spec, samples=str(tmp_path), out=out), CPU)
     run(tokenizer_spec(trained / "S", tmp_path / "tok2", seed=9, validate_every=0))
     with pytest.raises(ConfigMismatch, match="digest"):
-        evaluate(replace(spec, tokenizer=str(tmp_path / "tok2"), out=str(tmp_path / "o")), CPU)
+        evaluate(replace(spec, tokenizer=str(tmp_path / "tok2"), out=out), CPU)
 
 
 def test_pictures_exist_for_all_that_the_page_points_to(result, trained):

@@ -22,7 +22,7 @@ def blobs(n: int, kind: int, seed: int, side: int = 64) -> np.ndarray:
     rows, columns = np.mgrid[:side, :side] / side - 0.5
     out = []
     for _ in range(n):
-        y, x = draw.normal(0, 0.04, 2) + (0.2 * (kind - 1), 0)
+        y, x = draw.normal((0.2 * (kind - 1), 0), 0.04)
         inside = ((rows - y) / (0.15 + 0.05 * kind)) ** 2 + ((columns - x) / 0.2) ** 2 < 1
         out.append(np.clip(40 + 120 * inside + draw.normal(0, 8, inside.shape), 0, 255))
     return np.array(out).astype(np.uint8)
