@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -46,7 +47,8 @@ def main() -> None:
         for batch in args.batches:
             rows = torch.arange(batch) % CONDITIONS
             transformer.eval()
-            seconds = _median(lambda: sample(transformer, tokenizer, rows, PAPER, range(batch)), args.repeats, device)
+            draw = partial(sample, transformer, tokenizer, rows, PAPER, range(batch))
+            seconds = _median(draw, args.repeats, device)
             figures[f"{size}_sample_ms_batch{batch}"] = {"value": 1000 * seconds / batch, "unit": "ms an image"}
             print(f"{size:4} sample, batch {batch:3}: {1000 * seconds / batch:9.2f} ms an image")
         transformer.train()

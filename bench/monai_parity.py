@@ -71,7 +71,11 @@ def main() -> None:
             f"{r.collection:16} {r.slices:6} {r.canonical_equal!s:>12} {r.resize_mean:12.3f} {r.resize_over2:6.2%}"
             f" {r.full_mean:10.3f} {r.full_over2:6.2%} {r.mask_differs:8.3%} {r.ours_s:8.2f} {r.monai_s:8.2f}"
         )
-    print(json.dumps({f"{r.collection}_mean_grey_difference": {"value": r.full_mean, "unit": "grey levels"} for r in rows}))
+    print(
+        json.dumps(
+            {f"{r.collection}_mean_grey_difference": {"value": r.full_mean, "unit": "grey levels"} for r in rows}
+        )
+    )
 
 
 def compare(name: str, folder: Path, out: Path | None) -> Parity:
@@ -104,7 +108,9 @@ def compare(name: str, folder: Path, out: Path | None) -> Parity:
         source = apply_intensity(np.ascontiguousarray(stack[kept[z]]), params)
         threshold = fit_body(np.ascontiguousarray(stack), case.modality, recipe).threshold
         picture(out / f"{name}.png", source, volume.slices[z].image, volume.slices[z].mask, other[z])
-        print(f"{name}: foreground above {threshold:.0f}, {volume.case.removed_body_mm3 / 1000:.0f} mL of it taken as spurious")
+        print(
+            f"{name}: foreground above {threshold:.0f}, {volume.case.removed_body_mm3 / 1000:.0f} mL of it taken as spurious"
+        )
     return Parity(
         collection=name,
         slices=len(kept),
@@ -131,7 +137,9 @@ def monai_volume(case: Case, *, label: bool = False) -> np.ndarray:
             source, reader = scratch, "PydicomReader"
         else:
             source, reader = str(Path(case.root) / paths[0]), "NibabelReader"
-        steps = Compose([LoadImage(image_only=True, reader=reader), EnsureChannelFirst(), Orientation(axcodes="RAS", labels=None)])
+        steps = Compose(
+            [LoadImage(image_only=True, reader=reader), EnsureChannelFirst(), Orientation(axcodes="RAS", labels=None)]
+        )
         return np.asarray(steps(source))
 
 
@@ -156,7 +164,10 @@ def picture(path: Path, source: np.ndarray, ours: np.ndarray, mask: np.ndarray, 
     shown[: small.shape[0], : small.shape[1]] = small
     difference = np.minimum(255, np.abs(ours.astype(int) - theirs) * 8).astype(np.uint8)
     none = np.zeros_like(mask)
-    tiles = [outlined(p, m) for p, m in ((shown, none), (ours, none), (ours, mask), (theirs.astype(np.uint8), none), (difference, none))]
+    tiles = [
+        outlined(p, m)
+        for p, m in ((shown, none), (ours, none), (ours, mask), (theirs.astype(np.uint8), none), (difference, none))
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), grid(tiles))
 

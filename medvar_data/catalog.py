@@ -1,7 +1,8 @@
 """Read what we know of a collection, a recipe and the condition vocabulary: TOML in, frozen dataclasses out.
 
 The files of the distribution live in the data package `medvar_manifests`; a user's own file has the same form and is
-checked by the same code, so a wrong key is named in the error.
+checked by the same code, so a wrong key is named in the error. Nouns, parser and checks stand in one file above 300 lines,
+since a new key touches all three.
 """
 
 import dataclasses
@@ -68,6 +69,7 @@ class Layout:
     labelled: bool = True
     expected: int = 0  # cases as published; 0 means unknown
     variant_of: str = ""  # id of the layout that holds the same cases, otherwise published; not counted again
+    patients_of: str = ""  # family or collection whose patients these are: what `group` names there, it names here
     confirmed: str = "unconfirmed"
 
 

@@ -261,7 +261,7 @@ def _case(
     return Case(
         collection=spec.name,
         case=key,
-        group=f"{spec.family or spec.name}/{layout.group.format_map(groups)}",
+        group=f"{layout.patients_of or spec.family or spec.name}/{layout.group.format_map(groups)}",
         modality=modality,
         region=layout.region or spec.region,
         sequence=sequence,

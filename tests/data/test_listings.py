@@ -13,6 +13,7 @@ import pytest
 from medvar_data.catalog import collection_names, load_collection
 from medvar_data.ingest import Matched, match_files
 from medvar_data.records import SourceFile
+from medvar_data.splits import SplitSpec, assign_splits
 from medvar_data.tree import Tree, is_junk
 
 LISTINGS = Path(__file__).parents[1] / "listings"
@@ -136,7 +137,24 @@ def test_variants_are_not_held_to_a_number_twice():
     assert nothing == [("bids", 374), ("miccai", 0)]
 
 
-def test_kits19_and_kits23_share_their_patients():
-    old = match("kits19", ("kits19/data/case_00007/imaging.nii.gz",)).candidates[0]
-    new = match("kits23", ("kits23/dataset/case_00007/imaging.nii.gz",)).candidates[0]
-    assert old.group == new.group
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {
+            "msd-liver": "Task03_Liver/imagesTr/liver_2.nii.gz",
+            "lits": "Training Batch 1/volume-2.nii",
+            "ctspine1k": "data/liver/liver_2.nii.gz",
+            "word": "addition_validation_from_LiTS/imagesTs/liver_2_word_image.nii.gz",
+        },
+        {
+            "covid19-20": "COVID-19-20_v2/Train/volume-covid19-A-0202_0_ct.nii.gz",
+            "ctspine1k": "data/COVID-19/volume-covid19-A-0202_0_ct.nii.gz",
+        },
+        {"kits19": "kits19/data/case_00007/imaging.nii.gz", "kits23": "kits23/dataset/case_00007/imaging.nii.gz"},
+    ],
+)
+def test_one_scan_in_several_collections_is_one_patient(paths):
+    groups = {name: match(name, (path,)).candidates[0].group for name, path in paths.items()}
+    assert len(set(groups.values())) == 1, groups
+    splits = assign_splits(list(groups.items()), SplitSpec())
+    assert len(splits) == 1
