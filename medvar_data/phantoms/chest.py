@@ -201,7 +201,8 @@ def _twigs(at: Space, lungs: list[Array], rng: np.random.Generator) -> Iterator[
     """Fill the lungs with small vessels: where two random fields cross zero together they trace wandering threads."""
     lung = np.minimum(lungs[0], lungs[1])
     for scale in (24.0, 15.0):
-        threads = np.hypot(field(at.grid, rng, scale), field(at.grid, rng, scale)) * np.float32(0.62 * scale)
+        fields = (field(at.grid, rng, scale)[at.box] for _ in range(2))
+        threads = np.hypot(*fields) * np.float32(0.62 * scale)
         yield layer("vessel", at, np.maximum(threads - np.float32(0.075 * scale), lung + 6))
 
 

@@ -442,3 +442,17 @@ def test_unknown_cells_are_named(tmp_path):
         write_phantoms(tmp_path, cells=["knee-mr"])
     with pytest.raises(SpecError, match="no patients"):
         write_phantoms(tmp_path, patients=0)
+
+
+@pytest.mark.parametrize("patient", [6, 7, 9, 31])
+def test_a_chest_that_does_not_fill_its_grid_can_be_made(patient: int) -> None:
+    assert np.isfinite(next(iter(synthesize("chest-ct", patient, 0).volumes.values()))).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_forty_patients_of_every_cell_can_be_made(cell: str) -> None:
+    for patient in range(40):
+        phantom = synthesize(cell, patient, 0)
+        assert phantom.label.any()
+        assert all(np.isfinite(voxels).all() for voxels in phantom.volumes.values())
