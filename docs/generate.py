@@ -11,7 +11,7 @@ from pathlib import Path
 from medvar_data.catalog import CollectionSpec, load_collection, load_collections
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/collections.md", "docs/parity.md")
+PAGES = ("docs/collections.md", "docs/parity.md")
 STATUS = {"originals": "original files", "listing": "published listings", "unconfirmed": "unconfirmed"}
 PART = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

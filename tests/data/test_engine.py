@@ -79,6 +79,7 @@ def test_a_pool_that_dies_while_idle_is_replaced():
     time.sleep(0.5)
     for pid in {p for p in _children() if _is_worker(p)}:
         os.kill(pid, signal.SIGKILL)
+    time.sleep(0.5)  # until the pool knows
     seen += list(steps)
     assert len(seen) == 12
 

@@ -194,6 +194,23 @@ def test_ct_bounds_are_the_recipe_and_its_table_goes(recipe):
     assert volume.case.statistics.maximum == 900.0
 
 
+def test_removed_body_is_what_was_taken_from_the_image(recipe):
+    """A label on the far end of the table protects its voxels; they are neither changed nor reported."""
+    rows, columns = np.mgrid[:60, :60]
+    hu = np.where((rows - 24) ** 2 + (columns - 30) ** 2 < 400, 40, -1000)
+    hu[55:57, 5:55] = 200
+    image = np.repeat(hu.T[:, ::-1, None], 6, axis=2).astype(np.int16)
+    label = (image == 40).astype(np.uint8)
+    label[5:15][image[5:15] == 200] = 2
+    wide = dataclasses.replace(recipe, body_opening_mm=3.0, side=60)
+    volume = run(make(image, label, spaced(2, 2, 2)), wide, modality="CT")
+    assert volume.case.removed_body_mm3 == pytest.approx(80 * 6 * 8.0)
+    for s in volume.slices:
+        assert np.count_nonzero(s.mask == 2) == 20
+        assert (s.image[s.mask == 2] == 230).all()
+        assert not (s.image[55:57] > 128)[s.mask[55:57] == 0].any()
+
+
 def test_statistics_are_of_the_whole_image(recipe):
     found = run(make(), recipe).case.statistics
     assert (found.minimum, found.maximum) == (IMAGE.min(), IMAGE.max())

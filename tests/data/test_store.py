@@ -82,6 +82,16 @@ def test_nothing_is_visible_before_the_end(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_who_reads_the_old_file_goes_on_reading_it(tmp_path):
+    """The new content is another file that takes the name, not the old one overwritten."""
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+    with path.open("rb") as reader:
+        write_bytes(path, b"new and longer")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new and longer"
+
+
 def test_others_may_read_what_is_finished(tmp_path):
     write_bytes(tmp_path / "file", b"")
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
