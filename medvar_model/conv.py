@@ -126,7 +126,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [config.width * multiplier for multiplier in config.level_multipliers]
         last, groups = len(widths) - 1, config.norm_groups
-        self.entry = nn.Conv2d(config.image_channels, widths[0], 3, padding=1)
+        self.entry = nn.Conv2d(config.folded_channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
             EncoderLevel(widths[max(0, i - 1)], widths[i], config.blocks_per_level, groups, coarsest=i == last)
             for i in range(len(widths))
@@ -157,7 +157,7 @@ class Decoder(nn.Module):
             for i in range(len(widths))
         )
         self.norm = nn.GroupNorm(groups, widths[0], eps=NORM_EPSILON)
-        self.exit = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
+        self.exit = nn.Conv2d(widths[0], config.folded_channels, 3, padding=1)
 
     def forward(self, latents: Maps) -> Maps:
         """Go from the coarsest level to the finest; the answer is not clamped."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
@@ -86,11 +87,11 @@ class Tokenizer(nn.Module):
                 f"The tokenizer was given images of {tuple(images.shape[1:])} (channels, height, width); "
                 f"wanted {wanted}. Resize them, or use a tokenizer for that size."
             )
-        return self.to_latent(self.encoder(images)).float()
+        return self.to_latent(self.encoder(F.pixel_unshuffle(images, self.config.patch))).float()
 
     def render(self, total: Latents) -> Float[Tensor, "batch channels height width"]:
         """Draw the images of latent maps; not clamped."""
-        return self.decoder(self.from_latent(total))
+        return F.pixel_shuffle(self.decoder(self.from_latent(total)), self.config.patch)
 
     @torch.no_grad()
     def encode(self, images: Images) -> TokenMaps:

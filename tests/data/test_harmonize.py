@@ -238,6 +238,6 @@ def test_pictures_are_found_across_row_groups(tmp_path, recipe):
     image, label = scan((16, 14, 50), seed=4)
     volume = run(make(image, label), recipe)
     write_kept(tmp_path / "c.parquet", volume, case_of(tmp_path, "x.nii"), ACDC, recipe)
-    for wanted in ([0], [15, 16], [49, 3, 31, 32], range(50)):
+    for wanted in ([0], [15, 16], [49, 3], [20, 45], [49, 3, 31, 32], range(50)):
         for n, (picture, _) in read_pictures(tmp_path / "c.parquet", wanted).items():
             assert np.array_equal(decode_png(picture), volume.slices[n].image)
