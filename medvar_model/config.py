@@ -305,8 +305,8 @@ TOKENIZERS: dict[str, TokenizerConfig] = {
     "tiny":  TokenizerConfig(image_side=32,  width=8,  level_multipliers=(1, 1, 2, 2), blocks_per_level=1,
     latent_channels=8,
                              vocabulary=64,  scale_sides=(1, 2, 3, 4), norm_groups=4),
-    "demo":  TokenizerConfig(image_side=64,  width=16, level_multipliers=(1, 2, 4, 4), blocks_per_level=1,
-    latent_channels=16,
+    "demo":  TokenizerConfig(image_side=64,  patch=2, width=16, level_multipliers=(1, 2, 4), blocks_per_level=1,
+                             latent_channels=16,
                              vocabulary=512, scale_sides=(1, 2, 3, 4, 6, 8), norm_groups=8),
     "small": TokenizerConfig(image_side=128, width=64, scale_sides=(1, 2, 3, 4, 6, 8), vocabulary=1024),
     "base":  TokenizerConfig(width=96),
@@ -315,6 +315,7 @@ TOKENIZERS: dict[str, TokenizerConfig] = {
 
 TRANSFORMERS: dict[str, TransformerSize] = {
     "d2":  TransformerSize(depth=2),
+    "d3":  TransformerSize(depth=3),
     "d4":  TransformerSize(depth=4),
     "d6":  TransformerSize(depth=6),
     "d8":  TransformerSize(depth=8),

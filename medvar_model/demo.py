@@ -29,30 +29,30 @@ SHARDS = "shards-64"
 MODEL = "model"
 
 TOKENIZER_LOOP = LoopSettings(
-    samples=12_000,
-    batch_size=16,
-    base_learning_rate=0.032,  # a peak of 2e-3
-    betas=(0.5, 0.9),
+    samples=24_000,
+    batch_size=8,
+    base_learning_rate=0.096,  # a peak of 3e-3
+    betas=(0.9, 0.95),
     weight_decay=0.005,
     clip=10.0,
     warmup=0.05,
     floor=0.05,
-    checkpoint_every=4_000,
-    validate_every=3_000,
+    checkpoint_every=6_000,
+    validate_every=4_000,
     log_every=160,
     validation_slices=128,
 )
 TRANSFORMER_LOOP = LoopSettings(
-    samples=12_000,
-    batch_size=32,
-    base_learning_rate=0.016,  # a peak of 2e-3
+    samples=14_400,
+    batch_size=16,
+    base_learning_rate=0.024,  # a peak of 1.5e-3
     betas=(0.9, 0.95),
     weight_decay=0.05,
     clip=2.0,
     warmup=0.05,
     floor=0.05,
-    checkpoint_every=4_000,
-    validate_every=3_000,
+    checkpoint_every=4_800,
+    validate_every=2_400,
     log_every=160,
     validation_slices=128,
 )
@@ -74,7 +74,7 @@ class ModelDemo:
     folder: Path
     tokenizer: TokenizerConfig = TOKENIZERS["demo"]
     tokenizer_loop: LoopSettings = TOKENIZER_LOOP
-    size: str = "d4"
+    size: str = "d3"
     transformer_loop: LoopSettings = TRANSFORMER_LOOP
     settings: SampleSettings = SETTINGS
     count: int = 24

@@ -37,6 +37,7 @@ SMALL_LOOP = replace(
 LARGE_LOOP = replace(LOOP, batch_size=768, samples=250_000_000)  # VAR's batch and length for d16
 LOOPS: dict[str, LoopSettings] = {
     "d2": SMALL_LOOP,
+    "d3": SMALL_LOOP,
     "d4": SMALL_LOOP,
     "d6": SMALL_LOOP,
     "d8": LOOP,
