@@ -67,8 +67,7 @@ class Workspace:
         file = self.path / "salt"
         if file.exists() and file.read_text(encoding="ascii").strip() != salt.hex():
             raise WorkspaceError(f"{file} holds another salt; a salt never changes. Use a new workspace.")
-        write_bytes(file, (salt.hex() + "\n").encode())
-        file.chmod(0o600)
+        write_bytes(file, (salt.hex() + "\n").encode(), mode=0o600)
 
     def patient_hash(self, group: str) -> str:
         """Salted hash of a patient, 16 hex digits."""
