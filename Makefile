@@ -6,6 +6,8 @@ OUT ?= demo
 DATA ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OPENCV_LOG_LEVEL := ERROR
+# Threads that wait sleep, so that a busy machine is not slowed by their spinning.
+export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check fix bench slow golden docs clean

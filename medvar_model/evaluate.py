@@ -157,7 +157,7 @@ class _Evaluation:
         distance = near.nearest.distance
         mine, theirs = distance[: len(samples)], distance[len(samples) :]
         again = Labelled(_reconstructed(tokenizer, fresh.images, self.device), fresh.conditions)
-        verdict = judge_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh)
+        verdict = judge_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh, again.images)
         candidates = {"samples": samples, "fresh": fresh, "fresh_through_tokenizer": again}
         report = {
             "inputs": inputs,

@@ -118,7 +118,9 @@ class ConditionVerdict:
     named: tuple[str, ...]
 
 
-def judge_conditions(held_out: Labelled, groups: Sequence[str], samples: Labelled, fresh: Labelled) -> ConditionVerdict:
+def judge_conditions(
+    held_out: Labelled, groups: Sequence[str], samples: Labelled, fresh: Labelled, through_tokenizer: Stack
+) -> ConditionVerdict:
     """Fit a classifier of conditions to held-out slices and ask it what the samples show.
 
     Args:
@@ -127,15 +129,18 @@ def judge_conditions(held_out: Labelled, groups: Sequence[str], samples: Labelle
         samples: what is judged.
         fresh: training slices, which the classifier has not seen either: what it gets right there, and what it gets
             right on held-out slices of other scans, bounds what it can get right on samples.
+        through_tokenizer: the fresh slices as they come back from their tokens: the same bound, less what coding costs.
     """
     rows = condition_features(held_out.images)
     classifier = fit_classifier(rows, held_out.conditions)
     crossed = cross_validated(rows, held_out.conditions, groups)
     known = set(classifier.names)
     judged = [place for place, name in enumerate(samples.conditions) if name in known]
-    drawn, real = samples.part(judged), fresh.part([i for i, name in enumerate(fresh.conditions) if name in known])
-    drawn_names, real_names = (
-        classifier.names_of(condition_features(part.images)) if len(part) else [] for part in (drawn, real)
+    judgeable = [place for place, name in enumerate(fresh.conditions) if name in known]
+    drawn, real = samples.part(judged), fresh.part(judgeable)
+    coded = Labelled(through_tokenizer, fresh.conditions).part(judgeable)
+    drawn_names, real_names, coded_names = (
+        classifier.names_of(condition_features(part.images)) if len(part) else [] for part in (drawn, real, coded)
     )
     named = [""] * len(samples)
     for place, name in zip(judged, drawn_names, strict=True):
@@ -152,6 +157,7 @@ def judge_conditions(held_out: Labelled, groups: Sequence[str], samples: Labelle
         "unjudged": len(samples) - len(judged),
         "right_on_held_out": _share(_hits(held_out.conditions, crossed)),
         "right_on_fresh": _share(_hits(real.conditions, real_names)),
+        "right_through_tokenizer": _share(_hits(coded.conditions, coded_names)),
     }
     return ConditionVerdict(report, tuple(named))
 

@@ -178,6 +178,7 @@ def _conditions(report: Mapping[str, Any]) -> str:
     )
     rows = [
         ("samples", _percent(judged["right"])),
+        ("fresh real slices through the tokenizer", _percent(judged["right_through_tokenizer"])),
         ("fresh real slices (training)", _percent(judged["right_on_fresh"])),
         ("held-out slices of other scans (cross-validated)", _percent(judged["right_on_held_out"])),
     ]

@@ -3,7 +3,8 @@
 In: features and condition names. Out: what it calls each image, and how often it is right on real slices it was not
 fitted on, which bounds what can be asked of drawn ones.
 
-Multinomial logistic regression on standardised features, every condition of equal weight, with a ridge penalty;
+It looks at 16 x 16 pixels: enough to tell anatomies apart, and coarse enough that an image is not called something else
+only because a tokenizer made it a little smooth. Multinomial logistic regression on standardised pixels, every condition of equal weight, with a ridge penalty;
 fitted by L-BFGS, so the same input gives the same answer.
 """
 
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from medvar_model.metrics.features import features, shrunk
+from medvar_model.metrics.features import shrunk
 
 RIDGE = 1e-3  # on the mean loss
 FOLDS = 5
-PICTURE_SIDE = 8
+SIDE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +51,9 @@ class Classifier:
         return np.hstack([(rows - self.shift) / self.scale, np.ones((len(rows), 1))])
 
 
-def condition_features(images: np.ndarray) -> Float64[np.ndarray, "n 128"]:
-    """Describe images for the classifier: the 64 fixed features and the picture at 8 x 8 pixels."""
-    small = shrunk(images, PICTURE_SIDE).reshape(len(images), -1) / 255.0
-    return np.hstack([features(images), small])
+def condition_features(images: UInt8[np.ndarray, "n side side"]) -> Float64[np.ndarray, "n 256"]:
+    """Describe images for the classifier: the picture at 16 x 16 pixels, grey in [0, 1]."""
+    return shrunk(images, SIDE).reshape(len(images), -1) / 255.0
 
 
 def fit_classifier(rows: Float64[np.ndarray, "n features"], conditions: Sequence[str]) -> Classifier:

@@ -6,7 +6,7 @@ In: 8-bit images of any side, brought to 64 x 64. Out: float64, n x 64:
     16-31  standard deviation of grey in each of 4 x 4 cells             where is structure
     32-39  square roots of an 8-bin histogram of grey                    how bright
     40-55  mean gradient in 4 directions, in each of 2 x 2 quarters      which way edges run
-    56-63  log10 of the mean energy in 8 rings of the cosine transform   how fine is the texture
+    56-63  root mean square of 8 rings of the cosine transform           how fine is the texture
 
 Grey is in [0, 1]. The numbers see layout, brightness, edges and sharpness. They do not see meaning: an organ that is
 missing, or a tumour in an impossible place, hardly moves them; and at 64 x 64 they are blind to finer detail. Distances
@@ -21,7 +21,6 @@ SIDE = 64
 N_FEATURES = 64
 CELLS, BINS, QUARTERS, DIRECTIONS = 4, 8, 2, 4
 RING_EDGES = (1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 91.0)  # distance from the constant term; the last ends all
-ENERGY_FLOOR = 1e-6  # below any visible texture: keeps the logarithm of empty rings from deciding
 
 Images = UInt8[np.ndarray, "n side side"]
 
@@ -75,4 +74,4 @@ def _rings(grey: np.ndarray) -> np.ndarray:
     energy = (basis @ grey @ basis.T) ** 2
     ring = np.digitize(np.hypot(order[:, None], order[None]), RING_EDGES)  # 0 is the constant term
     means = [energy[:, ring == number].mean(1) for number in range(1, len(RING_EDGES))]
-    return np.log10(np.stack(means, axis=1) + ENERGY_FLOOR)
+    return np.sqrt(np.stack(means, axis=1))

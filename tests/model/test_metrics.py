@@ -116,7 +116,7 @@ class TestFeatures:
         np.testing.assert_allclose(base[32:40] ** 2, [0, 0, 0, 0, 1, 0, 0, 0])
         np.testing.assert_allclose((top[32:40] ** 2)[[0, 4]], 0.5)
         assert top[40:56].reshape(4, 4).sum(0).argmax() == 2  # a horizontal edge: the gradient runs down
-        assert (fine - base)[56:].argmax() == 7  # most energy is in the finest ring
+        assert (fine - base)[56:].argmax() >= 6  # stripes of two pixels are fine texture
 
     def test_the_side_hardly_matters(self):
         small = blobs(4, 1, 0, side=64)
