@@ -84,11 +84,11 @@ def run_data_demo(spec: DemoSpec, say: Callable[[str], None]) -> DemoResult:
     parts = ["<h2>Data</h2>", table(("collection", "found", "kept", "rejected", "slices", "why rejected"), [
         (r.collection, r.found, r.kept, r.rejected, r.slices, r.reasons) for r in rows
     ])]  # fmt: skip
-    parts += ["<h3>Statistics</h3>", _statistics(shards["paper"])]
     parts += ["<h3>Slices as they go into training</h3>"]
     parts += [
         figure(f"sheets/{s.path.name}", f"{s.collection}: {s.n_slices} slices, outlines are the labels") for s in sheets
     ]
+    parts += ["<h3>Statistics</h3>", _statistics(shards["paper"])]
     write_section(spec.output, "1-data", "".join(parts))
     what = "Real scans" if spec.data else "Phantoms: scans synthesised by code, no patient's data"
     report = assemble(spec.output, "medvar demo", f"{what}, from the published folder layouts to training shards.")

@@ -52,7 +52,7 @@ TRANSFORMER_LOOP = LoopSettings(
     warmup=0.05,
     floor=0.05,
     checkpoint_every=4_000,
-    validate_every=2_400,
+    validate_every=4_000,
     log_every=160,
     validation_slices=128,
 )
