@@ -7,7 +7,7 @@ is kept with the digests of what it came from. The same call again returns the f
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from medvar_model.judge import (
     judge_copies,
     judge_distribution,
     judge_reconstructions,
-    reconstruction_rows,
+    mean_reconstructions,
 )
 from medvar_model.loader import DataSpec, Loader, to_network
 from medvar_model.metrics.features import shrunk
@@ -157,6 +157,7 @@ class _Evaluation:
         distance = near.nearest.distance
         mine, theirs = distance[: len(samples)], distance[len(samples) :]
         again = Labelled(_reconstructed(tokenizer, fresh.images, self.device), fresh.conditions)
+        quality = judge_reconstructions(truth, held.reconstructions)
         verdict = judge_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh, again.images)
         candidates = {"samples": samples, "fresh": fresh, "fresh_through_tokenizer": again}
         report = {
@@ -164,14 +165,14 @@ class _Evaluation:
             "settings": asdict(spec.settings),
             "sampled": sorted(set(samples.conditions)),
             "splits": {split: splits.count(split) for split in self.held_out},
-            "reconstructions": judge_reconstructions(truth, held.reconstructions),
+            "reconstructions": mean_reconstructions(truth, quality),
             "scales": _scales(self.frozen, held),
             "predictions": predictions,
             "distribution": judge_distribution(truth, candidates),
             "copies": judge_copies(mine, samples, theirs, truth),
             "conditions": verdict.report,
         }
-        self._write_rows(samples, files, verdict.named, held, truth, splits, near)
+        self._write_rows(samples, files, verdict.named, held.keys, truth.conditions, splits, quality, near)
         write_pictures(self.out / "pictures", Shown(samples, truth, held.reconstructions, near), tokenizer, self.device)
         return Evaluation(self.out, _written(finished, report))
 
@@ -230,9 +231,10 @@ class _Evaluation:
         samples: Labelled,
         files: Sequence[str],
         named: Sequence[str],
-        held: HeldOut,
-        truth: Labelled,
+        keys: Sequence[str],
+        conditions: Sequence[str],
         splits: Sequence[str],
+        quality: Mapping[str, np.ndarray],
         near: Neighbours,
     ) -> None:
         """Write one row a sample and one a held-out slice."""
@@ -244,8 +246,7 @@ class _Evaluation:
         }  # fmt: skip
         pq.write_table(pa.table(rows), self.out / "samples.parquet")
         slices = {
-            "key": list(held.keys), "split": list(splits), "condition": list(truth.conditions),
-            **reconstruction_rows(truth, held.reconstructions),
+            "key": list(keys), "split": list(splits), "condition": list(conditions), **quality,
             "nearest_key": list(near.keys[n:]), "nearest_distance": distance[n:],
         }  # fmt: skip
         pq.write_table(pa.table(slices), self.out / "held_out.parquet")

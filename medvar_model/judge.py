@@ -44,28 +44,26 @@ class Labelled:
         return Labelled(self.images[np.array(places, dtype=np.int64)], tuple(self.conditions[i] for i in places))
 
 
-def judge_reconstructions(held_out: Labelled, drawn: Stack) -> dict[str, Any]:
-    """Compare slices with what comes back from their tokens: means over all slices, and over each condition's."""
-    each = reconstruction_rows(held_out, drawn)
-    conditions = sorted(set(held_out.conditions))
-    return {
-        "n": len(held_out),
-        **{name: _mean(values) for name, values in each.items()},
-        "per_condition": {
-            name: {"n": len(held_out.places(name))}
-            | {metric: _mean(values[held_out.places(name)]) for metric, values in each.items()}
-            for name in conditions
-        },
-    }
-
-
-def reconstruction_rows(held_out: Labelled, drawn: Stack) -> dict[str, Float64[np.ndarray, " n"]]:
-    """Give PSNR (of all pixels, and of those that are not air) and SSIM of every slice."""
+def judge_reconstructions(held_out: Labelled, drawn: Stack) -> dict[str, Float64[np.ndarray, " n"]]:
+    """Compare every slice with what comes back from its tokens: PSNR (of all pixels, and without air) and SSIM."""
     images = held_out.images
     return {
         "psnr": psnr(images, drawn),
         "foreground_psnr": foreground_psnr(images, drawn),
         "ssim": ssim(images, drawn),
+    }
+
+
+def mean_reconstructions(held_out: Labelled, each: Mapping[str, Float64[np.ndarray, " n"]]) -> dict[str, Any]:
+    """Give the means of `judge_reconstructions`, over all slices and over each condition's."""
+    places = {name: held_out.places(name) for name in sorted(set(held_out.conditions))}
+    return {
+        "n": len(held_out),
+        **{metric: _mean(values) for metric, values in each.items()},
+        "per_condition": {
+            name: {"n": len(mine)} | {metric: _mean(values[mine]) for metric, values in each.items()}
+            for name, mine in places.items()
+        },
     }
 
 
