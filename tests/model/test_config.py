@@ -125,5 +125,5 @@ def test_a_transformer_that_cannot_be_built_is_refused(change):
 
 
 def test_an_unknown_size_is_answered_with_the_known_ones():
-    with pytest.raises(ConfigMismatch, match="d2, d4"):
+    with pytest.raises(ConfigMismatch, match="d2, d3, d4"):
         transformer_config("d17", TOKENIZERS["paper"], 3)
