@@ -55,7 +55,7 @@ def evaluate_command(
     if dry_run:
         return options.show_spec(spec, as_json)
     with dist.joined({}, device) as place:
-        result = evaluate(spec, place.device, lambda line: None if as_json else console.print(line, markup=False))
+        result = evaluate(spec, place.device, lambda line: None if as_json else print(line, flush=True))
     write_section(out, SECTION, model_section(result.report, "pictures"))
     page = assemble(out, "medvar evaluation", f"{run}, judged on the held-out slices of {shards}.")
     if as_json:
@@ -74,9 +74,7 @@ def demo_command(
 
     Python: medvar_model.demo.run_model_demo(ModelDemo(Path("demo")), print)
     """
-    result = run_model_demo(
-        ModelDemo(folder), lambda line: None if as_json else console.print(line, markup=False, soft_wrap=True)
-    )
+    result = run_model_demo(ModelDemo(folder), lambda line: None if as_json else print(line, flush=True))
     pictures = (result.evaluation.out / "pictures").relative_to(folder)
     html = model_section(result.evaluation.report, str(pictures), result.tokenizer, result.transformer)
     write_section(folder, SECTION, html)

@@ -56,7 +56,7 @@ TRANSFORMER_LOOP = LoopSettings(
     log_every=160,
     validation_slices=128,
 )
-SETTINGS = SampleSettings(guidance=1.5, top_k=0, top_p=0.95, seed=42)
+SETTINGS = SampleSettings(guidance=1.0, top_k=0, top_p=0.98, seed=42)
 
 
 @dataclass(frozen=True)
