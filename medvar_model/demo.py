@@ -10,15 +10,15 @@ large enough for samples that show what was asked for.
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from medvar_model.config import TOKENIZERS, TokenizerConfig
 from medvar_model.dist import Place
-from medvar_model.errors import MissingCheckpoint
-from medvar_model.evaluate import Evaluate, Evaluation, evaluate
+from medvar_model.errors import MissingCheckpoint, ShardSetMismatch
+from medvar_model.evaluate import Evaluate, Evaluation, evaluate, split_sizes
 from medvar_model.loader import DataSpec
 from medvar_model.losses import TokenizerLossWeights
 from medvar_model.recipe import LoopSettings, StepLog
@@ -118,7 +118,8 @@ def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResu
         say: told a line at each validation and each stage.
 
     Raises:
-        ModelError: the folder holds no shard set, or one without held-out slices.
+        MissingCheckpoint: the folder holds no shard set.
+        ShardSetMismatch: it has no held-out slices.
     """
     place, started, seconds = Place(1, 0, torch.device("cpu")), time.monotonic(), {}
     tokenizer, transformer = spec.model / "tokenizer", spec.model / "transformer"
@@ -134,20 +135,16 @@ def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResu
 
         return report
 
-    if not (spec.folder / SHARDS / "dataset.json").is_file():
-        raise MissingCheckpoint(
-            f"{spec.folder} holds no {SHARDS}; wanted the folder of the data road's demo. Run `medvar-data demo "
-            f"{spec.folder}` first."
-        )
+    first, second = _loops(spec)
     mark = time.monotonic()
     training = TrainTokenizer(
-        str(tokenizer), spec.data, spec.tokenizer, spec.tokenizer_loop, TokenizerLossWeights(perceptual=0.0),
+        str(tokenizer), spec.data, spec.tokenizer, first, TokenizerLossWeights(perceptual=0.0),
         unquantized=spec.unquantized, codebook_images=512, revive_every=spec.revive_every,
     )  # fmt: skip
     with one_thread():
         train_tokenizer(training, place, told("tokenizer"))
     seconds["tokenizer"], mark = time.monotonic() - mark, time.monotonic()
-    predicting = TrainTransformer(str(transformer), spec.data, str(tokenizer), spec.size, spec.transformer_loop)
+    predicting = TrainTransformer(str(transformer), spec.data, str(tokenizer), spec.size, second)
     train_transformer(predicting, place, told("transformer"))
     seconds["transformer"], mark = time.monotonic() - mark, time.monotonic()
     judging = Evaluate(
@@ -171,6 +168,24 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _loops(spec: ModelDemo) -> tuple[LoopSettings, LoopSettings]:
+    """Give both trainings' settings for the shard set that is there: of few patients, none may be in its val split."""
+    if not (spec.folder / SHARDS / "dataset.json").is_file():
+        raise MissingCheckpoint(
+            f"{spec.folder} holds no {SHARDS}; wanted the folder of the data road's demo. Run `medvar-data demo "
+            f"{spec.folder}` first."
+        )
+    sizes = split_sizes(spec.data.shards)
+    if sizes.get("val", 0):
+        return spec.tokenizer_loop, spec.transformer_loop
+    if not sizes.get("test", 0):
+        raise ShardSetMismatch(
+            f"{spec.data.shards} has no val or test slices, so nothing could be judged. Run the data road's demo on more "
+            "patients."
+        )
+    return replace(spec.tokenizer_loop, validate_every=0), replace(spec.transformer_loop, validate_every=0)
 
 
 def _headline(log: StepLog) -> list[str]:

@@ -8,7 +8,7 @@ from shardset import CONDITIONS, write_shard_set
 
 from medvar_model.config import TOKENIZERS
 from medvar_model.demo import TOKENIZER_LOOP, TRANSFORMER_LOOP, ModelDemo, run_model_demo
-from medvar_model.errors import ModelError
+from medvar_model.errors import ModelError, ShardSetMismatch
 from medvar_model.page import model_section
 
 HABITS = {"samples": 64, "batch_size": 8, "checkpoint_every": 16, "validate_every": 32, "log_every": 8}
@@ -87,3 +87,14 @@ def test_the_page_shows_every_condition_and_both_runs(first):
 def test_a_folder_without_shards_is_refused_with_a_sentence(tmp_path):
     with pytest.raises(ModelError, match=r"medvar-data demo"):
         run_model_demo(tiny(tmp_path), lambda line: None)
+
+
+def test_a_set_of_few_patients_is_judged_by_what_it_holds_out(tmp_path):
+    """Nothing in val: no validation, and the test split judges; nothing in either: refused before any training."""
+    write_shard_set(tmp_path / "some" / "shards-64", {"train": 30, "test": 12})
+    report = run_model_demo(tiny(tmp_path / "some"), lambda line: None).evaluation.report
+    assert report["splits"] == {"test": 12}
+    write_shard_set(tmp_path / "none" / "shards-64", {"train": 30})
+    with pytest.raises(ShardSetMismatch, match="more patients"):
+        run_model_demo(tiny(tmp_path / "none"), lambda line: None)
+    assert not (tmp_path / "none" / "model").exists()
