@@ -23,7 +23,7 @@ CONFIRMED = ("originals", "listing", "unconfirmed")
 NORMALIZER_NAMES = ("window", "percentiles")  # keys of intensity.NORMALIZERS
 CODEC_NAMES = ("png",)  # keys of codec.CODECS
 READER_NAMES = ("volume", "dicom_png")  # keys of readers.READERS
-FINDER_NAMES = ("", "msd")  # keys of ingest.FINDERS
+FINDER_NAMES = ("", "msd")  # keys of finders.FINDERS
 MAX_LABEL_VALUE = 65535
 OWN_CONDITION_IDS = range(1000, 2000)  # reserved for users' own collections
 

@@ -1,7 +1,7 @@
 """Tell a person what to do with a collection: how to get it, what must lie where, what is known to be odd."""
 
 from medvar_data.catalog import CollectionSpec, Layout
-from medvar_data.ingest import readable
+from medvar_data.matching import readable
 
 STATUS = {
     "originals": "seen on original files",

@@ -12,7 +12,8 @@ from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_co
 from medvar_data.engine import run_tasks
 from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError
 from medvar_data.harmonize import harmonize
-from medvar_data.ingest import Ingested, LayoutCount, ingest
+from medvar_data.ingest import Ingested, ingest
+from medvar_data.matching import LayoutCount
 from medvar_data.readers import read_scan
 from medvar_data.records import Case, Progress
 from medvar_data.store import Store, remove_partials

@@ -21,7 +21,8 @@ from typing import Any
 from medvar_data.casefile import read_case_file
 from medvar_data.catalog import OWN_CONDITION_IDS, CollectionSpec, load_conditions, parse_collection
 from medvar_data.errors import WorkspaceError
-from medvar_data.ingest import Ingested, LayoutCount
+from medvar_data.ingest import Ingested
+from medvar_data.matching import LayoutCount
 from medvar_data.records import Case, Reject
 from medvar_data.store import write_bytes, write_json
 from medvar_data.tables import read_cases, read_rejects, write_cases, write_rejects

@@ -22,7 +22,8 @@ from medvar_data.catalog import (
 )
 from medvar_data.describe import describe_collection
 from medvar_data.errors import SpecError
-from medvar_data.ingest import FINDERS, readable
+from medvar_data.finders import FINDERS
+from medvar_data.matching import readable
 from medvar_data.readers import READERS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "conditions.json"

@@ -22,10 +22,11 @@ from builders import (
     write_zip,
 )
 
-from medvar_data import ingest as ingest_module
+from medvar_data import finders
 from medvar_data.catalog import load_collection
 from medvar_data.errors import Reason, SourceError
-from medvar_data.ingest import Ingested, ingest, readable
+from medvar_data.ingest import Ingested, ingest
+from medvar_data.matching import readable
 from medvar_data.readers import volume
 from medvar_data.tree import open_tree
 
@@ -156,7 +157,7 @@ class TestJudging:
             raise AssertionError("ingest read a whole file")
 
         monkeypatch.setattr(volume, "read_bytes", never)
-        monkeypatch.setattr(ingest_module, "read_bytes", never)
+        monkeypatch.setattr(finders, "read_bytes", never)
         monkeypatch.setattr("medvar_data.readers.dicom.read_bytes", never)
         assert len(found("acdc", tmp_path).cases) == 2
         assert len(found("chaos", tmp_path).cases) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medvar_data.catalog import collection_names, load_collection
-from medvar_data.ingest import Matched, match_files
+from medvar_data.matching import Matched, match_files
 from medvar_data.records import SourceFile
 from medvar_data.splits import SplitSpec, assign_splits
 from medvar_data.tree import Tree, is_junk

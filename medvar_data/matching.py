@@ -1,0 +1,279 @@
+"""Match the paths of a download against a collection's layouts: cases, their labels, their groups. No file is opened.
+
+In: a collection's description and a list of paths, of a download or of a publisher's listing. Out: candidates and rejects, and the
+count of each layout beside the published one.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from hmac import new as hmac
+
+from medvar_data.catalog import CollectionSpec, Layout, condition_name, parse_numbers
+from medvar_data.errors import Reason
+from medvar_data.records import Case, Reject, SourceFile
+from medvar_data.tree import Tree
+
+MAX_CASE_KEY = 48  # letters; with collection, channel and ending a member's name stays below the archive's 99
+
+
+@dataclass(frozen=True)
+class LayoutCount:
+    """Cases of one layout beside what the publisher counts (0: unknown)."""
+
+    layout: str
+    found: int
+    expected: int
+    unlabelled: int  # found without the label that the layout promises
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What the names of the files alone tell.
+
+    Attributes:
+        candidates: cases whose files are there, each key once; `modified_ns` is still 0.
+        rejects: left out for their names: known to be bad, twice there, incomplete, or labels without image.
+        claimed: paths that some layout takes as image or label.
+    """
+
+    candidates: tuple[Case, ...]
+    rejects: tuple[Reject, ...]
+    counts: tuple[LayoutCount, ...]
+    claimed: frozenset[str]
+
+
+def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
+    """Match the paths of a tree against the layouts of a collection; no file is opened or looked at."""
+    files = [f for f in tree.files if not any(re.search(p, f.path) for p in spec.exclude)]
+    candidates: list[Case] = []
+    rejects: list[Reject] = []
+    unlabelled, claimed = [], set()
+    seen: set[str] = set()
+    found: dict[str, int] = {}
+    for layout in spec.layouts:
+        matched, spare = _match(spec, layout, files, tree, salt)
+        found[layout.id] = len(matched)
+        unlabelled.append(sum(layout.labelled and not case.label for case, _ in matched))
+        claimed |= {path for case, _ in matched for path in (*case.image, *case.label)}
+        for case, reason in matched:
+            reject = _judge_name(spec, layout, case, reason, seen)
+            seen.add(case.case)
+            if reject:
+                rejects.append(reject)
+            else:
+                candidates.append(case)
+        for reject, paths in spare:
+            claimed |= set(paths)
+            rejects.append(reject)
+    counts = tuple(
+        LayoutCount(layout.id, found[layout.id], _expected(spec, layout, found), n)
+        for layout, n in zip(spec.layouts, unlabelled, strict=True)
+    )
+    return Matched(tuple(candidates), tuple(rejects), counts, frozenset(claimed))
+
+
+def _expected(spec: CollectionSpec, layout: Layout, found: Mapping[str, int]) -> int:
+    """Hold a layout to its published number, unless its cases are here in another variant or it is one not used."""
+    others = [o.id for o in spec.layouts if o.variant_of == layout.id]
+    elsewhere = not found[layout.id] and (layout.variant_of or any(found[other] for other in others))
+    return 0 if elsewhere else layout.expected
+
+
+def _judge_name(spec: CollectionSpec, layout: Layout, case: Case, reason: str, seen: set[str]) -> Reject | None:
+    if reason:
+        return make_reject(spec, case.case, Reason.KNOWN_BAD, reason)
+    if case.case in seen:
+        detail = "another file already claims this case; keep one of them"
+        return make_reject(spec, case.case, Reason.DUPLICATE_CASE, detail)
+    if layout.label_files and case.label and len(case.label) != len(layout.label_files):
+        detail = f"the label has {len(case.label)} of its files; wanted {', '.join(layout.label_files)}"
+        return make_reject(spec, case.case, Reason.FILE_MISSING, detail)
+    return None
+
+
+def _match(
+    spec: CollectionSpec, layout: Layout, files: Iterable[SourceFile], tree: Tree, salt: bytes
+) -> tuple[list[tuple[Case, str]], list[tuple[Reject, list[str]]]]:
+    """Pair images and labels of one layout.
+
+    Returns:
+        Each case with the reason to skip it ("" where there is none); a reject for each label that serves no case, with
+        the label's paths.
+    """
+    images = _grouped(layout.image, layout, files, by_case=True)
+    labels = _grouped(layout.label, layout, files, by_case=False) if layout.label else {}
+    cases, used = [], set()
+    for (pair, _), (groups, members) in images.items():
+        label = labels.get((pair, ""))
+        used.add(pair)
+        cases += _cases(spec, layout, groups, members, label[1] if label else [], tree, salt)
+    spare = []
+    for (pair, again), (groups, members) in labels.items():
+        name = (
+            "-".join(pair)
+            if set(re.findall(r"\{(\w+)\}", layout.case)) - groups.keys()
+            else layout.case.format_map(groups)
+        )
+        key, paths = case_key(name, spec, salt), [f.path for f in members]
+        if pair not in used:
+            lone = make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image")
+            spare.append((lone, paths))
+        elif again:
+            second = make_reject(spec, key, Reason.DUPLICATE_CASE, "a second label claims this case; keep one of them")
+            spare.append((second, paths))
+    return cases, spare
+
+
+Groups = dict[tuple[tuple[str, ...], str], tuple[Mapping[str, str], list[SourceFile]]]
+
+
+def _grouped(pattern: str, layout: Layout, files: Iterable[SourceFile], *, by_case: bool) -> Groups:
+    """Collect the files that match, by what pairs them (and, for images, by the case they make)."""
+    found: Groups = {}
+    seen = set()
+    regex = re.compile(pattern)
+    for file in files:
+        match = regex.search(file.path)
+        if not match:
+            continue
+        groups = {k: v or "" for k, v in match.groupdict().items()}
+        pair = tuple(groups[name] for name in layout.pair_on) or (layout.case.format_map(groups),)
+        key = (pair, layout.case.format_map(groups) if by_case else "")
+        part = groups["structure"] if layout.label_files and not by_case else ""
+        if (key, part) in seen and not layout.stack:
+            key = (pair, f"{key[1]}\0{file.path}")  # a second file for one case: reported as a duplicate
+        seen.add((key, part))
+        found.setdefault(key, (groups, []))[1].append(file)
+    return found
+
+
+def _cases(
+    spec: CollectionSpec,
+    layout: Layout,
+    groups: Mapping[str, str],
+    images: list[SourceFile],
+    labels: list[SourceFile],
+    tree: Tree,
+    salt: bytes,
+) -> list[tuple[Case, str]]:
+    """Make one case, or one a channel where the fourth dimension holds several; with each the reason to skip it."""
+    sequence = layout.sequence.format_map(groups)
+    name = layout.case.format_map(groups)
+    base = case_key(name, spec, salt)
+    channels = [(i, title, f"-{slug(title)}") for i, title in enumerate(layout.channels)]
+    return [
+        (
+            _case(spec, layout, groups, (images, labels), tree, f"{base}{tail}", title, channel),
+            _skip(spec, f"{slug(name)}{tail}"),
+        )
+        for channel, title, tail in channels or [(-1, layout.sequences.get(sequence, sequence), "")]
+    ]
+
+
+def _case(
+    spec: CollectionSpec,
+    layout: Layout,
+    groups: Mapping[str, str],
+    files: tuple[list[SourceFile], list[SourceFile]],
+    tree: Tree,
+    key: str,
+    sequence: str,
+    channel: int,
+) -> Case:
+    modality = layout.modality or spec.modality
+    return Case(
+        collection=spec.name,
+        case=key,
+        group=f"{layout.patients_of or spec.family or spec.name}/{layout.group.format_map(groups)}",
+        modality=modality,
+        region=layout.region or spec.region,
+        sequence=sequence,
+        official_split=_official_split(layout, groups),
+        condition=condition_name(spec, modality),
+        layout=layout.id,
+        reader=layout.reader,
+        root=str(tree.root),
+        image=tuple(sorted(f.path for f in files[0])),
+        label=_label_order(layout, [f.path for f in files[1]]),
+        channel=channel,
+        n_bytes=sum(f.n_bytes for part in files for f in part),
+        modified_ns=0,
+    )
+
+
+def _official_split(layout: Layout, groups: Mapping[str, str]) -> str:
+    for name, text in layout.splits.items():
+        if int(groups["number"]) in parse_numbers(text):
+            return name
+    return layout.split
+
+
+def _label_order(layout: Layout, paths: list[str]) -> tuple[str, ...]:
+    """Sort label files by name, or as `label_files` lists them."""
+    if not layout.label_files:
+        return tuple(sorted(paths))
+    order = list(layout.label_files)
+    regex = re.compile(layout.label)
+    named = [(match["structure"], path) for path in paths if (match := regex.search(path))]
+    known = [(order.index(structure), path) for structure, path in named if structure in order]
+    return tuple(path for _, path in sorted(known))
+
+
+def _skip(spec: CollectionSpec, name: str) -> str:
+    """Tell why a case is left out before it is opened; "" where it is not."""
+    for quirk in spec.quirks:
+        if quirk.skip and any(fnmatchcase(name, pattern) for pattern in quirk.cases.split()):
+            return quirk.action
+    return ""
+
+
+def case_key(name: str, spec: CollectionSpec, salt: bytes) -> str:
+    """Turn a case's name into its key, [a-z0-9-]{1,48}; where names are to be hidden, 12 hex digits of a salted hash."""
+    if spec.case_names == "hash":
+        return hmac(salt, f"{spec.name}/{name}".encode(), "sha256").hexdigest()[:12]
+    key = slug(name)
+    if 0 < len(key) <= MAX_CASE_KEY:
+        return key
+    return f"{key[: MAX_CASE_KEY - 13]}-{sha256(name.encode()).hexdigest()[:12]}"
+
+
+def slug(name: str) -> str:
+    """Lower-case a name, with one hyphen for whatever is no letter or digit.
+
+    >>> slug("BraTS_2021/00042")
+    'brats-2021-00042'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def natural(key: str) -> list[tuple[int, int, str]]:
+    """Sort key that counts: "case-2" before "case-10"."""
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", key)]
+
+
+def make_reject(spec: CollectionSpec, case: str, reason: Reason, detail: str) -> Reject:
+    """Leave a case out at this stage, ingest."""
+    return Reject(spec.name, case, "ingest", reason, detail)
+
+
+def readable(pattern: str) -> str:
+    """Show a path pattern as a person would write it: `<name>` for what varies, `{a|b}` for a choice of words."""
+    text, depth = "", 0
+    path = pattern.removeprefix("(?:^|/)").rstrip("$").replace("[^/]*", "*")
+    path = re.sub(r"\(\?:([^()?]*\|[^()?]*)\)(?!\?)", r"{\1}", path).replace("\\", "")
+    for token in re.findall(r"\(\?P<\w+>|\(\?P=\w+\)|\(\?:|\(|\)\??|[^()]+", path):
+        if token.startswith("(?P="):
+            text += "" if depth else f"<{token[4:-1]}>"
+        elif token.startswith("("):
+            name = re.match(r"\(\?P<(\w+)>", token)
+            if depth == 0:
+                text += f"<{name[1]}>" if name else ""
+            depth += 1
+        elif token.startswith(")"):
+            depth -= 1
+        elif depth == 0:
+            text += token
+    return text
