@@ -50,7 +50,7 @@ def model_section(
 
 
 def chart(title: str, curves: Sequence[Curve], x_name: str) -> str:
-    """Draw lines as an inline SVG."""
+    """Draw lines as an inline SVG; several are named in the corner, one alone is named by the title."""
     drawn = [curve for curve in (_thinned(curve) for curve in curves) if curve.x]
     if not drawn:
         return ""
@@ -71,7 +71,8 @@ def chart(title: str, curves: Sequence[Curve], x_name: str) -> str:
         colour = COLOURS.get(curve.name, "#3f5f8f")
         points = " ".join(at(x, y) for x, y in zip(curve.x, curve.y, strict=True))
         lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{points}"/>')
-        lines.append(_text(WIDTH - RIGHT, TOP + 12 + 15 * place, curve.name, "end", colour))
+        if len(drawn) > 1:
+            lines.append(_text(WIDTH - RIGHT, TOP + 12 + 15 * place, curve.name, "end", colour))
     lines.append(_text(WIDTH - RIGHT, HEIGHT - 6, f"{x_high:,.0f} {x_name}", "end"))
     lines.append(_text(LEFT, HEIGHT - 6, f"{x_low:,.0f}", "start"))
     body = "".join(lines)
@@ -124,7 +125,10 @@ def _run_curves(name: str, lines: Sequence[Mapping[str, Any]]) -> str:
         return Curve("validation" if inside else "training", tuple(x for x, _ in kept), tuple(y for _, y in kept))
 
     charts = [chart(f"{name}: loss", [of("loss", lines, False), of("loss", validated, True)], "images")]
-    for key, title in (("psnr", "PSNR of validation slices, dB"), ("accuracy", "tokens predicted right, share")):
+    for key, title in (
+        ("psnr", "PSNR of validation slices, dB"),
+        ("accuracy", "tokens of validation slices predicted right, share"),
+    ):
         charts.append(chart(f"{name}: {title}", [of(key, validated, True)], "images"))
     return "".join(charts)
 

@@ -196,7 +196,13 @@ class TestChart:
         assert chart("a", [Curve("x", (), ())], "images") == ""
 
     def test_names_are_escaped(self):
-        assert "<b>" not in chart("<b>", [Curve("<b>", (1.0, 2.0), (2.0, 2.0))], "images")
+        line = Curve("<b>", (1.0, 2.0), (2.0, 2.0))
+        assert "<b>" not in chart("<b>", [line, line], "images")
+
+    def test_only_several_lines_are_named_in_the_picture(self):
+        one, two = Curve("first", (1.0, 2.0), (2.0, 3.0)), Curve("second", (1.0, 2.0), (3.0, 2.0))
+        assert "first</text>" not in chart("a", [one], "images")
+        assert all(f"{name}</text>" in chart("a", [one, two], "images") for name in ("first", "second"))
 
 
 def test_uint8_round_trip_through_the_networks_range():
