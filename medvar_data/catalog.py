@@ -6,10 +6,12 @@ since a new key touches all three.
 """
 
 import dataclasses
+import math
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -19,11 +21,12 @@ from medvar_data.errors import SpecError
 
 MODALITIES = ("CT", "MR")
 SLICE_AXES = ("axial", "native")
+LABEL_GRIDS = ("image", "affine")
 CONFIRMED = ("originals", "listing", "unconfirmed")
 NORMALIZER_NAMES = ("window", "percentiles")  # keys of intensity.NORMALIZERS
 CODEC_NAMES = ("png",)  # keys of codec.CODECS
 READER_NAMES = ("volume", "dicom_png")  # keys of readers.READERS
-FINDER_NAMES = ("", "msd")  # keys of finders.FINDERS
+FINDER_NAMES = ("", "msd", "mms")  # keys of finders.FINDERS
 MAX_LABEL_VALUE = 65535
 OWN_CONDITION_IDS = range(1000, 2000)  # reserved for users' own collections
 
@@ -46,7 +49,8 @@ class Layout:
     `case`, `group` and `sequence` are templates filled from the image's groups.
 
     Where every structure has a file of its own, `label` captures it as `structure`, and `label_files` gives, in the order
-    of painting (a later one covers an earlier one), the label value that the file's voxels above 0 take. Where no folder
+    of painting (a later one covers an earlier one), the label value that the file's voxels above 0 take. Where several
+    raters drew the whole label, `label` captures them as `rater`, and `vote` makes one of them. Where no folder
     tells the official split, `splits` lists for each split the values of the image's group `number`: "1-10 12 15-20".
     """
 
@@ -55,6 +59,7 @@ class Layout:
     case: str
     group: str
     label: str = ""
+    vote: bool = False  # several raters drew one label each; they vote, voxel by voxel
     pair_on: tuple[str, ...] = ()
     label_files: Mapping[str, int] = field(default_factory=dict)
     split: str = ""
@@ -78,13 +83,35 @@ class Quirk:
     """One known oddity and what is done about it.
 
     With `skip` the cases become rejects (`known_bad`) before anything is opened; `cases` then holds case names as in
-    `rejects.parquet`, parted by spaces, `*` standing for anything, and `action` says why.
+    `rejects.parquet`, parted by spaces, `*` standing for anything, and `action` says why. With `step`, that word goes into
+    the steps of the cases' rows, so that they can be told from the others.
     """
 
     id: str
     action: str
     cases: str = "*"
     skip: bool = False
+    step: str = ""
+
+    def holds_for(self, name: str) -> bool:
+        """Tell whether `cases` names this case."""
+        return any(fnmatchcase(name, pattern) for pattern in self.cases.split())
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How to get HU from what a collection stores: HU = slope * stored + intercept_hu.
+
+    Holds for the cases that `cases` names (as in `Quirk`) and whose stored values all lie within `stored_from`..`stored_to`,
+    so that a copy which somebody has repaired already is left alone.
+    """
+
+    id: str
+    cases: str = "*"
+    slope: float = 1.0
+    intercept_hu: float = 0.0
+    stored_from: float = -math.inf
+    stored_to: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -111,9 +138,11 @@ class CollectionSpec:
     notes: str = ""
     overlaps: tuple[str, ...] = ()
     quirks: tuple[Quirk, ...] = ()
+    repairs: tuple[Repair, ...] = ()
     exclude: tuple[str, ...] = ()
     finder: str = ""  # key of FINDERS, where a pattern cannot say it all
     spacing_from: str = "reject"  # which holds where affine and pixdim disagree: affine, pixdim, or reject
+    label_grid: str = "image"  # labels lie on the image's grid; "affine": on their own, resampled through both affines
     case_names: str = "published"  # published names may be shown; "hash" hides a user's own file names
     condition: str = ""  # default: <name>-<modality>
     digest: str = ""  # sha256 of the TOML file
@@ -226,6 +255,9 @@ def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionS
     )
     table["quirks"] = tuple(
         _build(Quirk, row, f"{where}, quirk {i}") for i, row in enumerate(_rows(table, "quirk", where), start=1)
+    )
+    table["repairs"] = tuple(
+        _build(Repair, row, f"{where}, repair {i}") for i, row in enumerate(_rows(table, "repair", where), start=1)
     )
     table["digest"] = sha256(text.encode()).hexdigest()
     if own:
@@ -369,6 +401,7 @@ def _check_collection(spec: CollectionSpec, where: str) -> None:
         raise SpecError(f"{where}: name is {spec.name!r}; wanted lower-case letters, digits and hyphens.")
     _one_of(spec.slice_axis, SLICE_AXES, f"{where}: slice_axis")
     _one_of(spec.spacing_from, ("affine", "pixdim", "reject"), f"{where}: spacing_from")
+    _one_of(spec.label_grid, LABEL_GRIDS, f"{where}: label_grid")
     _one_of(spec.case_names, ("published", "hash"), f"{where}: case_names")
     _one_of(spec.finder, FINDER_NAMES, f"{where}: finder")
     for pattern in spec.exclude:
@@ -387,6 +420,8 @@ def _check_collection(spec: CollectionSpec, where: str) -> None:
     for layout in spec.layouts:
         _check_layout(layout, spec, f"{where}, layout {layout.id}")
         _check_label_files(layout, taken, f"{where}, layout {layout.id}")
+        if layout.vote and "rater" not in re.compile(layout.label).groupindex:
+            raise SpecError(f"{where}, layout {layout.id}: label has no group rater, which vote needs.")
         _check_splits(layout, f"{where}, layout {layout.id}")
 
 

@@ -3,9 +3,12 @@
 In: a collection, its tree and the cases that matched. Out: cases that a list promises and the disk does not have, and notes.
 """
 
+import csv
 import json
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import StringIO
 
 from medvar_data.catalog import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason
@@ -16,8 +19,9 @@ from medvar_data.tree import Tree, read_bytes
 
 @dataclass(frozen=True)
 class Found:
-    """What a finder adds to what the patterns say."""
+    """What a finder makes of what the patterns found: the cases to go on with, and those it leaves out."""
 
+    cases: tuple[Case, ...]
     rejects: tuple[Reject, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -27,7 +31,7 @@ def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
     task = spec.title.rsplit(" ", 2)[-2] + "_" + spec.title.rsplit(" ", 1)[-1]
     listing = next((f.path for f in tree.files if f.path.endswith(f"{task}/dataset.json")), None)
     if listing is None:
-        return Found(notes=("no dataset.json; labels come from the TOML alone",))
+        return Found(tuple(cases), notes=("no dataset.json; labels come from the TOML alone",))
     try:
         table = json.loads(read_bytes(tree.root, listing))
         listed = [
@@ -35,7 +39,7 @@ def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
         ]
         labels = {int(value) for value in table["labels"]} - {0}
     except (CaseRejected, ValueError, KeyError, TypeError):
-        return Found(notes=("dataset.json is damaged; labels come from the TOML alone",))
+        return Found(tuple(cases), notes=("dataset.json is damaged; labels come from the TOML alone",))
     notes = []
     known = {label.low for label in spec.labels}
     if labels != known:
@@ -51,7 +55,30 @@ def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
         )
         for path in gone
     )
-    return Found(rejects, tuple(notes))
+    return Found(tuple(cases), rejects, tuple(notes))
 
 
-FINDERS: dict[str, Callable[[CollectionSpec, Tree, list[Case]], Found]] = {"msd": find_msd}
+def find_mms(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
+    """Cut each M&Ms cine into its annotated frames, end diastole and end systole, which a CSV counts from 0.
+
+    A cine that the CSV names no frames for is rejected; one of the unlabelled studies gives its first frame.
+    """
+    listing = next((f.path for f in tree.files if re.search(r"M&Ms_Dataset_information[^/]*\.csv$", f.path)), None)
+    frames: dict[str, dict[str, int]] = {}
+    if listing:
+        for row in csv.DictReader(StringIO(read_bytes(tree.root, listing).decode("utf-8-sig", "replace"))):
+            named = {moment: (row.get(moment) or "").strip().removesuffix(".0") for moment in ("ED", "ES")}
+            if all(frame.isdecimal() for frame in named.values()):
+                frames[slug(row.get("External code") or "")] = {m: int(frame) for m, frame in named.items()}
+    cut, rejects = [], []
+    for case in cases:
+        if case.case not in frames and case.label:
+            detail = "the collection's CSV names no annotated frames for this cine; wanted its columns ED and ES"
+            rejects.append(make_reject(spec, case.case, Reason.FILE_MISSING, detail))
+            continue
+        for moment, frame in frames.get(case.case, {"frame00": 0}).items():
+            cut.append(replace(case, case=f"{case.case}-{moment.lower()}", channel=frame))
+    return Found(tuple(cut), tuple(rejects), () if listing else ("no CSV of frames beside the folders",))
+
+
+FINDERS: dict[str, Callable[[CollectionSpec, Tree, list[Case]], Found]] = {"msd": find_msd, "mms": find_mms}

@@ -68,11 +68,13 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     rejects += matched.rejects
     if not matched.candidates and not rejects:
         raise SourceError(_nothing_found(spec, tree))
-    found = FINDERS[spec.finder](spec, tree, list(matched.candidates)) if spec.finder else Found()
+    found = Found(matched.candidates)
+    if spec.finder:
+        found = FINDERS[spec.finder](spec, tree, list(matched.candidates))
     named = {reject.case for reject in rejects}
     rejects += [reject for reject in found.rejects if reject.case not in named]
     cases = []
-    for case, reject in _judge(spec, matched.candidates):
+    for case, reject in _judge(spec, found.cases):
         if reject:
             rejects.append(reject)
         else:
@@ -114,7 +116,10 @@ def _judge_headers(spec: CollectionSpec, case: Case, headers: dict[str, Header |
         raise CaseRejected(Reason.DIMENSIONS, f"the image has {image.n_channels} channels; the collection names none")
     for path in case.label:
         label = _header(case.root, path, "affine", headers)
-        if image and label:
+        if label and label.n_channels > 1 and case.channel >= label.n_channels:
+            detail = f"the label has {label.n_channels} channels; wanted number {case.channel + 1}"
+            raise CaseRejected(Reason.DIMENSIONS, detail)
+        if image and label and spec.label_grid == "image":
             check_same_shape(image.shape, label.shape)
 
 

@@ -7,7 +7,6 @@ count of each layout beside the published one.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from hashlib import sha256
 from hmac import new as hmac
 
@@ -142,7 +141,7 @@ def _grouped(pattern: str, layout: Layout, files: Iterable[SourceFile], *, by_ca
         groups = {k: v or "" for k, v in match.groupdict().items()}
         pair = tuple(groups[name] for name in layout.pair_on) or (layout.case.format_map(groups),)
         key = (pair, layout.case.format_map(groups) if by_case else "")
-        part = groups["structure"] if layout.label_files and not by_case else ""
+        part = "" if by_case else groups["structure"] if layout.label_files else groups["rater"] if layout.vote else ""
         if (key, part) in seen and not layout.stack:
             key = (pair, f"{key[1]}\0{file.path}")  # a second file for one case: reported as a duplicate
         seen.add((key, part))
@@ -225,7 +224,7 @@ def _label_order(layout: Layout, paths: list[str]) -> tuple[str, ...]:
 def _skip(spec: CollectionSpec, name: str) -> str:
     """Tell why a case is left out before it is opened; "" where it is not."""
     for quirk in spec.quirks:
-        if quirk.skip and any(fnmatchcase(name, pattern) for pattern in quirk.cases.split()):
+        if quirk.skip and quirk.holds_for(name):
             return quirk.action
     return ""
 

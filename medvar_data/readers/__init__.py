@@ -4,9 +4,11 @@
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from medvar_data.catalog import CollectionSpec
 from medvar_data.readers.dicom import read_dicom_png
+from medvar_data.readers.repair import repair_intensities
 from medvar_data.readers.scan import Header, Scan
 from medvar_data.readers.volume import read_volume_header, read_volume_scan
 from medvar_data.records import Case
@@ -20,9 +22,12 @@ READERS: dict[str, Callable[[Case, CollectionSpec], Scan]] = {
 
 
 def read_scan(case: Case, spec: CollectionSpec) -> Scan:
-    """Read image and label of a case with the reader that its collection names.
+    """Read image and label of a case with the reader that its collection names, CT in HU whatever is stored.
 
     Raises:
         CaseRejected: with the reason; never a reader's own exception.
     """
-    return READERS[case.reader](case, spec)
+    scan = READERS[case.reader](case, spec)
+    image = repair_intensities(scan.image, case, spec)
+    known = tuple(quirk.step for quirk in spec.quirks if quirk.step and quirk.holds_for(case.case))
+    return replace(scan, image=replace(image, steps=(*image.steps, *known)))

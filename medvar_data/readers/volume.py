@@ -17,58 +17,32 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from isal import igzip
-from jaxtyping import Shaped, UInt16
+from jaxtyping import Shaped
 
 from medvar_data.catalog import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import check_affine, resolve_spacing
-from medvar_data.readers.scan import Header, Scan, check_same_shape, compact, label_values
-from medvar_data.records import Case, Geometry, LabelVolume, Volume
+from medvar_data.readers.labels import combine_labels, same_place
+from medvar_data.readers.scan import Header, Scan, compact
+from medvar_data.records import Case, Geometry, Volume
 from medvar_data.tree import SEPARATOR, read_bytes, read_head
 
 GZIP_MAGIC = b"\x1f\x8b"
 HEADER_BYTES = 540  # NIfTI-2
 MIN_HEADER_BYTES = 348  # NIfTI-1
 HEAD_BYTES = 1 << 14  # of a file, packed or not: enough for its header
-AFFINE_TOLERANCE_MM = 0.1  # between image and label, at any corner
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_volume_scan(case: Case, spec: CollectionSpec) -> Scan:
-    """Read an image file and, where there is one, its label file.
-
-    Where both have one shape but other affines, the image's affine holds for both (step `affine_from_image`). Where each
-    structure has a file of its own, they are merged (step `merged_labels`).
-    """
+    """Read an image file and, where there is one, its label, of one file or several (`readers.labels`)."""
     image = _read(case.root, case.image[0], spec.spacing_from, case.channel)
     image = Volume(compact(image.voxels), image.geometry, image.digest, image.steps)
     if not case.label:
         return Scan(image, None)
-    parts = []
-    for path in case.label:
-        parts.append(_read(case.root, path, "affine", -1))
-        check_same_shape(image.geometry.shape, parts[-1].geometry.shape)
-    there = all(_same_place(image.geometry, part.geometry) for part in parts)
-    steps = () if there or "spacing_from_pixdim" in image.steps else ("affine_from_image",)
-    values = next((layout.label_files for layout in spec.layouts if layout.id == case.layout), {})
-    if not values:
-        return Scan(image, LabelVolume(label_values(parts[0].voxels), image.geometry, parts[0].digest, steps))
-    merged = _merge(parts, list(values.values()))
-    digest = sha256("".join(part.digest for part in parts).encode()).hexdigest()
-    return Scan(image, LabelVolume(merged, image.geometry, digest, (*steps, "merged_labels")))
-
-
-def _merge(parts: list[Volume], values: list[int]) -> UInt16[np.ndarray, "i j k"]:
-    """Paint the voxels above 0 of each file with its value, later files over earlier ones.
-
-    Raises:
-        CaseRejected: `empty_label` where every file is empty; `label_values` where one holds no whole numbers.
-    """
-    merged = np.zeros(parts[0].geometry.shape, dtype=np.uint16)
-    for part, value in zip(parts, values, strict=True):
-        if part.voxels.any():  # a structure that this patient does not have is an empty file
-            merged[label_values(part.voxels) > 0] = value
-    return label_values(merged)
+    parts = [_read(case.root, path, "affine", case.channel, one_for_all=True) for path in case.label]
+    layout = next(layout for layout in spec.layouts if layout.id == case.layout)
+    return Scan(image, combine_labels(image, parts, layout, spec.label_grid))
 
 
 def read_volume_header(root: str, path: str, spacing_from: str) -> Header | None:
@@ -108,12 +82,13 @@ def _stored_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
         raise CaseRejected(Reason.UNREADABLE, "the NIfTI header is damaged") from error
 
 
-def _read(root: str, path: str, spacing_from: str, channel: int) -> Volume:
+def _read(root: str, path: str, spacing_from: str, channel: int, *, one_for_all: bool = False) -> Volume:
+    """Read one file; with `one_for_all`, a file of one channel (a label) serves every channel of another."""
     data = read_bytes(Path(root), path)
     digest = sha256(data).hexdigest()
     reader = _read_nifti if _is_nifti(path) else _read_itk
     try:
-        voxels, affine, pixdim, steps = reader(data, root, path, channel)
+        voxels, affine, pixdim, steps = reader(data, root, path, channel, one_for_all)
     except CaseRejected:
         raise
     except MemoryError as error:
@@ -130,7 +105,7 @@ def _read(root: str, path: str, spacing_from: str, channel: int) -> Volume:
 Read = tuple[Shaped[np.ndarray, "i j k"], np.ndarray, tuple[float, float, float], tuple[str, ...]]
 
 
-def _read_nifti(data: bytes, root: str, path: str, channel: int) -> Read:
+def _read_nifti(data: bytes, root: str, path: str, channel: int, one_for_all: bool) -> Read:
     raw = _inflate(data)
     header = _nifti_header(raw)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
@@ -139,6 +114,7 @@ def _read_nifti(data: bytes, root: str, path: str, channel: int) -> Read:
         raise CaseRejected(Reason.TRUNCATED, f"the file ends after {len(raw)} of {needed} bytes; download it again")
     image = image_class.from_bytes(raw)
     shape, n_channels = _three_dimensions(image.shape)
+    channel = -1 if one_for_all and n_channels == 1 else channel
     _check_channel(channel, n_channels)
     proxy: Any = image.dataobj
     stored = np.asanyarray(proxy.get_unscaled()).reshape((*shape, n_channels), order="A")[..., max(channel, 0)]
@@ -147,10 +123,10 @@ def _read_nifti(data: bytes, root: str, path: str, channel: int) -> Read:
         stored = stored.astype(np.float32) * np.float32(proxy.slope) + np.float32(proxy.inter)
         steps = (*steps, "scaled")
     affine, pixdim = _affine_and_pixdim(header)
-    return stored, affine, pixdim, steps
+    return stored, affine, pixdim, (*steps, *_doubts(header, affine))
 
 
-def _read_itk(data: bytes, root: str, path: str, channel: int) -> Read:
+def _read_itk(data: bytes, root: str, path: str, channel: int, one_for_all: bool) -> Read:
     with _on_disk(data, root, path) as file:
         image = sitk.ReadImage(file)
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
@@ -208,6 +184,21 @@ def _affine_and_pixdim(header: nib.Nifti1Header) -> tuple[np.ndarray, tuple[floa
     return affine, (x, y, z)
 
 
+def _doubts(header: nib.Nifti1Header, affine: np.ndarray) -> tuple[str, ...]:
+    """Steps that warn of a header's geometry: qform and sform quarrel (the sform holds), or 1 x 1 x 1 mm by default alone."""
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if not sform and not qform:
+        return ("spacing_placeholder",) if np.array_equal(np.abs(header["pixdim"][1:4]), np.ones(3)) else ()
+    if sform and qform:
+        try:
+            other = header.get_qform()
+        except Exception:  # a quaternion or spacing that is none: it says nothing against the sform
+            return ()
+        grid = _three_dimensions(_stored_shape(header))[0]
+        return () if same_place(Geometry(grid, affine), Geometry(grid, other)) else ("sform_over_qform",)
+    return ()
+
+
 def _three_dimensions(shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
     """Split a stored shape into a volume and its channels; a missing third axis is one slice."""
     sizes = [int(n) for n in shape]
@@ -223,13 +214,6 @@ def _check_channel(channel: int, n_channels: int) -> None:
         raise CaseRejected(Reason.DIMENSIONS, f"the image has {n_channels} channels; the collection names none")
     if channel >= n_channels:
         raise CaseRejected(Reason.DIMENSIONS, f"the image has {n_channels} channels; wanted number {channel + 1}")
-
-
-def _same_place(a: Geometry, b: Geometry) -> bool:
-    corners = np.array(
-        [[i, j, k, 1] for i in (0, a.shape[0]) for j in (0, a.shape[1]) for k in (0, a.shape[2])], dtype=float
-    )
-    return bool(np.abs(corners @ (a.affine - b.affine).T).max() <= AFFINE_TOLERANCE_MM)
 
 
 def _is_nifti(path: str) -> bool:
