@@ -48,7 +48,17 @@ def collections(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([asdict(s) for s in specs])
         return
-    rows = [(s.name, s.region, _modalities(s.modality, s.layouts), s.n_expected, s.license, s.title) for s in specs]
+    rows = [
+        (
+            s.name,
+            s.region,
+            _modalities(s.modality, s.layouts),
+            s.n_expected,
+            _license(s.license, s.license_confirmed),
+            s.title,
+        )
+        for s in specs
+    ]
     print_table("Collections", ("name", "region", "modality", "cases", "license", "title"), rows)
 
 
@@ -203,7 +213,8 @@ def stats(
                "in_plane_mm_median", "through_plane_mm_median", "foreground_fraction_mean", "license")  # fmt: skip
     names = ("collection", "mod.", "region", "sequence", "split", "patients", "cases", "labelled", "slices", "mm", "step mm",
              "foreground", "license")  # fmt: skip
-    print_table("Statistics", names, [tuple(row[c] for c in columns) for row in rows])
+    shown = [{**row, "license": _license(row["license"], row["license_confirmed"])} for row in rows]
+    print_table("Statistics", names, [tuple(row[c] for c in columns) for row in shown])
     rejects = pipeline.read_reject_counts(Store(shards))
     if rejects:
         print_table("\nRejected", ("collection", "reason", "cases"), rejects)
@@ -282,6 +293,10 @@ def demo(
     columns = ("collection", "found", "kept", "rejected", "slices", "reasons")
     print_table("\nCollections", columns, [tuple(asdict(row)[c] for c in columns) for row in result.rows])
     console.print(f"\nReport: {result.report}", markup=False)
+
+
+def _license(name: str, confirmed: bool) -> str:
+    return name if confirmed else f"{name} (unconfirmed)"
 
 
 def _modalities(modality: str, layouts: tuple[Layout, ...]) -> str:

@@ -262,7 +262,8 @@ def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionS
     table["digest"] = sha256(text.encode()).hexdigest()
     if own:
         table.setdefault("case_names", "hash")
-        table.setdefault("license", "own data")
+        if table.setdefault("license", "own data") == "own data":
+            table["license_confirmed"] = True
     spec = _build(CollectionSpec, table, where)
     _check_collection(spec, where)
     return spec

@@ -153,4 +153,7 @@ def _statistics(shards: Path) -> str:
                "in_plane_mm_median", "through_plane_mm_median", "foreground_fraction_mean", "license")  # fmt: skip
     names = ("collection", "modality", "region", "sequence", "split", "patients", "cases", "slices", "pixel mm", "step mm",
              "foreground", "licence")  # fmt: skip
-    return table(names, [[row[c] for c in columns] for row in read_statistics(Store(str(shards)))])
+    rows = read_statistics(Store(str(shards)))
+    for row in rows:
+        row["license"] += "" if row["license_confirmed"] else " (unconfirmed)"
+    return table(names, [[row[c] for c in columns] for row in rows])

@@ -16,7 +16,8 @@ def describe_collection(spec: CollectionSpec) -> str:
     head = [
         spec.title,
         "",
-        f"  name          {spec.name}" + (f" (family {spec.family})" if spec.family else ""),
+        f"  name          {spec.name}"
+        + (f"; `ingest {spec.family}=FOLDER` takes its whole family" if spec.family else ""),
         f"  what          {spec.region}, {', '.join(sorted({m.modality or spec.modality for m in spec.layouts}))}",
         f"  licence       {spec.license} ({known}); commercial use: {spec.commercial}",
         f"  access        {spec.access or 'unknown'}: {', '.join((spec.homepage, *spec.download))}",
@@ -32,7 +33,7 @@ def describe_collection(spec: CollectionSpec) -> str:
         lines += _layout_lines(layout)
     if spec.quirks:
         lines += ["", "Known oddities and what is done about them"]
-        lines += [f"  {q.id} ({q.cases}): {q.action}" for q in spec.quirks]
+        lines += [f"  {q.id} ({'every case' if q.cases == '*' else q.cases}): {q.action}" for q in spec.quirks]
     lines += [
         "",
         f"Then: medvar-data ingest {spec.name}=FOLDER -w WORK",

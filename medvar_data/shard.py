@@ -189,7 +189,8 @@ def _common(
         "spacing_row_mm": done.spacing_row_mm, "spacing_col_mm": done.spacing_col_mm,
         "through_plane_mm": done.through_plane_mm, "normalizer": done.normalizer, "low": done.low, "high": done.high,
         "source_sha256": done.image_digest, "label_sha256": done.label_digest,
-        "license": specs[case.collection].license, "recipe": file.recipe, "pipeline_version": PIPELINE_VERSION,
+        "license": specs[case.collection].license, "license_confirmed": specs[case.collection].license_confirmed,
+        "recipe": file.recipe, "pipeline_version": PIPELINE_VERSION,
     }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ def statistics(slices: pa.Table, cases: pa.Table, side: int) -> pa.Table:
         "high",
         "removed_body_mm3",
         "license",
+        "license_confirmed",
     ]
     by_case = cases.select(case_columns).to_pandas()
     by_case["removed_label_mm3"] = [sum(mm3 for _, mm3 in row or ()) for row in cases["removed_label_mm3"].to_pylist()]
@@ -53,6 +54,7 @@ def statistics(slices: pa.Table, cases: pa.Table, side: int) -> pa.Table:
                 "removed_body_mm3_median": part["removed_body_mm3"].median(),
                 "vanished_structures": int(part["vanished"].sum()),
                 "license": part["license"].iloc[0],
+                "license_confirmed": bool(part["license_confirmed"].iloc[0]),
             }
         )
     frame = pd.DataFrame(rows, columns=STATS_SCHEMA.names)

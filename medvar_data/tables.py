@@ -45,7 +45,7 @@ SLICES_SCHEMA = pa.schema(
         ("normalizer", _s), ("low", _f64), ("high", _f64),
         ("body_pixels", _i32), ("foreground_pixels", _i32), ("label_pixels", pa.map_(pa.int16(), _i32)),
         ("image_sha256", _s), ("mask_sha256", _s), ("source_sha256", _s), ("label_sha256", _s),
-        ("license", _s), ("recipe", _s), ("pipeline_version", _i32),
+        ("license", _s), ("license_confirmed", _b), ("recipe", _s), ("pipeline_version", _i32),
     ]
 )  # fmt: skip
 
@@ -60,7 +60,8 @@ CASES_SCHEMA = pa.schema(
         ("removed_body_mm3", _f64), ("removed_label_mm3", _millimetres), ("label_mm3", _millimetres),
         ("vanished_labels", pa.list_(pa.int16())), ("steps", pa.list_(_s)),
         ("minimum", _f64), ("maximum", _f64), ("mean", _f64), ("std", _f64), ("p0_5", _f64), ("p50", _f64), ("p99_5", _f64),
-        ("source_sha256", _s), ("label_sha256", _s), ("license", _s), ("recipe", _s), ("recipe_sha256", _s),
+        ("source_sha256", _s), ("label_sha256", _s), ("license", _s),
+        ("license_confirmed", _b), ("recipe", _s), ("recipe_sha256", _s),
         ("collection_sha256", _s), ("pipeline_version", _i32),
     ]
 )  # fmt: skip
@@ -72,6 +73,7 @@ STATS_SCHEMA = pa.schema(
         ("in_plane_mm_median", _f64), ("through_plane_mm_median", _f64), ("foreground_fraction_mean", _f64),
         ("body_fraction_mean", _f64), ("low_median", _f64), ("high_median", _f64),
         ("removed_label_mm3_sum", _f64), ("removed_body_mm3_median", _f64), ("vanished_structures", _i32), ("license", _s),
+        ("license_confirmed", _b),
     ]
 )  # fmt: skip
 

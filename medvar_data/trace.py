@@ -40,10 +40,25 @@ def trace(store: Store, key: str, workspace: Workspace | None = None) -> dict[st
     with store.open(row["shard"]) as stream:
         stream.seek(row["image_offset"])
         in_shard = pixel_digest(decode_png(stream.read(row["image_size"])))
-    report: dict[str, Any] = {"slice": row, "case": case, "pixels_match_row": in_shard == row["image_sha256"]}
-    if workspace:
-        report["source"] = _source(store, row, workspace)
-    return report
+    checks = {"pixels_match_row": in_shard == row["image_sha256"]}
+    source = _source(store, row, workspace) if workspace else {}
+    failed = [name for name, value in {**checks, **source}.items() if value is False]
+    verdict = (
+        f"wrong: not {', not '.join(failed)}"
+        if failed
+        else "sound"
+        if source
+        else "sound; no workspace, source not read"
+    )
+    return {
+        "verdict": verdict,
+        **checks,
+        "license": row["license"],
+        "license_confirmed": row["license_confirmed"],
+        **({"source": source} if source else {}),
+        "slice": row,
+        "case": case,
+    }
 
 
 def _one(store: Store, table: str, filters: list[tuple[str, str, str]], missing: str) -> dict[str, Any]:

@@ -174,6 +174,7 @@ class TestRoad:
 
     def test_tables_for_people(self, road):
         assert "acdc" in call("stats", road["shards"])[1]
+        assert "(unconfirmed)" in call("collections")[1]
         assert "truncated" in call("stats", road["shards"])[1]
         assert "sound" in call("verify", road["shards"])[1]
         out = call("collections")[1]

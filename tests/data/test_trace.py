@@ -21,6 +21,7 @@ def test_made_again_to_the_same_pixels(road, collection):
         assert report["case"]["case"] == row["case"]
         assert report["pixels_match_row"]
         source = report["source"]
+        assert (next(iter(report)), report["verdict"]) == ("verdict", "sound")
         assert source["found"]
         assert source["image_unchanged"]
         assert source["same_pixels_when_made_again"]
@@ -31,7 +32,9 @@ def test_without_a_workspace_no_source_is_named(road):
     key = pq.read_table(road.shards / "slices.parquet")["key"][0].as_py()
     report = trace(road.store, key)
     assert "source" not in report
-    assert report["slice"]["license"]
+    assert report["verdict"].startswith("sound; no workspace")
+    assert report["license"] == report["slice"]["license"]
+    assert report["license_confirmed"] is True
 
 
 def test_another_workspace_says_so(road, tmp_path):
@@ -62,7 +65,9 @@ def test_a_changed_source_is_noticed(road, tmp_path):
     assert trace(store, key, workspace)["source"]["same_pixels_when_made_again"]
     folder = root / "database/training/patient001"
     shutil.copy(folder / "patient001_frame10.nii.gz", folder / "patient001_frame01.nii.gz")
-    source = trace(store, key, workspace)["source"]
+    report = trace(store, key, workspace)
+    assert report["verdict"] == "wrong: not image_unchanged, not same_pixels_when_made_again"
+    source = report["source"]
     assert not source["image_unchanged"]
     assert not source["same_pixels_when_made_again"]
     label = np.zeros((24, 20, 5), dtype=np.uint8)
