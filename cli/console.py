@@ -46,7 +46,7 @@ def fail(sentence: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON document, for machines."""
-    print(json.dumps(value, indent=2, sort_keys=True, default=str))
+    print(json.dumps(value, indent=2, default=str))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -110,6 +110,12 @@ def plan_slices(geometry: Geometry, slice_axis: str) -> SlicePlan:
     `axial` slices along the axis closest to superior; `native` along the stored axis with the largest spacing (the
     last one where they tie within 1 %).
     """
+    stored = plan_along(geometry, 0).stored_axes
+    return plan_along(geometry, 2 if slice_axis == "axial" else stored.index(_through_plane_axis(geometry)))
+
+
+def plan_along(geometry: Geometry, axis: int) -> SlicePlan:
+    """Decide the canonical axes of a volume that is sliced along a given one: 0 sagittal, 1 coronal, 2 axial."""
     ornt = nib.orientations.io_orientation(geometry.affine)
     stored = [0, 0, 0]
     flips = [False, False, False]
@@ -117,7 +123,6 @@ def plan_slices(geometry: Geometry, slice_axis: str) -> SlicePlan:
         stored[int(canonical_axis)] = stored_axis
         flips[int(canonical_axis)] = bool(direction < 0)
     affine = geometry.affine @ nib.orientations.inv_ornt_aff(ornt, geometry.shape)
-    axis = 2 if slice_axis == "axial" else stored.index(_through_plane_axis(geometry))
     return SlicePlan(
         axis=axis,
         stored_axes=(stored[0], stored[1], stored[2]),
@@ -145,25 +150,43 @@ def slices_first(voxels: Shaped[np.ndarray, "r a s"], axis: int) -> Shaped[np.nd
     return stack[:, ::-1, ::-1]
 
 
+def as_stored(stack: Shaped[np.ndarray, "z row column"], plan: SlicePlan) -> Shaped[np.ndarray, "i j k"]:
+    """Turn a stack of pictures back into the stored volume: the inverse of `canonical` and `slices_first` (no copy)."""
+    across, down = (a for a in range(3) if a != plan.axis)
+    oriented = stack[:, ::-1, ::-1].transpose(np.argsort((plan.axis, down, across)))
+    unflipped = oriented[tuple(slice(None, None, -1) if flip else slice(None) for flip in plan.flips)]
+    return unflipped.transpose(np.argsort(plan.stored_axes))
+
+
 def resize_image(image: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "s s"]:
-    """Resample one slice to side x side in physical values: area averages to shrink an axis, linear to enlarge it.
+    """Resample one slice to side x side (`resample_image`)."""
+    return resample_image(image, side, side)
+
+
+def resample_image(image: Shaped[np.ndarray, "h w"], rows: int, columns: int) -> Shaped[np.ndarray, "r c"]:
+    """Resample one slice in physical values: area averages to shrink an axis, linear to enlarge it.
 
     An axis that shrinks goes first, so that mixed ratios do not alias. Keeps the dtype (int16 rounds to 1 HU).
     """
     height, width = image.shape
     picture = np.ascontiguousarray(image)
-    shrunk = (min(width, side), min(height, side))
+    shrunk = (min(width, columns), min(height, rows))
     if shrunk != (width, height):
         picture = cv2.resize(picture, shrunk, interpolation=cv2.INTER_AREA)
-    if shrunk != (side, side):
-        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
+    if shrunk != (columns, rows):
+        picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_LINEAR)
     return picture
 
 
 def resize_mask(mask: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "s s"]:
-    """Resample labels by exact-centre nearest: output pixel n takes source pixel floor((2n + 1) N / 2S)."""
-    rows, columns = (((2 * np.arange(side) + 1) * n) // (2 * side) for n in mask.shape)
-    return mask[rows[:, None], columns[None, :]]
+    """Resample labels to side x side (`resample_mask`)."""
+    return resample_mask(mask, side, side)
+
+
+def resample_mask(mask: Shaped[np.ndarray, "h w"], rows: int, columns: int) -> Shaped[np.ndarray, "r c"]:
+    """Resample labels by exact-centre nearest: output pixel n of S takes source pixel floor((2n + 1) N / 2S) of N."""
+    at = [((2 * np.arange(side) + 1) * n) // (2 * side) for n, side in zip(mask.shape, (rows, columns), strict=True)]
+    return mask[at[0][:, None], at[1][None, :]]
 
 
 def _through_plane_axis(geometry: Geometry) -> int:

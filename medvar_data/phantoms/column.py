@@ -36,13 +36,13 @@ class Column:
         degenerated: which discs have dried out.
     """
 
-    edges_mm: Float32[np.ndarray, "edges"]
-    disc_mm: Float32[np.ndarray, "segments"]
+    edges_mm: Float32[np.ndarray, " edges"]
+    disc_mm: Float32[np.ndarray, " segments"]
     curve: tuple[float, ...]
     sway: tuple[float, ...]
     half_width: Real
-    ids: Int64[np.ndarray, "segments"]
-    disc_ids: Int64[np.ndarray, "segments"]
+    ids: Int64[np.ndarray, " segments"]
+    disc_ids: Int64[np.ndarray, " segments"]
     degenerated: tuple[bool, ...]
 
 
