@@ -97,6 +97,9 @@ def _read(root: str, path: str, spacing_from: str, channel: int, *, one_for_all:
         raise CaseRejected(
             Reason.UNREADABLE, f"the reader gave up ({type(error).__name__}); the file is damaged"
         ) from error
+    if not voxels.size:
+        found = " x ".join(map(str, voxels.shape))
+        raise CaseRejected(Reason.DIMENSIONS, f"the image is {found} voxels; wanted three dimensions")
     affine, more = resolve_spacing(affine, pixdim, spacing_from)
     check_affine(affine)
     return Volume(voxels, Geometry(voxels.shape, affine), digest, (*steps, *more))

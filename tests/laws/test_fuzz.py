@@ -1,0 +1,58 @@
+"""However an input is damaged, its cases are kept or rejected with a reason: no crash, no hang, no memory blow-up.
+
+A few inputs of each kind run always, 20,800 in `make slow`. An input that once broke something is kept by kind and number.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz import KINDS, mutant
+
+ROOT = Path(__file__).parents[2]
+SHORT, LONG = 40, 2_600
+PEAK_MIB = 1_500
+ONCE_BROKEN = (("mha", 277), ("mhd", 2240))  # an axis of no length
+
+
+def fuzz(kind: str, first: int, count: int) -> dict:
+    command = [sys.executable, str(ROOT / "tests" / "fuzz.py"), kind, str(first), str(count)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(report: dict) -> None:
+    assert sum(report["ends"].values()) == report["count"]
+    assert report["peak_mib"] < PEAK_MIB
+    assert not [end for end in report["ends"] if end.startswith("no sentence")]
+    if report["kind"] != "toml":
+        assert len(report["ends"]) >= 2, "damage of one outcome alone tests nothing"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_few_of_each_kind(kind):
+    check(fuzz(kind, 0, SHORT))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_many_of_each_kind(kind):
+    report = fuzz(kind, 0, LONG)
+    print(json.dumps(report))
+    check(report)
+
+
+@pytest.mark.parametrize(("kind", "number"), ONCE_BROKEN)
+def test_inputs_that_broke_something_once(kind, number):
+    assert sum(fuzz(kind, number, 1)["ends"].values()) == 1
+
+
+def test_a_number_names_one_input_for_ever():
+    for kind in KINDS:
+        assert mutant(kind, 5) == mutant(kind, 5)
+        assert mutant(kind, 5) != mutant(kind, 6)
