@@ -4,7 +4,7 @@ In: a collection's description and the tree of its files. Out: one `Case` a scan
 be used; `found = kept + rejected` holds by construction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from medvar_data.catalog import CollectionSpec
@@ -12,7 +12,7 @@ from medvar_data.errors import CaseRejected, Reason, SourceError
 from medvar_data.finders import FINDERS, Found
 from medvar_data.matching import LayoutCount, match_files, natural, readable
 from medvar_data.readers import Header, read_volume_header
-from medvar_data.readers.detached import data_files
+from medvar_data.readers.detached import data_files, no_data_file
 from medvar_data.readers.scan import check_same_shape
 from medvar_data.records import Case, Reject
 from medvar_data.tree import Tree, modified_ns
@@ -70,11 +70,15 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     named = {reject.case for reject in rejects}
     rejects += [reject for reject in found.rejects if reject.case not in named]
     cases = []
+    sizes = {file.path: file.n_bytes for file in tree.files}
     for case, reject in _judge(spec, matched.candidates):
         if reject:
             rejects.append(reject)
-        else:
-            cases.append(_with_times(case, tree))
+            continue
+        try:
+            cases.append(_with_data_files(case, tree, sizes))
+        except CaseRejected as error:
+            rejects.append(Reject(spec.name, case.case, "ingest", error.reason, error.detail))
     order = sorted(cases, key=lambda c: natural(c.case))
     return Ingested(
         spec.name,
@@ -85,14 +89,19 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     )
 
 
-def _with_times(case: Case, tree: Tree) -> Case:
-    """Note the newest time of a case's files, and count the bytes of those that its headers point to."""
+def _with_data_files(case: Case, tree: Tree, sizes: Mapping[str, int]) -> Case:
+    """Note the newest time of a case's files, and count the bytes of those that its headers point to.
+
+    Raises:
+        CaseRejected: a data file is not there, or lies outside the folder of its header.
+    """
     paths = (*case.image, *case.label)
     data = [path for header in paths for path in data_files(tree.root, header)]
-    sizes = {file.path: file.n_bytes for file in tree.files} if data else {}
+    if any(path not in sizes for path in data):
+        raise no_data_file()
     return replace(
         case,
-        n_bytes=case.n_bytes + sum(sizes.get(path, 0) for path in data),
+        n_bytes=case.n_bytes + sum(sizes[path] for path in data),
         modified_ns=max(modified_ns(tree.root, path) for path in (*paths, *data)),
     )
 

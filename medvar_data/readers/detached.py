@@ -44,10 +44,15 @@ def read_with_data(root: Path, path: str) -> dict[str, bytes]:
         except CaseRejected as error:
             if error.reason is not Reason.FILE_MISSING:
                 raise
-            raise CaseRejected(
-                Reason.FILE_MISSING, "the header's data file is not there; it has to lie beside the header"
-            ) from error
+            raise no_data_file() from error
     return files
+
+
+def no_data_file() -> CaseRejected:
+    """What is said of a header whose voxels are missing."""
+    return CaseRejected(
+        Reason.FILE_MISSING, "the header's data file is not there; it has to lie beside the header, download it again"
+    )
 
 
 def _data_files(path: str, head: bytes) -> tuple[str, ...]:

@@ -394,9 +394,14 @@ class TestScratch:
 
     def test_goes_after_an_error(self, tmp_path):
         pack(tmp_path / "x.7z", MEMBERS)
-        with pytest.raises(ZeroDivisionError), open_access(AccessSpec(scratch_parent=tmp_path / "s")):
-            open_tree(tmp_path)
-            raise ZeroDivisionError
+
+        def fails() -> None:
+            with open_access(AccessSpec(scratch_parent=tmp_path / "s")):
+                open_tree(tmp_path)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fails()
         assert list((tmp_path / "s").iterdir()) == []
 
     def test_what_a_killed_run_left_goes_at_the_next(self, tmp_path):
