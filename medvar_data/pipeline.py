@@ -10,6 +10,7 @@ from typing import Any
 from medvar_data.archives import (
     DEFAULT_ACCESS,
     NOTHING_OPEN,
+    SEPARATOR,
     Access,
     AccessSpec,
     clear_scratch,
@@ -185,10 +186,13 @@ def _unpacked_batches(
     """Part the cases so that what each batch needs unpacked fits into scratch, and unpack it before the batch is given out."""
     ready = [replace(task, access=access) for task in tasks]
     packed = {id(t): {a: notes[a] for a in archives_of(t.case) if a in notes and notes[a].scratch_bytes} for t in ready}
-    locked = {a: t.case for t in ready for a in archives_of(t.case) if a in notes and notes[a].encrypted}
-    for archive, case in locked.items():
-        if not notes[archive].scratch_bytes:
-            _check_opens(archive, case)
+    users: dict[Path, list[Case]] = {}
+    for task in ready:
+        for archive in archives_of(task.case) & notes.keys():
+            users.setdefault(archive, []).append(task.case)
+    for archive, cases in users.items():
+        if notes[archive].encrypted and not notes[archive].scratch_bytes:
+            _check_opens(archive, cases)
     if plain := [task for task in ready if not packed[id(task)]]:
         yield plain
     batch: list[_CaseTask] = []
@@ -200,24 +204,30 @@ def _unpacked_batches(
             clear_scratch()
             batch, held = [], {}
         for archive in more.keys() - held.keys():
-            _check_opens(archive, task.case)
+            _check_opens(archive, users[archive])
         batch.append(task)
         held |= more
     if batch:
         yield batch
 
 
-def _check_opens(archive: Path, case: Case) -> None:
+def _check_opens(archive: Path, cases: list[Case]) -> None:
     """List an archive again, which unpacks what has to be and tries the passwords; damage is left to its cases to tell.
 
     Raises:
-        SourceError: there is no password or no room for it.
+        SourceError: there is no password or no room for it, or for an archive in it that holds one of the cases.
     """
+    root = Path(cases[0].root)
+    path = archive.relative_to(root).as_posix()
     try:
-        list_archive(Path(case.root), archive.relative_to(case.root).as_posix())
+        failed = list_archive(root, path).broken
     except CaseRejected as error:
-        if error.reason in (Reason.ARCHIVE_PASSWORD, Reason.SCRATCH_FULL):
-            raise SourceError(f"{case.collection}: {error.detail}.") from error
+        failed = (("", error.reason, error.detail),)
+    for inner, reason, detail in failed:
+        within = f"{path}{SEPARATOR}{inner}" if inner else path
+        used = any(name.startswith(f"{within}{SEPARATOR}") for case in cases for name in (*case.image, *case.label))
+        if used and reason in (Reason.ARCHIVE_PASSWORD, Reason.SCRATCH_FULL):
+            raise SourceError(f"{cases[0].collection}: {detail}.")
 
 
 def _harmonize_case(task: _CaseTask) -> tuple[str, str]:

@@ -244,6 +244,8 @@ def _scratch() -> Scratch:
         raise CaseRejected(
             Reason.SCRATCH_FULL, "the archive has to be unpacked to be read, and no scratch folder is open for that"
         )
+    if not scratch.folder.is_dir():
+        raise SourceError("A worker cannot see the scratch folder. Give --scratch a folder that all machines share.")
     return scratch
 
 

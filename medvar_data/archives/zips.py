@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path
-from typing import cast
-
-import pyzipper
+from typing import Any, cast
 
 from medvar_data.archives.names import damaged, locked, not_a_file, plain_name
 from medvar_data.archives.scratch import BoundedFile
 from medvar_data.archives.tars import COPY_CHUNK, stamp
 
 ENCRYPTED_FLAG = 0x1
-BROKEN = (zipfile.BadZipFile, pyzipper.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
+BROKEN = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
 
 
 def zip_members(file: Path) -> Iterator[tuple[str, int]]:
@@ -93,6 +91,8 @@ def _copy(stream: BufferedIOBase, size: int, out: BoundedFile) -> bytes:
 
 def _decrypt(file: Path, name: str, use: Callable[[BufferedIOBase], bytes], passwords: tuple[bytes, ...]) -> bytes:
     """Try the passwords in turn: a wrong one can pass the short check of a member and fails at its content then."""
+    import pyzipper  # slow to import, and seldom wanted
+
     archive, passed = _open_encrypted(file, stamp(file)), False
     for password in passwords:
         try:
@@ -101,7 +101,7 @@ def _decrypt(file: Path, name: str, use: Callable[[BufferedIOBase], bytes], pass
                 return use(stream)
         except NotImplementedError:
             raise
-        except (RuntimeError, *BROKEN):
+        except (RuntimeError, pyzipper.BadZipFile, *BROKEN):
             continue
     raise damaged() if passed else locked(given=bool(passwords))
 
@@ -124,5 +124,7 @@ def _index(file: Path, stamp: tuple[int, int]) -> dict[str, zipfile.ZipInfo]:
 
 
 @lru_cache(maxsize=8)
-def _open_encrypted(file: Path, stamp: tuple[int, int]) -> pyzipper.AESZipFile:
+def _open_encrypted(file: Path, stamp: tuple[int, int]) -> Any:
+    import pyzipper
+
     return pyzipper.AESZipFile(file)
