@@ -8,6 +8,7 @@ import typer
 from medvar_cli.console import SOME_REJECTED, WRONG, console, fail, print_json, print_table, progress_bar
 
 from medvar_data import pipeline
+from medvar_data.archives import AccessSpec, read_passwords
 from medvar_data.catalog import Layout, Recipe, find_collections, load_collections, load_recipe
 from medvar_data.contact import contact_sheets
 from medvar_data.demo import DemoSpec, run_data_demo
@@ -35,6 +36,18 @@ RecipeOption = Annotated[str, typer.Option(help="Recipe name, or the path of you
 WorkersOption = Annotated[int, typer.Option(help="Processes; 0 takes one a processor.", min=0)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration and stop.")]
+PasswordOption = Annotated[
+    Path | None, typer.Option(help="Text file with the passwords of encrypted archives, one a line. Stored nowhere.")
+]
+ScratchOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where to unpack .tar.gz, .7z and nested archives for the run; the temporary folder where absent."
+    ),
+]
+ScratchLimitOption = Annotated[
+    float | None, typer.Option(help="GB that may be unpacked at one time; the free space but 1 GB where absent.", min=0)
+]
 
 
 @app.command()
@@ -86,6 +99,9 @@ def ingest(
     salt_file: Annotated[
         Path | None, typer.Option(help="Salt for patient hashes: 64 hex digits. Made where absent.")
     ] = None,
+    password_file: PasswordOption = None,
+    scratch: ScratchOption = None,
+    scratch_limit: ScratchLimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the cases of downloaded collections; headers are judged, no voxel is read.
@@ -102,7 +118,7 @@ def ingest(
     place = Workspace(workspace)
     if salt_file:
         place.set_salt(_salt(salt_file))
-    results = list(pipeline.run_ingest(pairs, place))
+    results = list(pipeline.run_ingest(pairs, place, _archives(password_file, scratch, scratch_limit)))
     if as_json:
         print_json([_ingest_note(r) for r in results])
         return
@@ -130,6 +146,9 @@ def harmonize(
     recipe: RecipeOption = "paper",
     workers: WorkersOption = 0,
     max_rejects: Annotated[int, typer.Option(help="Exit with 1 where more cases are rejected.", min=0)] = 1_000_000,
+    password_file: PasswordOption = None,
+    scratch: ScratchOption = None,
+    scratch_limit: ScratchLimitOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -144,8 +163,11 @@ def harmonize(
     if dry_run:
         _show_plan(chosen, pipeline.plan_harmonize(place, chosen))
         return
+    archives = _archives(password_file, scratch, scratch_limit)
     with progress_bar("harmonize", quiet=as_json) as report:
-        summary = pipeline.run_harmonize(place, chosen, workers or pipeline.default_workers(), report)
+        summary = pipeline.run_harmonize(
+            place, chosen, workers or pipeline.default_workers(), report, archives=archives
+        )
     if as_json:
         print_json(asdict(summary))
     else:
@@ -250,6 +272,9 @@ def trace_command(
     shards: Annotated[str, typer.Argument(help="Shard set S.")],
     key: Annotated[str, typer.Argument(help="Key of a slice, such as acdc-patient001-frame01-z0004.")],
     workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="To go back to the source files.")] = None,
+    password_file: PasswordOption = None,
+    scratch: ScratchOption = None,
+    scratch_limit: ScratchLimitOption = None,
 ) -> None:
     """Show where a slice comes from: its licence, every number that made it and, with -w, its file.
 
@@ -257,7 +282,8 @@ def trace_command(
 
     Python: medvar_data.trace.trace(Store("shards"), key, Workspace(Path("work")))
     """
-    print_json(trace(Store(shards), key, Workspace(workspace) if workspace else None))
+    archives = _archives(password_file, scratch, scratch_limit)
+    print_json(trace(Store(shards), key, Workspace(workspace) if workspace else None, archives))
 
 
 @app.command("reconstruct")
@@ -266,6 +292,9 @@ def reconstruct_command(
     case: Annotated[str, typer.Argument(help="A slice's key without its end, such as acdc-patient001-frame01.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The image, .nii.gz; its mask goes beside it.")],
     workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="To measure what was lost.")] = None,
+    password_file: PasswordOption = None,
+    scratch: ScratchOption = None,
+    scratch_limit: ScratchLimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild a case as NIfTI on its source grid; with -w, measure the loss of each step against the source.
@@ -277,7 +306,8 @@ def reconstruct_command(
     store = Store(shards)
     rebuilt = reconstruct(store, case)
     files = write_reconstruction(rebuilt, output)
-    losses = measure_losses(store, rebuilt, Workspace(workspace)) if workspace else None
+    archives = _archives(password_file, scratch, scratch_limit)
+    losses = measure_losses(store, rebuilt, Workspace(workspace), archives) if workspace else None
     if as_json:
         print_json({"image": str(files[0]), "mask": str(files[1]), "losses": asdict(losses) if losses else None})
         return
@@ -345,6 +375,11 @@ def _pair(source: str) -> tuple[str, Path]:
     if not equals or not path:
         raise SourceError(f"{source!r} is not NAME=PATH. Example: medvar-data ingest acdc=~/data/ACDC -w work")
     return name, Path(path)
+
+
+def _archives(password_file: Path | None, scratch: Path | None, scratch_limit: float | None) -> AccessSpec:
+    passwords = read_passwords(password_file) if password_file else ()
+    return AccessSpec(passwords, scratch, None if scratch_limit is None else int(scratch_limit * 1e9))
 
 
 def _salt(path: Path) -> bytes:

@@ -36,6 +36,7 @@ def describe_collection(spec: CollectionSpec) -> str:
         lines += [f"  {q.id} ({'every case' if q.cases == '*' else q.cases}): {q.action}" for q in spec.quirks]
     lines += [
         "",
+        "Archives can stay packed; encrypted ones want --password-file FILE at ingest and harmonize.",
         f"Then: medvar-data ingest {spec.name}=FOLDER -w WORK",
         "",
         f"Cite: {spec.citation or 'unknown'}",

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"  # the reader failed for another reason
     ARCHIVE_UNREADABLE = "archive_unreadable"  # the archive itself is damaged
     UNSAFE_ARCHIVE = "unsafe_archive"  # a member escapes, is a link, or inflates beyond all measure
+    ARCHIVE_PASSWORD = "archive_password"  # it is encrypted, and no password given opens it
+    SCRATCH_FULL = "scratch_full"  # it unpacks to more than the scratch folder may hold
     NAN_VOXELS = "nan_voxels"  # the image holds NaN or infinity
     CONSTANT_IMAGE = "constant_image"  # one value everywhere
     DIMENSIONS = "dimensions"  # not three-dimensional (or not the channels the collection promises)

@@ -4,7 +4,7 @@ In: a collection's description and the tree of its files. Out: one `Case` a scan
 be used; `found = kept + rejected` holds by construction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from medvar_data.catalog import CollectionSpec
@@ -12,6 +12,7 @@ from medvar_data.errors import CaseRejected, Reason, SourceError
 from medvar_data.finders import FINDERS, Found
 from medvar_data.matching import LayoutCount, match_files, natural, readable
 from medvar_data.readers import Header, read_volume_header
+from medvar_data.readers.detached import data_files, no_data_file
 from medvar_data.readers.scan import check_same_shape
 from medvar_data.records import Case, Reject
 from medvar_data.tree import Tree, modified_ns
@@ -30,7 +31,7 @@ SHOWN_SUFFIXES = (
     ".csv",
     ".txt",
     ".gz",
-    ".7z",
+    ".rar",
 )
 
 
@@ -62,10 +63,7 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
         SourceError: nothing in the tree looks like this collection; says what was looked for and what is there.
     """
     matched = match_files(spec, tree, salt)
-    rejects = [
-        Reject(spec.name, f"archive-{i}", "ingest", reason, detail) for i, (_, reason, detail) in enumerate(tree.broken)
-    ]
-    rejects += matched.rejects
+    rejects = [*archive_rejects(spec.name, tree.broken), *matched.rejects]
     if not matched.candidates and not rejects:
         raise SourceError(_nothing_found(spec, tree))
     found = Found(matched.candidates)
@@ -74,12 +72,15 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     named = {reject.case for reject in rejects}
     rejects += [reject for reject in found.rejects if reject.case not in named]
     cases = []
+    sizes = {file.path: file.n_bytes for file in tree.files}
     for case, reject in _judge(spec, found.cases):
         if reject:
             rejects.append(reject)
-        else:
-            paths = (*case.image, *case.label)
-            cases.append(replace(case, modified_ns=max(modified_ns(tree.root, path) for path in paths)))
+            continue
+        try:
+            cases.append(_with_data_files(case, tree, sizes))
+        except CaseRejected as error:
+            rejects.append(Reject(spec.name, case.case, "ingest", error.reason, error.detail))
     order = sorted(cases, key=lambda c: natural(c.case))
     return Ingested(
         spec.name,
@@ -88,6 +89,35 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
         matched.counts,
         found.notes,
     )
+
+
+def _with_data_files(case: Case, tree: Tree, sizes: Mapping[str, int]) -> Case:
+    """Note the newest time of a case's files, and count the bytes of those that its headers point to.
+
+    Raises:
+        CaseRejected: a data file is not there, or lies outside the folder of its header.
+    """
+    paths = (*case.image, *case.label)
+    data = [path for header in paths for path in data_files(tree.root, header)]
+    if any(path not in sizes for path in data):
+        raise no_data_file()
+    return replace(
+        case,
+        n_bytes=case.n_bytes + sum(sizes[path] for path in data),
+        modified_ns=max(modified_ns(tree.root, path) for path in (*paths, *data)),
+    )
+
+
+def archive_rejects(collection: str, broken: Iterable[tuple[str, Reason, str]]) -> list[Reject]:
+    """Make a reject of each archive of which nothing is used; its name stays out, since it could name a person."""
+    return [
+        Reject(collection, f"archive-{i}", "ingest", reason, detail) for i, (_, reason, detail) in enumerate(broken)
+    ]
+
+
+def with_rejects(result: Ingested, rejects: Iterable[Reject]) -> Ingested:
+    """Add rejects to what an ingest found out."""
+    return replace(result, rejects=tuple(sorted((*result.rejects, *rejects), key=lambda r: natural(r.case))))
 
 
 def _judge(spec: CollectionSpec, candidates: Iterable[Case]) -> Iterable[tuple[Case, Reject | None]]:

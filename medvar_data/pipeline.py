@@ -3,16 +3,28 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medvar_data.archives import (
+    DEFAULT_ACCESS,
+    NOTHING_OPEN,
+    SEPARATOR,
+    Access,
+    AccessSpec,
+    clear_scratch,
+    list_archive,
+    open_access,
+    reading,
+    room_bytes,
+)
 from medvar_data.casefile import fingerprint, is_done, read_case_file, write_kept, write_rejected
 from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_collections
 from medvar_data.engine import run_tasks
 from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError
 from medvar_data.harmonize import harmonize
-from medvar_data.ingest import Ingested, ingest
+from medvar_data.ingest import Ingested, archive_rejects, ingest, with_rejects
 from medvar_data.matching import LayoutCount
 from medvar_data.readers import read_scan
 from medvar_data.records import Case, Progress
@@ -20,7 +32,7 @@ from medvar_data.store import Store, remove_partials
 from medvar_data.tables import read_manifest
 from medvar_data.tree import open_tree
 from medvar_data.verify import read_dataset
-from medvar_data.workspace import Workspace
+from medvar_data.workspace import ArchiveNote, Workspace, archives_of
 
 
 @dataclass(frozen=True)
@@ -51,36 +63,55 @@ class _CaseTask:
     spec: CollectionSpec
     recipe: Recipe
     path: str
+    access: Access = NOTHING_OPEN
 
 
-def run_ingest(sources: dict[str, Path], workspace: Workspace) -> Iterator[Ingested]:
+def run_ingest(
+    sources: dict[str, Path], workspace: Workspace, archives: AccessSpec = DEFAULT_ACCESS
+) -> Iterator[Ingested]:
     """Find the cases of several collections and note them in the workspace.
 
     Args:
         sources: collection name, family name or path of an own TOML -> folder or archive.
         workspace: made where it does not exist.
+        archives: passwords, and where to unpack what cannot be read in place.
 
     Raises:
         SpecError: an unknown collection. SourceError: a path that is not there or holds nothing of the collection.
     """
-    for name, path in sources.items():
-        specs = find_collections(name)
-        tree = open_tree(path)
-        misses: list[tuple[CollectionSpec, SourceError]] = []
-        for spec in specs:
-            try:
-                result = ingest(spec, tree, workspace.salt())
-            except SourceError as error:
-                misses.append((spec, error))
-                continue
-            own = name.endswith(".toml")
-            workspace.save_ingested(spec, collection_text(name if own else spec.name), result, own=own)
-            yield result
-        if len(misses) == len(specs):
-            raise misses[0][1]
-        for spec, _ in misses:  # part of a family: shown, but nothing to keep
-            counts = tuple(LayoutCount(layout.id, 0, layout.expected, 0) for layout in spec.layouts)
-            yield Ingested(spec.name, (), (), counts, ())
+    reported: set[Path] = set()  # a broken archive is one reject, however many collections its folder is given for
+    with open_access(archives):
+        return iter([result for name, path in sources.items() for result in _ingest(name, path, workspace, reported)])
+
+
+def _ingest(name: str, path: Path, workspace: Workspace, reported: set[Path]) -> Iterator[Ingested]:
+    specs = find_collections(name)
+    tree = open_tree(path)
+    workspace.note_archives(tree)
+    broken = [b for b in tree.broken if tree.root / b[0] not in reported]
+    reported.update(tree.root / b[0] for b in broken)
+    misses: list[tuple[CollectionSpec, SourceError]] = []
+    for spec in specs:
+        try:
+            result = ingest(spec, replace(tree, broken=()), workspace.salt())
+        except SourceError as error:
+            misses.append((spec, error))
+            continue
+        yield _save(name, spec, with_rejects(result, archive_rejects(spec.name, broken)), workspace)
+        broken = []
+    if len(misses) == len(specs) and not tree.broken:
+        raise misses[0][1]
+    for spec, _ in misses:  # part of a family, or lost with an archive
+        counts = tuple(LayoutCount(layout.id, 0, layout.expected, 0) for layout in spec.layouts)
+        result = Ingested(spec.name, (), tuple(archive_rejects(spec.name, broken)), counts, ())
+        yield _save(name, spec, result, workspace) if broken else result
+        broken = []
+
+
+def _save(name: str, spec: CollectionSpec, result: Ingested, workspace: Workspace) -> Ingested:
+    own = name.endswith(".toml")
+    workspace.save_ingested(spec, collection_text(name if own else spec.name), result, own=own)
+    return result
 
 
 def run_harmonize(
@@ -89,6 +120,7 @@ def run_harmonize(
     workers: int,
     progress: Callable[[Progress], None],
     names: list[str] | None = None,
+    archives: AccessSpec = DEFAULT_ACCESS,
 ) -> HarmonizeSummary:
     """Harmonize every ingested case that is not finished yet; the same call again goes on where it stopped.
 
@@ -98,12 +130,19 @@ def run_harmonize(
         workers: processes.
         progress: called after every case.
         names: collections; all where None.
+        archives: passwords, and where to unpack what cannot be read in place.
+
+    Raises:
+        SourceError: an archive needs another password or more scratch space. Nothing is rejected for that.
     """
     remove_partials(workspace.path / "harmonized")
     tasks, skipped = _pending(workspace, recipe, names)
-    total = len(tasks) + skipped
-    for done, (name, status) in enumerate(run_tasks(_harmonize_case, tasks, workers, _killed), start=skipped + 1):
-        progress(Progress(done, total, name, status))
+    done, total = skipped, len(tasks) + skipped
+    with open_access(archives) as access:
+        for batch in _unpacked_batches(tasks, workspace.archive_notes(), access):
+            for name, status in run_tasks(_harmonize_case, batch, workers, _killed):
+                done += 1
+                progress(Progress(done, total, name, status))
     return _summary(workspace, names or workspace.collections(), skipped)
 
 
@@ -141,12 +180,64 @@ def _pending(workspace: Workspace, recipe: Recipe, names: list[str] | None) -> t
     return sorted(tasks, key=lambda t: (-t.case.n_bytes, t.case.collection, t.case.case)), skipped
 
 
+def _unpacked_batches(
+    tasks: list[_CaseTask], notes: dict[Path, ArchiveNote], access: Access
+) -> Iterator[list[_CaseTask]]:
+    """Part the cases so that what each batch needs unpacked fits into scratch, and unpack it before the batch is given out."""
+    ready = [replace(task, access=access) for task in tasks]
+    packed = {id(t): {a: notes[a] for a in archives_of(t.case) if a in notes and notes[a].scratch_bytes} for t in ready}
+    users: dict[Path, list[Case]] = {}
+    for task in ready:
+        for archive in archives_of(task.case) & notes.keys():
+            users.setdefault(archive, []).append(task.case)
+    for archive, cases in users.items():
+        if notes[archive].encrypted and not notes[archive].scratch_bytes:
+            _check_opens(archive, cases)
+    if plain := [task for task in ready if not packed[id(task)]]:
+        yield plain
+    batch: list[_CaseTask] = []
+    held: dict[Path, int] = {}
+    for task in sorted((t for t in ready if packed[id(t)]), key=lambda t: min(packed[id(t)])):
+        more = {a: note.scratch_bytes for a, note in packed[id(task)].items()}
+        if batch and sum((held | more).values()) > room_bytes():
+            yield batch
+            clear_scratch()
+            batch, held = [], {}
+        for archive in more.keys() - held.keys():
+            _check_opens(archive, users[archive])
+        batch.append(task)
+        held |= more
+    if batch:
+        yield batch
+
+
+def _check_opens(archive: Path, cases: list[Case]) -> None:
+    """List an archive again, which unpacks what has to be and tries the passwords; damage is left to its cases to tell.
+
+    Raises:
+        SourceError: there is no password or no room for it, or for an archive in it that holds one of the cases.
+    """
+    root = Path(cases[0].root)
+    path = archive.relative_to(root).as_posix()
+    try:
+        failed = list_archive(root, path).broken
+    except CaseRejected as error:
+        failed = (("", error.reason, error.detail),)
+    for inner, reason, detail in failed:
+        within = f"{path}{SEPARATOR}{inner}" if inner else path
+        used = any(name.startswith(f"{within}{SEPARATOR}") for case in cases for name in (*case.image, *case.label))
+        if used and reason in (Reason.ARCHIVE_PASSWORD, Reason.SCRATCH_FULL):
+            raise SourceError(f"{cases[0].collection}: {detail}.")
+
+
 def _harmonize_case(task: _CaseTask) -> tuple[str, str]:
     """Read, harmonize and commit one case; a bad case becomes a rejected one."""
     path = Path(task.path)
     name = f"{task.case.collection}/{task.case.case}"
     try:
-        volume = harmonize(read_scan(task.case, task.spec), task.case, task.spec, task.recipe)
+        with reading(task.access):
+            scan = read_scan(task.case, task.spec)
+        volume = harmonize(scan, task.case, task.spec, task.recipe)
     except CaseRejected as error:
         write_rejected(path, error, task.case, task.spec, task.recipe)
         return name, "rejected"

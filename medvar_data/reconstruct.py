@@ -13,6 +13,7 @@ import numpy as np
 from isal import igzip
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
+from medvar_data.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.catalog import Recipe
 from medvar_data.cleanup import BodyParams, apply_body, find_body
 from medvar_data.codec import decode_png
@@ -129,8 +130,16 @@ def write_reconstruction(rebuilt: Reconstruction, path: Path) -> tuple[Path, Pat
     return path, beside
 
 
-def measure_losses(store: Store, rebuilt: Reconstruction, workspace: Workspace) -> Losses:
+def measure_losses(
+    store: Store, rebuilt: Reconstruction, workspace: Workspace, archives: AccessSpec = DEFAULT_ACCESS
+) -> Losses:
     """Read the source again and measure what each step cost.
+
+    Args:
+        store: the shard set.
+        rebuilt: a case of it.
+        workspace: that the set was made from.
+        archives: passwords, and where to unpack what cannot be read in place.
 
     Raises:
         WorkspaceError: the workspace does not hold the case.
@@ -143,7 +152,8 @@ def measure_losses(store: Store, rebuilt: Reconstruction, workspace: Workspace) 
     spec, recipe = workspace.spec(case.collection), Recipe(**read_dataset(store)["recipe"])
     row = _case_row(store, f"{case.collection}-{case.case}")
     _, plan = _source_grid(row)
-    scan = read_scan(case, spec)
+    with open_access(archives):
+        scan = read_scan(case, spec)
     source = np.ascontiguousarray(slices_first(canonical(scan.image.voxels, plan), plan.axis))
     made = slices_first(canonical(rebuilt.image, plan), plan.axis)
     kept = np.flatnonzero(slices_first(canonical(rebuilt.kept, plan), plan.axis).any(axis=(1, 2)))

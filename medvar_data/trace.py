@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from medvar_data.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.catalog import Recipe
 from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import ShardSetError
@@ -11,16 +12,19 @@ from medvar_data.readers import read_scan
 from medvar_data.store import Store
 from medvar_data.tables import read_manifest
 from medvar_data.verify import read_dataset
-from medvar_data.workspace import Workspace
+from medvar_data.workspace import Workspace, archives_of
 
 
-def trace(store: Store, key: str, workspace: Workspace | None = None) -> dict[str, Any]:
+def trace(
+    store: Store, key: str, workspace: Workspace | None = None, archives: AccessSpec = DEFAULT_ACCESS
+) -> dict[str, Any]:
     """Tell everything that is known of one slice.
 
     Args:
         store: the shard set.
         key: of the slice.
         workspace: where given, the source file is named, read, harmonized again and compared with the shard's pixels.
+        archives: passwords, and where to unpack what cannot be read in place.
 
     Raises:
         ShardSetError: no slice has this key.
@@ -41,17 +45,14 @@ def trace(store: Store, key: str, workspace: Workspace | None = None) -> dict[st
         stream.seek(row["image_offset"])
         in_shard = pixel_digest(decode_png(stream.read(row["image_size"])))
     checks = {"pixels_match_row": in_shard == row["image_sha256"]}
-    source = _source(store, row, workspace) if workspace else {}
+    source: dict[str, Any] = {}
+    if workspace:
+        with open_access(archives):
+            source = _source(store, row, workspace)
     failed = [name for name, value in {**checks, **source}.items() if value is False]
-    verdict = (
-        f"wrong: not {', not '.join(failed)}"
-        if failed
-        else "sound"
-        if source
-        else "sound; no workspace, source not read"
-    )
+    verdict = f"wrong: not {', not '.join(failed)}" if failed else "sound"
     return {
-        "verdict": verdict,
+        "verdict": verdict if source else f"{verdict}; no workspace, source not read",
         **checks,
         "license": row["license"],
         "license_confirmed": row["license_confirmed"],
@@ -76,7 +77,7 @@ def _source(store: Store, row: dict[str, Any], workspace: Workspace) -> dict[str
             "found": False,
             "note": "the workspace does not hold this case; give the one that the set was made from",
         }
-    spec = workspace.spec(case.collection)
+    spec, notes = workspace.spec(case.collection), workspace.archive_notes()
     recipe = Recipe(**read_dataset(store)["recipe"])
     scan = read_scan(case, spec)
     again = next((s for s in harmonize(scan, case, spec, recipe).slices if s.z == row["z"]), None)
@@ -84,6 +85,7 @@ def _source(store: Store, row: dict[str, Any], workspace: Workspace) -> dict[str
         "found": True,
         "image": [str(Path(case.root) / path) for path in case.image],
         "label": [str(Path(case.root) / path) for path in case.label],
+        "archive_sha256": {path.name: notes[path].sha256 for path in sorted(archives_of(case)) if path in notes},
         "image_unchanged": scan.image.digest == row["source_sha256"],
         "same_pixels_when_made_again": again is not None
         and (pixel_digest(again.image), pixel_digest(again.mask)) == (row["image_sha256"], row["mask_sha256"]),

@@ -3,6 +3,7 @@
 W/salt                              32 random bytes, hex; never leaves the workspace
 W/collections/<name>.toml           the description that ingest used
 W/conditions.json                   ids given to users' own conditions, append-only
+W/archives.json                     digest of each archive that ingest read, and what it takes to read it again
 W/ingest/<name>.parquet             one row a case          (+ .rejects.parquet, .json with counts)
 W/harmonized/<name>/<case>.parquet  one file a finished case
 W/shards/<plan>/                    index of finished shards, for resuming
@@ -18,16 +19,35 @@ from hmac import new as hmac
 from pathlib import Path
 from typing import Any
 
+from medvar_data.archives import split_path
 from medvar_data.casefile import read_case_file
 from medvar_data.catalog import OWN_CONDITION_IDS, CollectionSpec, load_conditions, parse_collection
 from medvar_data.errors import WorkspaceError
 from medvar_data.ingest import Ingested
 from medvar_data.matching import LayoutCount
 from medvar_data.records import Case, Reject
-from medvar_data.store import write_bytes, write_json
+from medvar_data.store import file_digest, write_bytes, write_json
 from medvar_data.tables import read_cases, read_rejects, write_cases, write_rejects
+from medvar_data.tree import SEPARATOR, Tree
 
 SALT_PATTERN = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ArchiveNote:
+    """What the workspace knows of an archive: `sha256` holds as long as size and time do."""
+
+    n_bytes: int
+    modified_ns: int
+    sha256: str
+    encrypted: bool  # a password was needed
+    scratch_bytes: int  # to unpack before a member can be read; 0 where members are read in place
+
+
+def archives_of(case: Case) -> set[Path]:
+    """The archives on disk that hold a case's files."""
+    chains = (split_path(path) for path in (*case.image, *case.label))
+    return {Path(case.root) / chain[0] for chain in chains if len(chain) > 1}
 
 
 @dataclass(frozen=True)
@@ -86,6 +106,27 @@ class Workspace:
             "own": own,
         }
         write_json(folder / f"{spec.name}.json", note)
+
+    def note_archives(self, tree: Tree) -> None:
+        """Note digest, size and needs of a tree's archives, the broken ones included; unchanged ones are not read again."""
+        known = self.archive_notes()
+        needs = {a.path: (a.encrypted, a.scratch_bytes) for a in tree.archives}
+        needs |= {path: (False, 0) for path, _, _ in tree.broken if SEPARATOR not in path}
+        for path, (encrypted, scratch_bytes) in needs.items():
+            file = tree.root / path
+            stat, old = file.stat(), known.get(file)
+            same = old is not None and (old.n_bytes, old.modified_ns) == (stat.st_size, stat.st_mtime_ns)
+            digest = old.sha256 if old and same else file_digest(file)
+            known[file] = ArchiveNote(stat.st_size, stat.st_mtime_ns, digest, encrypted, scratch_bytes)
+        if needs:
+            write_json(self.path / "archives.json", {str(file): asdict(note) for file, note in known.items()})
+
+    def archive_notes(self) -> dict[Path, ArchiveNote]:
+        """What was noted of archives, by their absolute paths."""
+        file = self.path / "archives.json"
+        if not file.exists():
+            return {}
+        return {Path(path): ArchiveNote(**note) for path, note in json.loads(file.read_text(encoding="utf-8")).items()}
 
     def spec(self, name: str) -> CollectionSpec:
         """The description that ingest used for a collection."""

@@ -22,10 +22,11 @@ from jaxtyping import Shaped
 from medvar_data.catalog import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import check_affine, resolve_spacing
+from medvar_data.readers.detached import read_with_data
 from medvar_data.readers.labels import combine_labels, same_place
 from medvar_data.readers.scan import Header, Scan, compact
 from medvar_data.records import Case, Geometry, Volume
-from medvar_data.tree import SEPARATOR, read_bytes, read_head
+from medvar_data.tree import SEPARATOR, read_head
 
 GZIP_MAGIC = b"\x1f\x8b"
 HEADER_BYTES = 540  # NIfTI-2
@@ -84,11 +85,14 @@ def _stored_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
 
 def _read(root: str, path: str, spacing_from: str, channel: int, *, one_for_all: bool = False) -> Volume:
     """Read one file; with `one_for_all`, a file of one channel (a label) serves every channel of another."""
-    data = read_bytes(Path(root), path)
-    digest = sha256(data).hexdigest()
-    reader = _read_nifti if _is_nifti(path) else _read_itk
+    files = read_with_data(Path(root), path)
+    digests = [sha256(data).hexdigest() for data in files.values()]
+    digest = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
     try:
-        voxels, affine, pixdim, steps = reader(data, root, path, channel, one_for_all)
+        if _is_nifti(path):
+            voxels, affine, pixdim, steps = _read_nifti(next(iter(files.values())), channel, one_for_all)
+        else:
+            voxels, affine, pixdim, steps = _read_itk(files, root, path)
     except CaseRejected:
         raise
     except MemoryError as error:
@@ -108,7 +112,7 @@ def _read(root: str, path: str, spacing_from: str, channel: int, *, one_for_all:
 Read = tuple[Shaped[np.ndarray, "i j k"], np.ndarray, tuple[float, float, float], tuple[str, ...]]
 
 
-def _read_nifti(data: bytes, root: str, path: str, channel: int, one_for_all: bool) -> Read:
+def _read_nifti(data: bytes, channel: int, one_for_all: bool) -> Read:
     raw = _inflate(data)
     header = _nifti_header(raw)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
@@ -129,8 +133,8 @@ def _read_nifti(data: bytes, root: str, path: str, channel: int, one_for_all: bo
     return stored, affine, pixdim, (*steps, *_doubts(header, affine))
 
 
-def _read_itk(data: bytes, root: str, path: str, channel: int, one_for_all: bool) -> Read:
-    with _on_disk(data, root, path) as file:
+def _read_itk(files: dict[str, bytes], root: str, path: str) -> Read:
+    with _on_disk(files, root, path) as file:
         image = sitk.ReadImage(file)
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
         raise CaseRejected(
@@ -224,12 +228,14 @@ def _is_nifti(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _on_disk(data: bytes, root: str, path: str) -> Iterator[str]:
-    """Give SimpleITK a file: the original, or a private copy of an archive's member."""
+def _on_disk(files: dict[str, bytes], root: str, path: str) -> Iterator[str]:
+    """Give SimpleITK a file: the original, or a private copy of an archive's member and of the data files beside it."""
     if SEPARATOR not in path:
         yield str(Path(root) / path)
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / f"volume{Path(path).suffix.lower()}"
-        copy.write_bytes(data)
-        yield str(copy)
+        for number, (name, data) in enumerate(files.items()):
+            copy = Path(folder) / (name if number else f"header{Path(name).suffix.lower()}")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data)
+        yield str(Path(folder) / f"header{Path(path).suffix.lower()}")

@@ -4,14 +4,17 @@ import inspect
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import typer
 from builders import acdc_tree, recipe_file
 from medvar_cli import data as commands
 from medvar_cli.console import run
 from medvar_cli.data import app
+from packing import files_below, pack
 from typer.testing import CliRunner
 
 GROUP = typer.main.get_command(app)
@@ -252,3 +255,58 @@ def test_the_installed_command_in_a_process_of_its_own(road):
     assert done.returncode == 0
     assert done.stdout.strip().endswith("sound")
     assert done.stderr == ""
+
+
+class TestEncryptedArchives:
+    PASSWORD = "Kx7-never-shown"
+
+    @pytest.fixture
+    def places(self, tmp_path) -> dict[str, str]:
+        files = files_below(acdc_tree(tmp_path / "plain", patients=3))
+        archive = pack(tmp_path / "d" / "x.tar.gz", {"inner.zip": packed_bytes_of(tmp_path, files, self.PASSWORD)})
+        (tmp_path / "password").write_text(self.PASSWORD + "\n")
+        return {"source": str(archive), "password": str(tmp_path / "password"), "folder": str(tmp_path)}
+
+    def test_the_password_is_wanted_and_kept_nowhere(self, places, tmp_path):
+        work, shards, recipe = str(tmp_path / "work"), str(tmp_path / "shards"), str(recipe_file(tmp_path / "r"))
+        given = (
+            "--password-file",
+            places["password"],
+            "--scratch",
+            str(tmp_path / "scratch"),
+            "--scratch-limit",
+            "0.5",
+        )
+        texts = []
+
+        def run_it(*arguments: str) -> tuple[int, str, str]:
+            result = call(*arguments)
+            texts.append("".join(result[1:]))
+            return result
+
+        code, out, _ = run_it("ingest", f"acdc={places['source']}", "-w", str(tmp_path / "locked"), "--json")
+        assert (code, [r["reason"] for r in json.loads(out)[0]["rejects"]]) == (0, ["archive_password"])
+        assert run_it("ingest", f"acdc={places['source']}", "-w", work, *given)[0] == 0
+        code, _, err = run_it("harmonize", "-w", work, "--recipe", recipe, "--workers", "1")
+        assert (code, "--password-file" in one_sentence(err)) == (2, True)
+        code, out, _ = run_it("harmonize", "-w", work, "--recipe", recipe, "--workers", "1", "--json", *given)
+        assert (code, json.loads(out)["n_kept"], json.loads(out)["n_rejected"]) == (0, 6, 0)
+        assert run_it("shard", "-w", work, shards, "--recipe", recipe, "--workers", "1")[0] == 0
+        key = pq.read_table(Path(shards) / "slices.parquet")["key"][0].as_py()
+        code, out, _ = run_it("trace", shards, key, "-w", work, *given)
+        source = json.loads(out)["source"]
+        assert (code, source["image_unchanged"], source["same_pixels_when_made_again"]) == (0, True, True)
+        assert source["archive_sha256"] == {"x.tar.gz": sha256(Path(places["source"]).read_bytes()).hexdigest()}
+        assert list((tmp_path / "scratch").iterdir()) == []
+        kept = [*files_below(Path(work)).values(), *files_below(Path(shards)).values(), "".join(texts).encode()]
+        assert not any(self.PASSWORD.encode() in content for content in kept)
+
+    def test_a_password_file_that_is_not_there(self, places, tmp_path):
+        code, _, err = call(
+            "ingest", f"acdc={places['source']}", "-w", str(tmp_path / "w"), "--password-file", str(tmp_path / "no")
+        )
+        assert (code, "password file" in one_sentence(err)) == (2, True)
+
+
+def packed_bytes_of(folder: Path, files: dict[str, bytes], password: str) -> bytes:
+    return pack(folder / "make" / "inner.zip", files, password.encode()).read_bytes()

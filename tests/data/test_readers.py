@@ -496,5 +496,5 @@ class TestArchives:
         path.write_bytes(data)
         with pytest.raises(CaseRejected) as caught:
             read_scan(case_of(tmp_path, "x.zip!/a.nii"), SPEC)
-        assert caught.value.reason is Reason.ARCHIVE_UNREADABLE
+        assert caught.value.reason is Reason.ARCHIVE_PASSWORD
         assert "a.nii" not in caught.value.detail
