@@ -7,6 +7,7 @@ time, zip members carry 1980, DICOM UIDs come from a hash.
 import gzip
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ def nifti_bytes(
     sform: int = 1,
     qform: int = 1,
     pixdim_mm: Sequence[float] | Shaped[np.ndarray, "3"] | None = None,
+    scale: tuple[float, float] | None = None,
     canary: str | None = None,
 ) -> bytes:
     """Make a NIfTI-1 file in memory.
@@ -60,6 +62,7 @@ def nifti_bytes(
         sform: code of the sform; 0 leaves it out.
         qform: code of the qform; 0 leaves it out.
         pixdim_mm: spacing to claim in the header where it shall differ from the affine's.
+        scale: scl_slope and scl_inter to claim; the voxels are stored as they are given.
         canary: text for the free-text fields.
     """
     image = nibabel.Nifti1Image(voxels, affine, dtype=voxels.dtype)
@@ -72,7 +75,10 @@ def nifti_bytes(
         image.header["descrip"] = canary[:79]
         image.header["aux_file"] = canary[:23]
         image.header["intent_name"] = canary[:15]
-    return bytes(image.to_bytes())
+    content = bytearray(image.to_bytes())
+    if scale is not None:  # nibabel sets both by itself while it writes
+        content[112:120] = struct.pack("<2f", *scale)
+    return bytes(content)
 
 
 def write_nifti(path: Path, content: bytes) -> None:
@@ -81,8 +87,13 @@ def write_nifti(path: Path, content: bytes) -> None:
     path.write_bytes(gzip.compress(content, compresslevel=1, mtime=0))
 
 
-def write_mha(path: Path, voxels: Shaped[np.ndarray, "i j k"], affine: Float64[np.ndarray, "4 4"]) -> None:
-    """Write a compressed MetaImage; ITK counts millimetres to the Left, Posterior and Superior."""
+def write_itk(
+    path: Path, voxels: Shaped[np.ndarray, "i j k"], affine: Float64[np.ndarray, "4 4"], *, compressed: bool = True
+) -> None:
+    """Write MetaImage or NRRD, as the name says; ITK counts millimetres to the Left, Posterior and Superior.
+
+    Beside a `.mhd` its voxels come to lie, as `.zraw` where they are compressed, else as `.raw`.
+    """
     to_lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]
     spacing = np.linalg.norm(to_lps[:, :3], axis=0)
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.transpose(2, 1, 0)))
@@ -90,7 +101,7 @@ def write_mha(path: Path, voxels: Shaped[np.ndarray, "i j k"], affine: Float64[n
     image.SetOrigin([float(o) for o in to_lps[:, 3]])
     image.SetDirection([float(d) for d in (to_lps[:, :3] / spacing).ravel()])
     path.parent.mkdir(parents=True, exist_ok=True)
-    SimpleITK.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
+    SimpleITK.WriteImage(image, str(path), useCompression=compressed, compressionLevel=1)
 
 
 def ct_series(

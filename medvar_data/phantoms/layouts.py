@@ -19,8 +19,8 @@ from medvar_data.phantoms.files import (
     ct_series,
     nifti_bytes,
     store_as,
+    write_itk,
     write_json,
-    write_mha,
     write_nifti,
 )
 
@@ -266,9 +266,9 @@ def write_spider(order: Order) -> None:
     number = order.patient + 1 if order.patient != 7 else 250  # published ids have gaps
     for sequence, volume in phantom.volumes.items():
         image = store_as(np.rint(volume).astype(np.int16), phantom.affine, codes)
-        write_mha(order.folder / "images" / f"{number}_{sequence}.mha", image.voxels, image.affine)
+        write_itk(order.folder / "images" / f"{number}_{sequence}.mha", image.voxels, image.affine)
         mask = store_as(phantom.label.astype(np.uint8), phantom.affine, codes)
-        write_mha(order.folder / "masks" / f"{number}_{sequence}.mha", mask.voxels, mask.affine)
+        write_itk(order.folder / "masks" / f"{number}_{sequence}.mha", mask.voxels, mask.affine)
 
 
 def finish_msd_prostate(folder: Path) -> None:

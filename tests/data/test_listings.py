@@ -5,10 +5,10 @@ the excerpt below. Every path must be taken by some layout, but for those that s
 """
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from published import LISTINGS, read_listing
 
 from medvar_data.catalog import collection_names, load_collection
 from medvar_data.matching import Matched, match_files
@@ -16,34 +16,7 @@ from medvar_data.records import SourceFile
 from medvar_data.splits import SplitSpec, assign_splits
 from medvar_data.tree import Tree, is_junk
 
-LISTINGS = Path(__file__).parents[1] / "listings"
 NAMES = collection_names()
-
-
-@dataclass(frozen=True)
-class Listing:
-    sources: tuple[str, ...]
-    expected: dict[str, str]
-    paths: tuple[str, ...]
-    ignored: tuple[str, ...]
-
-
-def read_listing(name: str) -> Listing:
-    sources, ignored, paths, expected = [], [], [], {}
-    for line in (LISTINGS / f"{name}.txt").read_text().splitlines():
-        if not line.startswith("# "):
-            paths.append(line)
-            continue
-        key, _, value = line[2:].partition(": ")
-        if key == "source":
-            sources.append(value)
-        elif key == "ignored":
-            ignored.append(value)
-        else:
-            assert key not in expected, f"{name}: {key} stands twice"
-            expected[key] = value
-    assert len(set(paths + ignored)) == len(paths + ignored), f"{name}: a path stands twice"
-    return Listing(tuple(sources), expected, tuple(paths), tuple(ignored))
 
 
 def counted(text: str) -> dict[str, int]:
