@@ -38,7 +38,7 @@ class Habit:
         nan_slope: scl_slope and scl_inter are NaN.
         label_affine: "image": the label lies where the image does; "none": its header has no affine; "shifted": a little off.
         compressed: MetaImage or NRRD voxels are packed.
-        frames: of a cine with two annotated frames; 0 where there is no time axis.
+        cine: the fourth axis is time, and the case's last word says which frame it is.
     """
 
     region: str
@@ -64,7 +64,7 @@ class Habit:
     nan_slope: bool = False
     label_affine: str = "image"
     compressed: bool = True
-    frames: int = 0
+    cine: bool = False
 
     def override(self, about: dict[str, str]) -> "Habit":
         """Take what a listing's line says of one file: `key=value` with spaces between numbers or words."""
@@ -108,14 +108,14 @@ HABITS = {
     "covid19-20": Habit("chest", "CT", (0.742, 0.742, 5)),
     "covid19-ct-seg": Habit("chest", "CT", (0.72, 0.72, 1.25)),
     "ctspine1k": Habit("spine", "CT", (0.8, 0.8, 1)),
-    "kipa22": Habit("abdomen", "CT", (0.63, 0.63, 0.63), dtype="uint16", offset=1000, nan_slope=True),
+    "kipa22": Habit("abdomen", "CT", (0.63, 0.63, 0.63), dtype="uint16", padding=-1000, offset=1000, nan_slope=True),
     "kits19": Habit("abdomen", "CT", (0.78, 0.78, 3), ("IPL",), dtype="float64", sform=2, qform=0, origin_mm=(0, 0, 0)),
     "kits23": Habit("abdomen", "CT", (0.78, 0.78, 3), ("IPL",), dtype="float64", sform=2, qform=0, origin_mm=(0, 0, 0)),
     "lasc2013": Habit("heart", "MR", (1.25, 1.25, 1.37), compressed=False),
     "lasc2018": Habit("heart", "MR", (0.625, 0.625, 0.625), ("LPS",), dtype="uint8", brightness=0.25, identity=True),
     "lascarqs": Habit("heart", "MR", (1, 1, 2.5), label_dtype="int16"),
     "lits": Habit("abdomen", "CT", (0.77, 0.77, 1), ("LPS", "RAS", "RAI", "LAS"), dtype="float32", label_dtype="float32"),
-    "mms": Habit("heart", "MR", (1.2, 1.2, 10), native=True, tilt_deg=25, frames=4),
+    "mms": Habit("heart", "MR", (1.2, 1.2, 10), native=True, tilt_deg=25, cine=True),
     "mms2": Habit("heart", "MR", (1.3, 1.3, 10), native=True, tilt_deg=25),
     "mmwhs": Habit("heart", "CT", (0.5, 0.5, 0.6), ("LPS", "RAS"), label_dtype="int16"),
     "mmwhs/MR": Habit("heart", "MR", (1.0, 1.0, 1.2), ("ASR", "PIR", "LIP"), label_dtype="int16"),

@@ -13,7 +13,6 @@ name several cases: the channels of one image (`brats-001-{flair,t1} | … | {FL
 
 import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 LISTINGS = Path(__file__).parent / "listings"
@@ -92,13 +91,9 @@ class Listing:
         many = len(keys) > 1
         return [
             PublishedCase(key, names[1], "" if names[2] == "-" else names[2], sequence, (path,), n if many else -1,
-                          {**self._known_bad(key), **about})
+                          about)
             for n, (key, sequence) in enumerate(zip(keys, sequences, strict=True))
         ]  # fmt: skip
-
-    def _known_bad(self, case: str) -> dict[str, str]:
-        bad = any(fnmatchcase(case, pattern) for pattern in self.expected.get("known-bad", "").split())
-        return {"reject": "known_bad"} if bad else {}
 
 
 def read_listing(name: str) -> Listing:

@@ -22,7 +22,7 @@ import pydicom
 import SimpleITK
 from jaxtyping import Float64, Shaped, UInt8
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ImplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ImplicitVRLittleEndian, MRImageStorage
 
 APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X".ljust(16) + bytes(139)
 """What macOS leaves beside every file in a tar: `._name`, never an image."""
@@ -32,16 +32,16 @@ APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X".ljust(16) + bytes
 class Stored:
     """Voxels as a file holds them: the axes permuted and flipped to an orientation, the affine adapted."""
 
-    voxels: Shaped[np.ndarray, "i j k"]
+    voxels: Shaped[np.ndarray, "i j k *channels"]
     affine: Float64[np.ndarray, "4 4"]
 
 
-def store_as(voxels: Shaped[np.ndarray, "i j k"], affine: Float64[np.ndarray, "4 4"], codes: str) -> Stored:
-    """Turn an R, A, S volume to other axis codes, for instance "LPS" or "PIR"."""
+def store_as(voxels: Shaped[np.ndarray, "i j k *channels"], affine: Float64[np.ndarray, "4 4"], codes: str) -> Stored:
+    """Turn an R, A, S volume, or channels of one along a fourth axis, to other axis codes, for instance "LPS" or "PIR"."""
     wanted = nibabel.orientations.axcodes2ornt(tuple(codes))
     turn = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt(("R", "A", "S")), wanted)
     turned = np.ascontiguousarray(nibabel.orientations.apply_orientation(voxels, turn))
-    return Stored(turned, affine @ nibabel.orientations.inv_ornt_aff(turn, voxels.shape))
+    return Stored(turned, affine @ nibabel.orientations.inv_ornt_aff(turn, voxels.shape[:3]))
 
 
 def nifti_bytes(
@@ -104,40 +104,43 @@ def write_itk(
     SimpleITK.WriteImage(image, str(path), useCompression=compressed, compressionLevel=1)
 
 
-def ct_series(
+def dicom_series(
     voxels: Shaped[np.ndarray, "i j k"],
     affine: Float64[np.ndarray, "4 4"],
     *,
+    modality: str,
     identity: str,
     intercept: int,
     thickness_mm: float,
     texts: Mapping[str, str],
 ) -> list[bytes]:
-    """Make a CT series, one classic object per slice, from the head down.
+    """Make a CT or MR series, one classic object per slice, from the head down.
 
     Args:
-        voxels: HU, R A S, on an upright grid.
+        voxels: HU or the scanner's unit, R A S, on an upright grid.
         affine: of `voxels`.
+        modality: "CT" or "MR".
         identity: what the UIDs are derived from.
-        intercept: RescaleIntercept; stored values are HU minus it, at least 0.
+        intercept: RescaleIntercept; stored values are voxels minus it, at least 0.
         thickness_mm: SliceThickness, which need not be the distance between slices.
         texts: keyword -> text for further attributes.
     """
     stored = store_as(voxels, affine, "LPS")
     spacing = np.linalg.norm(stored.affine[:3, :3], axis=0)
+    kind = {"CT": CTImageStorage, "MR": MRImageStorage}[modality]
     series = []
     for number, k in enumerate(reversed(range(stored.voxels.shape[2])), 1):
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPClassUID = kind
         meta.MediaStorageSOPInstanceUID = UID(_uid(identity, f"instance {number}"))
         meta.TransferSyntaxUID = ImplicitVRLittleEndian
         dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-        dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        dataset.SOPClassUID, dataset.SOPInstanceUID = kind, meta.MediaStorageSOPInstanceUID
         dataset.StudyInstanceUID = _uid(identity, "study")
         dataset.SeriesInstanceUID = _uid(identity, "series")
         dataset.FrameOfReferenceUID = _uid(identity, "frame")
-        dataset.Modality = "CT"
-        dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", "HELIX"]
+        dataset.Modality = modality
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", *(["AXIAL", "HELIX"] if modality == "CT" else ["M"])]
         for keyword, text in texts.items():
             setattr(dataset, keyword, text)
         dataset.SliceThickness = f"{thickness_mm:.1f}"
@@ -163,6 +166,11 @@ def ct_series(
 def _uid(identity: str, what: str) -> str:
     """Derive a UID under the root for UUIDs, 2.25 (DICOM PS3.5, B.2)."""
     return f"2.25.{int.from_bytes(sha256(f'{identity}/{what}'.encode()).digest()[:15], 'big')}"
+
+
+def grey_png(mask: UInt8[np.ndarray, "rows columns"]) -> bytes:
+    """Encode a mask as an 8-bit grey PNG."""
+    return bytes(cv2.imencode(".png", mask)[1].tobytes())
 
 
 def bilevel_png(mask: Shaped[np.ndarray, "rows columns"]) -> bytes:

@@ -16,7 +16,7 @@ from medvar_data.phantoms.files import (
     APPLE_DOUBLE,
     add_to_zip,
     bilevel_png,
-    ct_series,
+    dicom_series,
     nifti_bytes,
     store_as,
     write_itk,
@@ -153,8 +153,8 @@ def chaos_members(order: Order, number: int) -> dict[str, bytes]:
             "ImageComments": order.canary, "OperatorsName": order.canary,
         }  # fmt: skip
     step = float(np.linalg.norm(phantom.affine[:3, 2]))
-    slices = ct_series(
-        phantom.volumes["ct"], phantom.affine, identity=f"medvar/{order.seed}/chaos/{number}", intercept=-1000,
+    slices = dicom_series(
+        phantom.volumes["ct"], phantom.affine, modality="CT", identity=f"medvar/{order.seed}/chaos/{number}", intercept=-1000,
         thickness_mm=1.6 * step, texts=texts,
     )  # fmt: skip
     liver = store_as(phantom.label == CELLS["abdomen-ct"].labels["liver"], phantom.affine, "LPS").voxels
@@ -190,9 +190,9 @@ def write_msd(order: Order, folder: str, case: str, *, cell: str, codes: Sequenc
     """Write one case of a Medical Segmentation Decathlon task, with the hidden twins that its tar brings along."""
     phantom = order.phantom(cell)
     axes = pick(codes, order)
-    stored = [store_as(volume, phantom.affine, axes) for volume in phantom.volumes.values()]
-    voxels = stored[0].voxels if len(stored) == 1 else np.stack([s.voxels for s in stored], axis=3)
-    content = nifti_bytes(np.rint(voxels).astype(dtype), stored[0].affine, canary=order.canary)
+    channels = list(phantom.volumes.values())
+    stored = store_as(channels[0] if len(channels) == 1 else np.stack(channels, axis=3), phantom.affine, axes)
+    content = nifti_bytes(np.rint(stored.voxels).astype(dtype), stored.affine, canary=order.canary)
     parts = {"imagesTs" if test else "imagesTr": content}
     if not test:
         label = store_as(phantom.label, phantom.affine, axes)

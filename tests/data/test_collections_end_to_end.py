@@ -1,7 +1,7 @@
 """Walk every collection's road from its published files to finished slices, and hold what comes out against what was written.
 
 Phantoms are written at every path of the collection's listing, with its published label values and its habits of storing
-(tests/published.py, tests/habits.py, tests/collection_phantoms.py); none of that reads our description of the collection.
+(tests/published.py, habits.py, painted.py, collection_phantoms.py); none of that reads our description of the collection.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from collection_phantoms import Written, write_collection
 from habits import HABITS
+from painted import PLANES, cut_plane, spacing_of
 from published import LISTINGS, Listing, read_listing
 
 from medvar_data.casefile import CaseFile, read_case_file, read_pictures, read_slice_index
@@ -23,7 +24,6 @@ from medvar_data.workspace import Workspace
 
 NAMES = collection_names()
 SIDE = 64  # pixels of the recipe `demo`
-PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 GREY_TOLERANCE = 3.0  # of 255: noise, rounding, and the edge of the percentiles
 
 
@@ -112,21 +112,23 @@ def test_rows_tell_what_was_published(run):
 
 def test_geometry_is_the_files(run):
     for written, file, path in run.kept():
-        found, steps = file.harmonized, written.spacing_mm
+        found, steps = file.harmonized, spacing_of(written.habit)
         assert found.shape == written.shape
         there, wanted = np.reshape(found.affine, (4, 4)), written.affine
-        if written.is_stack and not np.allclose(there[:3, 2], wanted[:3, 2]):  # stacked from the head down
+        is_stack = len(written.case.paths) > 1
+        if is_stack and not np.allclose(there[:3, 2], wanted[:3, 2]):  # stacked from the head down
             wanted = wanted @ np.diag([1, 1, -1, 1]) + np.outer(wanted[:, 2] * (written.shape[2] - 1), [0, 0, 0, 1])
         assert np.allclose(there, wanted, atol=1e-4)
         codes = "".join(nib.aff2axcodes(wanted))
-        assert written.is_stack or codes == written.codes
-        assert (found.orientation, found.plane) == (codes, written.plane)
-        through = PLANES[written.plane]
+        assert is_stack or codes == written.codes
+        assert (found.orientation, found.plane) == (codes, cut_plane(written.habit))
+        through = PLANES[cut_plane(written.habit)]
         across, down = (axis for axis in range(3) if axis != through)
         spacing = (found.spacing_row_mm, found.spacing_col_mm, found.through_plane_mm)
         assert np.allclose(spacing, (steps[down], steps[across], steps[through]), rtol=1e-4)
         assert found.n_slices == written.image.shape[through]
         forward = "RAS"[through] in codes
+        assert set(found.steps) - {"sform_over_qform"} == written.steps  # a sheared sform has no equal qform
         for row in read_slice_index(path):
             assert row["source_index"] == (row["z"] if forward else found.n_slices - 1 - row["z"])
 
@@ -139,10 +141,10 @@ def test_each_label_value_ends_under_its_name_where_it_was(run):
             continue
         slices = read_slices(path)
         values = [value for value in np.unique(written.label) if value]
-        layers = np.moveaxis(written.label, PLANES[written.plane], 0)
+        layers = np.moveaxis(written.label, PLANES[cut_plane(written.habit)], 0)
         assert sorted(slices) == [z for z, layer in enumerate(layers) if layer.any()]
         for z, (_, mask) in slices.items():
-            wanted = picture(written.label, written.plane, z)
+            wanted = picture(written.label, cut_plane(written.habit), z)
             for value in values:
                 here = wanted == value
                 assert {names.get(int(i), "nothing") for i in np.unique(mask[here])} == (
@@ -156,7 +158,7 @@ def test_unlabelled_cases_keep_their_slices_and_an_empty_mask(run):
     for written, _, path in run.kept():
         if written.label is None:
             slices = read_slices(path)
-            assert len(slices) == written.image.shape[PLANES[written.plane]]
+            assert len(slices) == written.image.shape[PLANES[cut_plane(written.habit)]]
             assert not any(mask.any() for _, mask in slices.values())
 
 
@@ -166,12 +168,15 @@ def test_grey_values_are_the_physical_ones(run):
         image, found = written.image, file.harmonized
         low, high = (-160.0, 240.0) if written.habit.modality == "CT" else np.percentile(image[image != 0], [0.5, 99.5])
         assert np.allclose((found.low, found.high), (low, high), rtol=0.02, atol=1.0)
-        assert np.allclose((found.statistics.minimum, found.statistics.maximum), (image.min(), image.max()), atol=1.0)
+        floor = -1024 if written.habit.modality == "CT" else 0
+        extremes = max(image.min(), floor), image.max()
+        exact = 1 / min(1, written.habit.gain)  # stored in whole numbers
+        assert np.allclose((found.statistics.minimum, found.statistics.maximum), extremes, atol=exact)
         blocks = np.zeros(image.shape, np.uint8) if written.label is None else written.label
         for z, (grey, _) in read_slices(path).items():
-            physical, values = picture(image, written.plane, z), picture(blocks, written.plane, z)
+            physical, values = picture(image, cut_plane(written.habit), z), picture(blocks, cut_plane(written.habit), z)
             for value in set(np.unique(values)) - {0}:
-                inside = cv2.erode((values == value).astype(np.uint8), reach(image, written.plane)) > 0
+                inside = cv2.erode((values == value).astype(np.uint8), reach(image, cut_plane(written.habit))) > 0
                 if inside.any():
                     wanted = np.clip((physical[inside] - low) / (high - low), 0, 1) * 255
                     assert abs(grey[inside].mean() - wanted.mean()) < GREY_TOLERANCE, (written.case.case, z, value)
