@@ -46,7 +46,8 @@ class Layout:
     """One published way in which images (and labels) lie in folders.
 
     `image` and `label` are regular expressions on the tail of a POSIX path; groups named in `pair_on` must agree.
-    `case`, `group` and `sequence` are templates filled from the image's groups.
+    `case`, `group`, `sequence` and `split` are templates filled from the image's groups; `sequences` and `split_names`
+    give other names to what comes out of the last two.
 
     Where every structure has a file of its own, `label` captures it as `structure`, and `label_files` gives, in the order
     of painting (a later one covers an earlier one), the label value that the file's voxels above 0 take. Where several
@@ -63,6 +64,7 @@ class Layout:
     pair_on: tuple[str, ...] = ()
     label_files: Mapping[str, int] = field(default_factory=dict)
     split: str = ""
+    split_names: Mapping[str, str] = field(default_factory=dict)  # the folder's word -> the split
     splits: Mapping[str, str] = field(default_factory=dict)
     modality: str = ""
     region: str = ""
@@ -438,7 +440,7 @@ def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
         if missing:
             raise SpecError(f"{where}: {key} has no group {', '.join(sorted(missing))}, which pair_on names.")
     groups = set(re.compile(layout.image).groupindex)
-    for template in (layout.case, layout.group, layout.sequence):
+    for template in (layout.case, layout.group, layout.sequence, layout.split):
         unknown = set(re.findall(r"\{(\w+)\}", template)) - groups
         if unknown:
             raise SpecError(

@@ -49,7 +49,7 @@ def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
     files = [f for f in tree.files if not any(re.search(p, f.path) for p in spec.exclude)]
     candidates: list[Case] = []
     rejects: list[Reject] = []
-    unlabelled, claimed = [], set()
+    unlabelled, claimed, spares = [], set(), []
     seen: set[str] = set()
     found: dict[str, int] = {}
     for layout in spec.layouts:
@@ -64,9 +64,11 @@ def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
                 rejects.append(reject)
             else:
                 candidates.append(case)
-        for reject, paths in spare:
-            claimed |= set(paths)
+        spares += spare
+    for reject, paths in spares:
+        if not claimed.issuperset(paths):  # a label without image in one layout can serve an image of another
             rejects.append(reject)
+    claimed |= {path for _, paths in spares for path in paths}
     counts = tuple(
         LayoutCount(layout.id, found[layout.id], _expected(spec, layout, found), n)
         for layout, n in zip(spec.layouts, unlabelled, strict=True)
@@ -207,7 +209,8 @@ def _official_split(layout: Layout, groups: Mapping[str, str]) -> str:
     for name, text in layout.splits.items():
         if int(groups["number"]) in parse_numbers(text):
             return name
-    return layout.split
+    split = layout.split.format_map(groups)
+    return layout.split_names.get(split, split)
 
 
 def _label_order(layout: Layout, paths: list[str]) -> tuple[str, ...]:
