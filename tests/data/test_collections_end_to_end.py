@@ -10,11 +10,12 @@ from pathlib import Path
 import cv2
 import nibabel as nib
 import numpy as np
+import published
 import pytest
 from collection_phantoms import Written, write_collection
 from habits import HABITS
 from painted import PLANES, cut_plane, spacing_of
-from published import LISTINGS, Listing, read_listing
+from published import Listing, read_listing
 
 from medvar_data.casefile import CaseFile, read_case_file, read_pictures, read_slice_index
 from medvar_data.catalog import CollectionSpec, collection_names, load_collection, load_conditions, load_recipe
@@ -51,7 +52,7 @@ def reject_of(written: Written) -> str:
 
 def what_is_missing(name: str) -> str:
     """Say what a collection still needs before its phantom can be written; "" where nothing is missing."""
-    if not (LISTINGS / f"{name}.txt").is_file():
+    if not (published.LISTINGS / f"{name}.txt").is_file():
         return f"Collection {name} has no listing: add tests/listings/{name}.txt (tests/published.py tells the form)."
     listing = read_listing(name)
     silent = sum(not text for text in listing.about)
@@ -91,6 +92,7 @@ def test_every_case_is_found_and_only_bad_ones_are_left_out(run):
     }
     bad = {case for case, reject in run.rejects.items() if reject.stage == "ingest"}
     assert set(run.cases) == set(wanted) - bad
+    assert {case.layout for case in run.cases.values()} == {layout.id for layout in run.spec.layouts}
     assert run.notes == ()
 
 
@@ -135,7 +137,7 @@ def test_geometry_is_the_files(run):
 
 def test_each_label_value_ends_under_its_name_where_it_was(run):
     names = {label.id: label.name for label in run.spec.labels}
-    published = run.listing.names()
+    meanings = run.listing.names()
     for written, file, path in run.kept():
         if written.label is None:
             continue
@@ -148,7 +150,7 @@ def test_each_label_value_ends_under_its_name_where_it_was(run):
             for value in values:
                 here = wanted == value
                 assert {names.get(int(i), "nothing") for i in np.unique(mask[here])} == (
-                    {published[value]} if here.any() else set()
+                    {meanings[value]} if here.any() else set()
                 )
             assert not mask[wanted == 0].any()
         assert file.harmonized.vanished_labels == ()
@@ -185,16 +187,27 @@ def test_grey_values_are_the_physical_ones(run):
 
 
 def test_every_published_value_was_tried_and_every_id_has_one(run):
-    published = run.listing.names()
+    meanings = run.listing.names()
     used = {int(value) for w in run.written if w.label is not None for value in np.unique(w.label)} - {0}
-    assert used == set(published)
-    covered = {label.id for label in run.spec.labels for value in published if label.low <= value <= label.high}
+    assert used == set(meanings)
+    covered = {label.id for label in run.spec.labels for value in meanings if label.low <= value <= label.high}
     assert covered == {label.id for label in run.spec.labels}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_missing(name):
     assert what_is_missing(name) == ""
+
+
+def test_a_collection_without_listing_or_phantom_is_told_what_to_add(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "LISTINGS", tmp_path)
+    assert "add tests/listings/new.txt" in what_is_missing("new")
+    (tmp_path / "new.txt").write_text("# labels: 1 liver\nimg/1.nii\n")
+    assert "add ` -> case | patient | split`" in what_is_missing("new")
+    (tmp_path / "new.txt").write_text("img/1.nii -> 1 | new/1 | -\n")
+    assert "add `# labels: 1 liver" in what_is_missing("new")
+    (tmp_path / "new.txt").write_text("# labels: 1 liver\nimg/1.nii -> 1 | new/1 | -\n")
+    assert "add one row to HABITS" in what_is_missing("new")
 
 
 def read_slices(path: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
