@@ -66,9 +66,9 @@ def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
                 candidates.append(case)
         spares += spare
     for reject, paths in spares:
-        if not claimed.issuperset(paths):  # a label without image in one layout can serve an image of another
+        if not claimed.issuperset(paths):  # a label that serves no image of one layout may serve one of another
             rejects.append(reject)
-    claimed |= {path for _, paths in spares for path in paths}
+            claimed |= set(paths)
     counts = tuple(
         LayoutCount(layout.id, found[layout.id], _expected(spec, layout, found), n)
         for layout, n in zip(spec.layouts, unlabelled, strict=True)

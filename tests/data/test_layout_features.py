@@ -128,6 +128,25 @@ def test_splits_go_by_number_and_the_rest_has_none(tmp_path):
     }  # fmt: skip
 
 
+def test_a_folder_tells_the_split_and_may_call_it_otherwise(tmp_path):
+    text = TOML.replace("(?:^|/)p(?P<number>", "(?:^|/)(?:(?P<part>tr|va)/)?p(?P<number>", 1)
+    text = text.replace('splits = { train = "1-2 9", test = "3" }', 'split = "{part}"\nsplit_names = { tr = "train" }')
+    for part, number in (("tr", 1), ("va", 2), (".", 3)):
+        write_case(tmp_path / part, number, {})
+    cases = ingest(parse_collection(text, "test"), open_tree(tmp_path), b"").cases
+    assert {case.case: case.official_split for case in cases} == {"p1": "train", "p2": "va", "p3": ""}
+
+
+def test_a_label_serves_the_layout_that_has_its_image_and_is_one_reject_where_none_has(tmp_path):
+    for number in (1, 2):
+        folder = tmp_path / f"case_0000{number}"
+        write_nifti(folder / "segmentation.nii.gz", np.ones(SHAPE, dtype=np.uint8))
+    write_nifti(tmp_path / "images" / "case_00001.nii.gz", np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE))
+    result = ingest(load_collection("kits23"), open_tree(tmp_path), b"")
+    assert [(case.case, case.layout, len(case.label)) for case in result.cases] == [("case-00001", "hugging-face", 1)]
+    assert [(r.case, r.reason) for r in result.rejects] == [("case-00002", Reason.LABEL_WITHOUT_IMAGE)]
+
+
 def test_known_bad_cases_are_rejects_and_never_opened(tmp_path):
     write_case(tmp_path, 1, {})
     for number in (4, 50, 51):
@@ -156,6 +175,7 @@ def test_a_users_hashed_names_can_be_left_out_too(tmp_path):
         ("cavity = 7", "cavity = 8", r"gives the values \[8\], which no \[\[label\]\] defines"),
         ("cavity = 7", 'cavity = "7"', "wanted a table of whole numbers"),
         ("(?P<structure>wall|cavity)", "(?:wall|cavity)", "label has no group structure"),
+        ("splits = {", 'split = "{part}"\nsplits = {', r"template '\{part\}' uses \['part'\]"),
         ('test = "3"', 'test = "2-3"', "gives number 2 twice"),
         ('test = "3"', 'test = "three"', "wanted numbers such as"),
         ('group = "{number}"', 'group = "x"\nvariant_of = "other"', "variant_of is 'other'"),
