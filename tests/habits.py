@@ -105,6 +105,7 @@ HABITS = {
     "brats2023-ssa": brain(),
     "btcv": Habit("abdomen", "CT", (0.76, 0.76, 3), ("LAS",)),
     "chaos": Habit("abdomen", "CT", (0.69, 0.69, 2), ("LPS",), padding=-1000),  # intercept -1000, thickness 3.2
+    "chaos/MR": Habit("abdomen", "MR", (1.68, 1.68, 9), ("LPS",), padding=0),
     "covid19-20": Habit("chest", "CT", (0.742, 0.742, 5)),
     "covid19-ct-seg": Habit("chest", "CT", (0.72, 0.72, 1.25)),
     "ctspine1k": Habit("spine", "CT", (0.8, 0.8, 1)),
