@@ -5,18 +5,20 @@ below the millimetre threshold, so that neither thick slices nor fine grids make
 never taken from the image.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 import cc3d
 import cv2
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
 from skimage.filters import threshold_li
 
 from medvar_data.catalog import Recipe
 
 LI_SAMPLE = 200_000  # voxels that the MR threshold is fitted on
+Contour = Int32[np.ndarray, "_ 1 2"]  # column and row of each pixel
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Body:
     Attributes:
         hull: [z, row, column]; outside it, foreground is spurious.
         mask: [z, row, column]; the body with its cavities filled.
-        removed_mm3: spurious foreground outside the hull.
+        n_spurious: [z] voxels of foreground outside the hull.
+        removed_mm3: their volume.
         n_components: kept.
     """
 
     hull: Bool[np.ndarray, "z h w"]
     mask: Bool[np.ndarray, "z h w"]
+    n_spurious: Int64[np.ndarray, "z"]
     removed_mm3: float
     n_components: int
 
@@ -62,8 +66,8 @@ def fit_body(stack: Shaped[np.ndarray, "z h w"], modality: str, recipe: Recipe) 
     """
     if modality == "CT":
         return BodyParams(threshold=recipe.body_threshold_hu, fill=-1024.0)
-    values = stack.reshape(-1)
-    values = values[:: max(1, values.size // LI_SAMPLE)]
+    sample = np.arange(0, stack.size, max(1, stack.size // LI_SAMPLE))
+    values = stack[np.unravel_index(sample, stack.shape)]
     values = values[values != 0].astype(np.float64)
     fill = float(min(0.0, values.min())) if values.size else 0.0
     if values.size < 2 or values.min() == values.max():
@@ -87,24 +91,26 @@ def find_body(
         modality: "CT" or "MR"; MR is not opened and keeps every component above the size thresholds.
         recipe: thresholds.
     """
-    foreground = stack > params.threshold
+    foreground = _foreground(stack, params)
     solid = _opened(foreground, spacing_mm, recipe.body_opening_mm) if modality == "CT" else foreground
-    components, n_voxels = _components(solid, 26)
+    components, n_voxels, _ = _components(solid, 26)
     voxel_mm3 = float(np.prod(spacing_mm))
     keep = (n_voxels >= recipe.body_min_voxels) | (n_voxels * voxel_mm3 >= recipe.body_min_mm3)
     if modality == "CT":
         keep &= n_voxels >= recipe.body_min_fraction * n_voxels[1:].max(initial=0)
     keep[0] = False
     if not keep.any():
-        everything = np.ones(stack.shape, dtype=bool)
-        return Body(hull=everything, mask=foreground, removed_mm3=0.0, n_components=0)
-    body = keep[components]
-    hull, mask = np.zeros_like(body), np.zeros_like(body)
+        everything, nothing = np.ones(stack.shape, dtype=bool), np.zeros(len(stack), dtype=np.int64)
+        return Body(hull=everything, mask=foreground, n_spurious=nothing, removed_mm3=0.0, n_components=0)
+    hull, mask = np.zeros_like(solid), np.zeros_like(solid)
     radius = _radius_pixels(spacing_mm, recipe.body_opening_mm) if modality == "CT" else (0, 0)
-    for z in range(len(body)):
-        hull[z], mask[z] = _outline(body[z], radius, spacing_mm, recipe)
-    removed = int(np.count_nonzero(foreground & ~hull)) * voxel_mm3
-    return Body(hull=hull, mask=mask, removed_mm3=removed, n_components=int(keep.sum()))
+    n_spurious = np.zeros(len(stack), dtype=np.int64)
+    for z in range(len(stack)):
+        parts = _body_parts(solid[z], components[z], keep)
+        _outline(parts, hull[z].view(np.uint8), mask[z].view(np.uint8), radius, spacing_mm, recipe)
+        n_spurious[z] = np.count_nonzero(foreground[z] > hull[z])
+    removed = int(n_spurious.sum()) * voxel_mm3
+    return Body(hull, mask, n_spurious, removed_mm3=removed, n_components=int(keep.sum()))
 
 
 def apply_body(
@@ -126,8 +132,10 @@ def removed_mm3(
     spacing_mm: tuple[float, float, float],
 ) -> float:
     """Volume that `apply_body` takes from a stack: spurious foreground, less what is annotated."""
-    kept = (labels > 0) & ~body.hull
-    n_kept = int(np.count_nonzero(stack[kept] > params.threshold))
+    n_kept = 0
+    for z in np.flatnonzero(body.n_spurious):
+        if labels[z].any():
+            n_kept += int(np.count_nonzero(stack[z][(labels[z] > 0) & ~body.hull[z]] > params.threshold))
     return body.removed_mm3 - n_kept * float(np.prod(spacing_mm))
 
 
@@ -163,42 +171,59 @@ def _dust(
     neighbours: Literal[8, 26],
     keep_largest: bool,
 ) -> CleanLabels:
-    box = _bounding_box(labels)
+    box = bounding_box(labels)
     if box is None:
         return CleanLabels(labels)
     crop = np.ascontiguousarray(labels[box])
-    components, count = _components(crop, neighbours)
-    value = np.zeros(len(count), dtype=np.uint8)
-    value[components.reshape(-1)] = crop.reshape(-1)
-    small = (count < min_count) & (count * size_mm < min_mm)
+    components, n_voxels, first_voxel = _components(crop, neighbours)
+    small = (n_voxels < min_count) & (n_voxels * size_mm < min_mm)
     small[0] = False
-    if keep_largest:
-        order = np.lexsort((np.arange(len(count)), -count))
+    value = crop.reshape(-1)[first_voxel]
+    if keep_largest and small.any():
+        order = np.lexsort((np.arange(len(n_voxels)), -n_voxels))
         _, first = np.unique(value[order], return_index=True)
         small[order[first]] = False
     if not small.any():
         return CleanLabels(labels)
     cleaned = labels.copy()
     cleaned[box] = np.where(small[components], np.uint8(0), crop)
-    lost = np.bincount(value[small], weights=count[small] * size_mm, minlength=256)
+    lost = np.bincount(value[small], weights=n_voxels[small] * size_mm, minlength=256)
     return CleanLabels(cleaned, {int(v): float(lost[v]) for v in np.flatnonzero(lost)})
+
+
+def bounding_box(labels: Shaped[np.ndarray, "z h w"]) -> tuple[slice, slice, slice] | None:
+    """The smallest box that holds every voxel above 0; None where there is none."""
+    used = np.flatnonzero(labels.max(axis=(1, 2)))
+    if used.size == 0:
+        return None
+    z = slice(int(used[0]), int(used[-1]) + 1)
+    shadow = labels[z].max(axis=0)
+    rows, columns = np.flatnonzero(shadow.max(axis=1)), np.flatnonzero(shadow.max(axis=0))
+    return z, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _components(
     mask: Shaped[np.ndarray, "z h w"], neighbours: Literal[8, 26]
-) -> tuple[Shaped[np.ndarray, "z h w"], np.ndarray]:
-    components = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=neighbours)
-    return components, np.bincount(components.reshape(-1))
+) -> tuple[Shaped[np.ndarray, "z h w"], Int64[np.ndarray, "components"], Int64[np.ndarray, "components"]]:
+    """Label connected voxels of one value; returns ids (0: background), voxels and one voxel's flat index of each.
+
+    Components are counted by their runs in memory, of which there are far fewer than voxels.
+    """
+    components = cc3d.connected_components(mask, connectivity=neighbours)
+    flat = components.reshape(-1)
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    of_run = flat[starts]
+    n_voxels = np.bincount(of_run, weights=lengths).astype(np.int64)
+    first_voxel = np.zeros(len(n_voxels), dtype=np.int64)
+    first_voxel[of_run] = starts
+    return components, n_voxels, first_voxel
 
 
-def _bounding_box(labels: Shaped[np.ndarray, "z h w"]) -> tuple[slice, ...] | None:
-    box = []
-    for axis in range(3):
-        used = np.flatnonzero(labels.any(axis=tuple(a for a in range(3) if a != axis)))
-        if used.size == 0:
-            return None
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
-    return tuple(box)
+def _foreground(stack: Shaped[np.ndarray, "z h w"], params: BodyParams) -> Bool[np.ndarray, "z h w"]:
+    whole = stack.dtype.kind in "iu"  # v > t where v > floor(t), in integers four times as fast
+    threshold = math.floor(params.threshold) if whole else params.threshold
+    return np.greater(stack, threshold, out=np.empty(stack.shape, dtype=bool))
 
 
 def _radius_pixels(spacing_mm: tuple[float, float, float], radius_mm: float) -> tuple[int, int]:
@@ -213,32 +238,64 @@ def _opened(
         return mask
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * columns + 1, 2 * rows + 1))
     opened = np.empty_like(mask)
-    for z, picture in enumerate(mask):
-        opened[z] = cv2.morphologyEx(np.ascontiguousarray(picture).view(np.uint8), cv2.MORPH_OPEN, kernel)
+    for source, target in zip(mask.view(np.uint8), opened.view(np.uint8), strict=True):
+        cv2.morphologyEx(source, cv2.MORPH_OPEN, kernel, dst=target)
     return opened
 
 
+def _body_parts(
+    solid: Bool[np.ndarray, "h w"], components: Shaped[np.ndarray, "h w"], keep: Bool[np.ndarray, "components"]
+) -> list[Contour]:
+    """Outer contours of the components to keep, in one slice."""
+    parts = _contours(solid)
+    if all(keep[components[part[0, 0, 1], part[0, 0, 0]]] for part in parts):
+        return parts
+    return _contours(keep[components])  # a part to keep may lie inside a ring that goes
+
+
+def _contours(mask: Bool[np.ndarray, "h w"]) -> list[Contour]:
+    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return list(contours)
+
+
 def _outline(
-    body: Bool[np.ndarray, "h w"],
+    parts: list[Contour],
+    hull: UInt8[np.ndarray, "h w"],
+    mask: UInt8[np.ndarray, "h w"],
     radius: tuple[int, int],
     spacing_mm: tuple[float, float, float],
     recipe: Recipe,
-) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
-    """Convex hull and filled outline of the body in one slice; parts below the slice thresholds do not count."""
-    contours, _ = cv2.findContours(np.ascontiguousarray(body).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = np.zeros(body.shape, dtype=np.uint8)
-    hull = np.zeros(body.shape, dtype=np.uint8)
-    large = []
-    for contour in contours:
-        part = np.zeros(body.shape, dtype=np.uint8)
-        cv2.drawContours(part, [contour], -1, 1, cv2.FILLED)
-        area = int(part.sum())
-        if area >= recipe.body_slice_min_pixels or area * spacing_mm[0] * spacing_mm[1] >= recipe.body_slice_min_mm2:
-            filled |= part
-            large.append(contour)
-    if large:
-        cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(large)), 1)
-        rows, columns = radius
-        if rows or columns:  # the opening rounded the skin's corners off; give the hull its radius back
-            hull[...] = cv2.dilate(hull, np.ones((2 * rows + 1, 2 * columns + 1), dtype=np.uint8))
-    return hull.astype(bool), filled.astype(bool)
+) -> None:
+    """Draw convex hull and filled outline of the body in one slice; parts below the slice thresholds do not count.
+
+    Args:
+        parts: outer contours.
+        hull: zeros; gets 1 inside the hull.
+        mask: zeros; gets 1 inside the outlines.
+        radius: of the opening, rows and columns; it rounded the skin's corners off, and the hull gets it back.
+        spacing_mm: row, column and through-plane step.
+        recipe: thresholds.
+    """
+    area_mm2 = spacing_mm[0] * spacing_mm[1]
+
+    def is_large(n_pixels: float) -> bool:
+        return n_pixels >= recipe.body_slice_min_pixels or n_pixels * area_mm2 >= recipe.body_slice_min_mm2
+
+    # a contour through pixel centres encloses less than its pixels: large without being drawn is large
+    large = [part for part in parts if is_large(cv2.contourArea(part)) or is_large(_n_pixels(part))]
+    if not large:
+        return
+    for part in large:
+        cv2.drawContours(mask, [part], -1, 1, cv2.FILLED)
+    cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(large)), 1)
+    rows, columns = radius
+    if rows or columns:
+        cv2.dilate(hull, np.ones((2 * rows + 1, 2 * columns + 1), dtype=np.uint8), dst=hull)
+
+
+def _n_pixels(part: Contour) -> int:
+    """Pixels that a filled contour covers."""
+    x, y, width, height = cv2.boundingRect(part)
+    canvas = np.zeros((height, width), dtype=np.uint8)
+    cv2.drawContours(canvas, [part], -1, 1, cv2.FILLED, offset=(-x, -y))
+    return int(np.count_nonzero(canvas))

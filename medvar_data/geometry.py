@@ -145,6 +145,13 @@ def slices_first(voxels: Shaped[np.ndarray, "r a s"], axis: int) -> Shaped[np.nd
     return stack[:, ::-1, ::-1]
 
 
+def picture_stack(voxels: Shaped[np.ndarray, "i j k"], plan: SlicePlan) -> Shaped[np.ndarray, "z row column"]:
+    """View stored voxels as canonical pictures, slice by slice; copied only where slices interleave in memory."""
+    stack = slices_first(canonical(voxels, plan), plan.axis)
+    strides = [abs(step) for step in stack.strides]
+    return stack if strides[0] >= max(strides) else np.ascontiguousarray(stack)
+
+
 def resize_image(image: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "s s"]:
     """Resample one slice to side x side in physical values: area averages to shrink an axis, linear to enlarge it.
 
@@ -163,7 +170,7 @@ def resize_image(image: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarr
 def resize_mask(mask: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "s s"]:
     """Resample labels by exact-centre nearest: output pixel n takes source pixel floor((2n + 1) N / 2S)."""
     rows, columns = (((2 * np.arange(side) + 1) * n) // (2 * side) for n in mask.shape)
-    return mask[rows[:, None], columns[None, :]]
+    return mask.take(rows, axis=0).take(columns, axis=1)
 
 
 def _through_plane_axis(geometry: Geometry) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
 from medvar_data.catalog import Recipe
+from medvar_data.counts import count, is_countable, percentiles, percentiles_of
 from medvar_data.errors import CaseRejected, Reason
 
 
@@ -35,10 +36,17 @@ def fit_percentiles(voxels: Shaped[np.ndarray, "..."], recipe: Recipe) -> Intens
     Raises:
         CaseRejected: `constant_image` where the two percentiles coincide.
     """
-    nonzero = voxels[voxels != 0]
-    if nonzero.size == 0:
+    wanted = (recipe.mr_low_percentile, recipe.mr_high_percentile)
+    if is_countable(voxels.dtype):
+        counts = count(voxels).without(0)
+        n_nonzero = counts.total
+        low, high = percentiles(counts, wanted) if n_nonzero else (0.0, 0.0)
+    else:
+        nonzero = voxels[voxels != 0]
+        n_nonzero = nonzero.size
+        low, high = percentiles_of(nonzero, wanted) if n_nonzero else (0.0, 0.0)
+    if not n_nonzero:
         raise CaseRejected(Reason.CONSTANT_IMAGE, "every voxel is zero; wanted an image")
-    low, high = np.percentile(nonzero, [recipe.mr_low_percentile, recipe.mr_high_percentile])
     if not high > low:
         raise CaseRejected(
             Reason.CONSTANT_IMAGE,
@@ -63,3 +71,4 @@ NORMALIZERS: dict[str, Callable[[Shaped[np.ndarray, "..."], Recipe], IntensityPa
     "window": fit_window,
     "percentiles": fit_percentiles,
 }
+FIXED_BOUNDS = frozenset({"window"})  # normalizers that never look at a voxel

@@ -5,19 +5,19 @@ are dropped, since they can hold paths and header values.
 """
 
 import contextlib
+import math
 import tempfile
 import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from isal import igzip
-from jaxtyping import Shaped, UInt16
+from jaxtyping import Shaped, UInt8, UInt16
 
 from medvar_data.catalog import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason
@@ -58,13 +58,13 @@ def read_volume_scan(case: Case, spec: CollectionSpec) -> Scan:
     return Scan(image, LabelVolume(merged, image.geometry, digest, (*steps, "merged_labels")))
 
 
-def _merge(parts: list[Volume], values: list[int]) -> UInt16[np.ndarray, "i j k"]:
+def _merge(parts: list[Volume], values: list[int]) -> UInt8[np.ndarray, "i j k"] | UInt16[np.ndarray, "i j k"]:
     """Paint the voxels above 0 of each file with its value, later files over earlier ones.
 
     Raises:
         CaseRejected: `empty_label` where every file is empty; `label_values` where one holds no whole numbers.
     """
-    merged = np.zeros(parts[0].geometry.shape, dtype=np.uint16)
+    merged = np.zeros_like(parts[0].voxels, dtype=np.uint16)  # in the order of memory that the files have
     for part, value in zip(parts, values, strict=True):
         if part.voxels.any():  # a structure that this patient does not have is an empty file
             merged[label_values(part.voxels) > 0] = value
@@ -133,18 +133,19 @@ Read = tuple[Shaped[np.ndarray, "i j k"], np.ndarray, tuple[float, float, float]
 def _read_nifti(data: bytes, root: str, path: str, channel: int) -> Read:
     raw = _inflate(data)
     header = _nifti_header(raw)
-    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    needed = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+    stored_shape = _stored_shape(header)
+    shape, n_channels = _three_dimensions(stored_shape)
+    dtype, offset = header.get_data_dtype(), int(header.get_data_offset())
+    needed = offset + math.prod(stored_shape) * dtype.itemsize
     if len(raw) < needed:
         raise CaseRejected(Reason.TRUNCATED, f"the file ends after {len(raw)} of {needed} bytes; download it again")
-    image = image_class.from_bytes(raw)
-    shape, n_channels = _three_dimensions(image.shape)
     _check_channel(channel, n_channels)
-    proxy: Any = image.dataobj
-    stored = np.asanyarray(proxy.get_unscaled()).reshape((*shape, n_channels), order="A")[..., max(channel, 0)]
-    steps: tuple[str, ...] = () if len(image.shape) == 3 or channel >= 0 else ("squeezed",)
-    if (proxy.slope, proxy.inter) != (1.0, 0.0):
-        stored = stored.astype(np.float32) * np.float32(proxy.slope) + np.float32(proxy.inter)
+    flat = np.frombuffer(raw, dtype, count=math.prod(stored_shape), offset=offset)  # voxels as stored, not copied
+    stored = flat.reshape((*shape, n_channels), order="F")[..., max(channel, 0)]
+    steps: tuple[str, ...] = () if len(stored_shape) == 3 or channel >= 0 else ("squeezed",)
+    slope, intercept = header.get_slope_inter()
+    if (slope or 1.0, intercept or 0.0) != (1.0, 0.0):
+        stored = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
         steps = (*steps, "scaled")
     affine, pixdim = _affine_and_pixdim(header)
     return stored, affine, pixdim, steps
