@@ -1,51 +1,16 @@
-"""Take away what is not the patient (table, cushions, wires) and dust in the labels, in 3D and then slice by slice.
+"""Take dust away from labels, in 3D and then slice by slice.
 
-Each of the four steps says what it removed, in mm³. A component goes only when it is below the voxel threshold *and*
-below the millimetre threshold, so that neither thick slices nor fine grids make a step harsher. Annotated voxels are
-never taken from the image.
+Each step says what it removed, in mm³ per label. A component goes only when it is below the voxel threshold *and* below
+the millimetre threshold, so that neither thick slices nor fine grids make a step harsher.
 """
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal
 
-import cc3d
-import cv2
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
-from skimage.filters import threshold_li
+from jaxtyping import UInt8
 
 from medvar_data.catalog import Recipe
-
-LI_SAMPLE = 200_000  # voxels that the MR threshold is fitted on
-Contour = Int32[np.ndarray, "_ 1 2"]  # column and row of each pixel
-
-
-@dataclass(frozen=True)
-class BodyParams:
-    """What counts as foreground of the image: voxels above `threshold`; what goes gets the value `fill`."""
-
-    threshold: float
-    fill: float
-
-
-@dataclass(frozen=True)
-class Body:
-    """The patient in the image.
-
-    Attributes:
-        hull: [z, row, column]; outside it, foreground is spurious.
-        mask: [z, row, column]; the body with its cavities filled.
-        n_spurious: [z] voxels of foreground outside the hull.
-        removed_mm3: their volume.
-        n_components: kept.
-    """
-
-    hull: Bool[np.ndarray, "z h w"]
-    mask: Bool[np.ndarray, "z h w"]
-    n_spurious: Int64[np.ndarray, "z"]
-    removed_mm3: float
-    n_components: int
+from medvar_data.components import bounding_box, label_components
 
 
 @dataclass(frozen=True)
@@ -54,89 +19,6 @@ class CleanLabels:
 
     voxels: UInt8[np.ndarray, "z h w"]
     removed_mm3: dict[int, float] = field(default_factory=dict)
-
-
-def fit_body(stack: Shaped[np.ndarray, "z h w"], modality: str, recipe: Recipe) -> BodyParams:
-    """Choose the foreground threshold: fixed HU for CT, a fraction of Li's minimum cross-entropy threshold for MR.
-
-    Li's threshold parts bright from dark tissue; the recipe's fraction of it parts tissue from air. Where noise still
-    passes, it joins everything into one component and the step removes nothing: it errs on the side of keeping.
-
-    Li CH, Lee CK. Minimum cross entropy thresholding. Pattern Recognition 26(4):617-625, 1993.
-    """
-    if modality == "CT":
-        return BodyParams(threshold=recipe.body_threshold_hu, fill=-1024.0)
-    sample = np.arange(0, stack.size, max(1, stack.size // LI_SAMPLE))
-    values = stack[np.unravel_index(sample, stack.shape)]
-    values = values[values != 0].astype(np.float64)
-    fill = float(min(0.0, values.min())) if values.size else 0.0
-    if values.size < 2 or values.min() == values.max():
-        return BodyParams(threshold=fill, fill=fill)
-    return BodyParams(threshold=recipe.body_mr_threshold_fraction * float(threshold_li(values)), fill=fill)
-
-
-def find_body(
-    stack: Shaped[np.ndarray, "z h w"],
-    params: BodyParams,
-    spacing_mm: tuple[float, float, float],
-    modality: str,
-    recipe: Recipe,
-) -> Body:
-    """Find the patient: foreground, opened in plane so that a table lets go, in components above the thresholds.
-
-    Args:
-        stack: slices of one volume, HU for CT.
-        params: from `fit_body`.
-        spacing_mm: row, column and through-plane step.
-        modality: "CT" or "MR"; MR is not opened and keeps every component above the size thresholds.
-        recipe: thresholds.
-    """
-    foreground = _foreground(stack, params)
-    solid = _opened(foreground, spacing_mm, recipe.body_opening_mm) if modality == "CT" else foreground
-    components, n_voxels, _ = _components(solid, 26)
-    voxel_mm3 = float(np.prod(spacing_mm))
-    keep = (n_voxels >= recipe.body_min_voxels) | (n_voxels * voxel_mm3 >= recipe.body_min_mm3)
-    if modality == "CT":
-        keep &= n_voxels >= recipe.body_min_fraction * n_voxels[1:].max(initial=0)
-    keep[0] = False
-    if not keep.any():
-        everything, nothing = np.ones(stack.shape, dtype=bool), np.zeros(len(stack), dtype=np.int64)
-        return Body(hull=everything, mask=foreground, n_spurious=nothing, removed_mm3=0.0, n_components=0)
-    hull, mask = np.zeros_like(solid), np.zeros_like(solid)
-    radius = _radius_pixels(spacing_mm, recipe.body_opening_mm) if modality == "CT" else (0, 0)
-    n_spurious = np.zeros(len(stack), dtype=np.int64)
-    for z in range(len(stack)):
-        parts = _body_parts(solid[z], components[z], keep)
-        _outline(parts, hull[z].view(np.uint8), mask[z].view(np.uint8), radius, spacing_mm, recipe)
-        n_spurious[z] = np.count_nonzero(foreground[z] > hull[z])
-    removed = int(n_spurious.sum()) * voxel_mm3
-    return Body(hull, mask, n_spurious, removed_mm3=removed, n_components=int(keep.sum()))
-
-
-def apply_body(
-    image: Shaped[np.ndarray, "h w"],
-    hull: Bool[np.ndarray, "h w"],
-    label: UInt8[np.ndarray, "h w"],
-    params: BodyParams,
-) -> Shaped[np.ndarray, "h w"]:
-    """Replace foreground outside the hull by the fill value, except where the image is annotated."""
-    spurious = (image > params.threshold) & ~hull & (label == 0)
-    return np.where(spurious, image.dtype.type(params.fill), image)
-
-
-def removed_mm3(
-    stack: Shaped[np.ndarray, "z h w"],
-    body: Body,
-    labels: UInt8[np.ndarray, "z h w"],
-    params: BodyParams,
-    spacing_mm: tuple[float, float, float],
-) -> float:
-    """Volume that `apply_body` takes from a stack: spurious foreground, less what is annotated."""
-    n_kept = 0
-    for z in np.flatnonzero(body.n_spurious):
-        if labels[z].any():
-            n_kept += int(np.count_nonzero(stack[z][(labels[z] > 0) & ~body.hull[z]] > params.threshold))
-    return body.removed_mm3 - n_kept * float(np.prod(spacing_mm))
 
 
 def remove_label_dust(
@@ -148,7 +30,6 @@ def remove_label_dust(
         float(np.prod(spacing_mm)),
         recipe.label_min_voxels,
         recipe.label_min_mm3,
-        26,
         recipe.label_keep_largest,
     )
 
@@ -158,7 +39,7 @@ def remove_slice_dust(
 ) -> CleanLabels:
     """Remove small 2D components (8 neighbours) of each label in one slice; returns mm³ of that slice."""
     area = spacing_mm[0] * spacing_mm[1]
-    clean = _dust(mask[None], area, recipe.label_slice_min_pixels, recipe.label_slice_min_mm2, 26, keep_largest=False)
+    clean = _dust(mask[None], area, recipe.label_slice_min_pixels, recipe.label_slice_min_mm2, keep_largest=False)
     removed = {label: mm2 * spacing_mm[2] for label, mm2 in clean.removed_mm3.items()}
     return CleanLabels(clean.voxels, removed)
 
@@ -168,17 +49,17 @@ def _dust(
     size_mm: float,
     min_count: int,
     min_mm: float,
-    neighbours: Literal[8, 26],
     keep_largest: bool,
 ) -> CleanLabels:
     box = bounding_box(labels)
     if box is None:
         return CleanLabels(labels)
     crop = np.ascontiguousarray(labels[box])
-    components, n_voxels, first_voxel = _components(crop, neighbours)
+    parts = label_components(crop, 26)
+    n_voxels = parts.n_voxels
     small = (n_voxels < min_count) & (n_voxels * size_mm < min_mm)
     small[0] = False
-    value = crop.reshape(-1)[first_voxel]
+    value = crop.reshape(-1)[parts.first_voxel]
     if keep_largest and small.any():
         order = np.lexsort((np.arange(len(n_voxels)), -n_voxels))
         _, first = np.unique(value[order], return_index=True)
@@ -186,116 +67,6 @@ def _dust(
     if not small.any():
         return CleanLabels(labels)
     cleaned = labels.copy()
-    cleaned[box] = np.where(small[components], np.uint8(0), crop)
+    cleaned[box] = np.where(small[parts.ids], np.uint8(0), crop)
     lost = np.bincount(value[small], weights=n_voxels[small] * size_mm, minlength=256)
     return CleanLabels(cleaned, {int(v): float(lost[v]) for v in np.flatnonzero(lost)})
-
-
-def bounding_box(labels: Shaped[np.ndarray, "z h w"]) -> tuple[slice, slice, slice] | None:
-    """The smallest box that holds every voxel above 0; None where there is none."""
-    used = np.flatnonzero(labels.max(axis=(1, 2)))
-    if used.size == 0:
-        return None
-    z = slice(int(used[0]), int(used[-1]) + 1)
-    shadow = labels[z].max(axis=0)
-    rows, columns = np.flatnonzero(shadow.max(axis=1)), np.flatnonzero(shadow.max(axis=0))
-    return z, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
-def _components(
-    mask: Shaped[np.ndarray, "z h w"], neighbours: Literal[8, 26]
-) -> tuple[Shaped[np.ndarray, "z h w"], Int64[np.ndarray, "components"], Int64[np.ndarray, "components"]]:
-    """Label connected voxels of one value; returns ids (0: background), voxels and one voxel's flat index of each.
-
-    Components are counted by their runs in memory, of which there are far fewer than voxels.
-    """
-    components = cc3d.connected_components(mask, connectivity=neighbours)
-    flat = components.reshape(-1)
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    lengths = np.diff(starts, append=flat.size)
-    of_run = flat[starts]
-    n_voxels = np.bincount(of_run, weights=lengths).astype(np.int64)
-    first_voxel = np.zeros(len(n_voxels), dtype=np.int64)
-    first_voxel[of_run] = starts
-    return components, n_voxels, first_voxel
-
-
-def _foreground(stack: Shaped[np.ndarray, "z h w"], params: BodyParams) -> Bool[np.ndarray, "z h w"]:
-    whole = stack.dtype.kind in "iu"  # v > t where v > floor(t), in integers four times as fast
-    threshold = math.floor(params.threshold) if whole else params.threshold
-    return np.greater(stack, threshold, out=np.empty(stack.shape, dtype=bool))
-
-
-def _radius_pixels(spacing_mm: tuple[float, float, float], radius_mm: float) -> tuple[int, int]:
-    return round(radius_mm / spacing_mm[0]), round(radius_mm / spacing_mm[1])
-
-
-def _opened(
-    mask: Bool[np.ndarray, "z h w"], spacing_mm: tuple[float, float, float], radius_mm: float
-) -> Bool[np.ndarray, "z h w"]:
-    rows, columns = _radius_pixels(spacing_mm, radius_mm)
-    if rows < 1 or columns < 1:
-        return mask
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * columns + 1, 2 * rows + 1))
-    opened = np.empty_like(mask)
-    for source, target in zip(mask.view(np.uint8), opened.view(np.uint8), strict=True):
-        cv2.morphologyEx(source, cv2.MORPH_OPEN, kernel, dst=target)
-    return opened
-
-
-def _body_parts(
-    solid: Bool[np.ndarray, "h w"], components: Shaped[np.ndarray, "h w"], keep: Bool[np.ndarray, "components"]
-) -> list[Contour]:
-    """Outer contours of the components to keep, in one slice."""
-    parts = _contours(solid)
-    if all(keep[components[part[0, 0, 1], part[0, 0, 0]]] for part in parts):
-        return parts
-    return _contours(keep[components])  # a part to keep may lie inside a ring that goes
-
-
-def _contours(mask: Bool[np.ndarray, "h w"]) -> list[Contour]:
-    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return list(contours)
-
-
-def _outline(
-    parts: list[Contour],
-    hull: UInt8[np.ndarray, "h w"],
-    mask: UInt8[np.ndarray, "h w"],
-    radius: tuple[int, int],
-    spacing_mm: tuple[float, float, float],
-    recipe: Recipe,
-) -> None:
-    """Draw convex hull and filled outline of the body in one slice; parts below the slice thresholds do not count.
-
-    Args:
-        parts: outer contours.
-        hull: zeros; gets 1 inside the hull.
-        mask: zeros; gets 1 inside the outlines.
-        radius: of the opening, rows and columns; it rounded the skin's corners off, and the hull gets it back.
-        spacing_mm: row, column and through-plane step.
-        recipe: thresholds.
-    """
-    area_mm2 = spacing_mm[0] * spacing_mm[1]
-
-    def is_large(n_pixels: float) -> bool:
-        return n_pixels >= recipe.body_slice_min_pixels or n_pixels * area_mm2 >= recipe.body_slice_min_mm2
-
-    # a contour through pixel centres encloses less than its pixels: large without being drawn is large
-    large = [part for part in parts if is_large(cv2.contourArea(part)) or is_large(_n_pixels(part))]
-    if not large:
-        return
-    for part in large:
-        cv2.drawContours(mask, [part], -1, 1, cv2.FILLED)
-    cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(large)), 1)
-    rows, columns = radius
-    if rows or columns:
-        cv2.dilate(hull, np.ones((2 * rows + 1, 2 * columns + 1), dtype=np.uint8), dst=hull)
-
-
-def _n_pixels(part: Contour) -> int:
-    """Pixels that a filled contour covers."""
-    x, y, width, height = cv2.boundingRect(part)
-    canvas = np.zeros((height, width), dtype=np.uint8)
-    cv2.drawContours(canvas, [part], -1, 1, cv2.FILLED, offset=(-x, -y))
-    return int(np.count_nonzero(canvas))

@@ -10,19 +10,10 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
+from medvar_data.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3
 from medvar_data.catalog import CollectionSpec, Recipe
-from medvar_data.cleanup import (
-    Body,
-    BodyParams,
-    CleanLabels,
-    apply_body,
-    bounding_box,
-    find_body,
-    fit_body,
-    remove_label_dust,
-    remove_slice_dust,
-    removed_mm3,
-)
+from medvar_data.cleanup import CleanLabels, remove_label_dust, remove_slice_dust
+from medvar_data.components import bounding_box
 from medvar_data.counts import count, is_countable, moments, percentiles, percentiles_of
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import SlicePlan, picture_stack, plan_slices, resize_image, resize_mask
