@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
 from skimage.filters import threshold_li
 
 from medvar_data.catalog import Recipe
-from medvar_data.components import label_components
+from medvar_data.components import bounding_box, label_components
+from medvar_data.counts import count, is_countable, li_threshold
 
 LI_SAMPLE = 200_000  # voxels that the MR threshold is fitted on
 Contour = Int32[np.ndarray, "_ 1 2"]  # column and row of each pixel
@@ -57,13 +58,14 @@ def fit_body(stack: Shaped[np.ndarray, "z h w"], modality: str, recipe: Recipe) 
     """
     if modality == "CT":
         return BodyParams(threshold=recipe.body_threshold_hu, fill=-1024.0)
-    sample = np.arange(0, stack.size, max(1, stack.size // LI_SAMPLE))
-    values = stack[np.unravel_index(sample, stack.shape)]
-    values = values[values != 0].astype(np.float64)
+    values = _sample(stack)
+    values = values[values != 0]
     fill = float(min(0.0, values.min())) if values.size else 0.0
     if values.size < 2 or values.min() == values.max():
         return BodyParams(threshold=fill, fill=fill)
-    return BodyParams(threshold=recipe.body_mr_threshold_fraction * float(threshold_li(values)), fill=fill)
+    whole = is_countable(values.dtype)
+    li = li_threshold(count(values)) if whole else float(threshold_li(values.astype(np.float64)))
+    return BodyParams(threshold=recipe.body_mr_threshold_fraction * li, fill=fill)
 
 
 def find_body(
@@ -84,7 +86,10 @@ def find_body(
     """
     foreground = _foreground(stack, params)
     solid = _opened(foreground, spacing_mm, recipe.body_opening_mm) if modality == "CT" else foreground
-    parts = label_components(solid, 26)
+    box = bounding_box(solid)
+    if box is None:
+        return _everything(foreground)
+    parts = label_components(np.ascontiguousarray(solid[box]), 26)
     n_voxels = parts.n_voxels
     voxel_mm3 = float(np.prod(spacing_mm))
     keep = (n_voxels >= recipe.body_min_voxels) | (n_voxels * voxel_mm3 >= recipe.body_min_mm3)
@@ -92,17 +97,21 @@ def find_body(
         keep &= n_voxels >= recipe.body_min_fraction * n_voxels[1:].max(initial=0)
     keep[0] = False
     if not keep.any():
-        everything, nothing = np.ones(stack.shape, dtype=bool), np.zeros(len(stack), dtype=np.int64)
-        return Body(hull=everything, mask=foreground, n_spurious=nothing, removed_mm3=0.0, n_components=0)
+        return _everything(foreground)
     hull, mask = np.zeros_like(solid), np.zeros_like(solid)
     radius = _radius_pixels(spacing_mm, recipe.body_opening_mm) if modality == "CT" else (0, 0)
-    n_spurious = np.zeros(len(stack), dtype=np.int64)
-    for z in range(len(stack)):
-        outlines = _body_parts(solid[z], parts.ids[z], keep)
-        _outline(outlines, hull[z].view(np.uint8), mask[z].view(np.uint8), radius, spacing_mm, recipe)
-        n_spurious[z] = np.count_nonzero(foreground[z] > hull[z])
+    for z, ids in enumerate(parts.ids, start=box[0].start):
+        outlines = _body_outlines(solid[z], ids, box, keep)
+        _draw(outlines, hull[z].view(np.uint8), mask[z].view(np.uint8), radius, spacing_mm, recipe)
+    n_spurious = np.array([np.count_nonzero(layers[0] > layers[1]) for layers in zip(foreground, hull, strict=True)])
     removed = int(n_spurious.sum()) * voxel_mm3
     return Body(hull, mask, n_spurious, removed_mm3=removed, n_components=int(keep.sum()))
+
+
+def _everything(foreground: Bool[np.ndarray, "z h w"]) -> Body:
+    """The body where nothing is large enough to be told from the rest: nothing is spurious."""
+    nothing = np.zeros(len(foreground), dtype=np.int64)
+    return Body(np.ones_like(foreground), foreground, nothing, removed_mm3=0.0, n_components=0)
 
 
 def apply_body(
@@ -112,8 +121,21 @@ def apply_body(
     params: BodyParams,
 ) -> Shaped[np.ndarray, "h w"]:
     """Replace foreground outside the hull by the fill value, except where the image is annotated."""
-    spurious = (image > params.threshold) & ~hull & (label == 0)
-    return np.where(spurious, image.dtype.type(params.fill), image)
+    cleaned = image.copy(order="C")
+    np.copyto(cleaned, image.dtype.type(params.fill), where=spurious(image, hull, label, params))
+    return cleaned
+
+
+def spurious(
+    image: Shaped[np.ndarray, "h w"],
+    hull: Bool[np.ndarray, "h w"],
+    label: UInt8[np.ndarray, "h w"],
+    params: BodyParams,
+) -> Bool[np.ndarray, "h w"]:
+    """Foreground outside the hull that is not annotated."""
+    outside = _foreground(image, params) > hull
+    outside &= label == 0
+    return outside
 
 
 def removed_mm3(
@@ -131,7 +153,15 @@ def removed_mm3(
     return body.removed_mm3 - n_kept * float(np.prod(spacing_mm))
 
 
-def _foreground(stack: Shaped[np.ndarray, "z h w"], params: BodyParams) -> Bool[np.ndarray, "z h w"]:
+def _sample(stack: Shaped[np.ndarray, "z h w"]) -> Shaped[np.ndarray, "n"]:
+    """Every n-th voxel in the order of slices, rows, columns, about `LI_SAMPLE` of them."""
+    step = max(1, stack.size // LI_SAMPLE)
+    if stack.flags.c_contiguous:
+        return stack.reshape(-1)[::step]
+    return stack[np.unravel_index(np.arange(0, stack.size, step), stack.shape)]
+
+
+def _foreground(stack: Shaped[np.ndarray, "*size"], params: BodyParams) -> Bool[np.ndarray, "*size"]:
     whole = stack.dtype.kind in "iu"  # v > t where v > floor(t), in integers four times as fast
     threshold = math.floor(params.threshold) if whole else params.threshold
     return np.greater(stack, threshold, out=np.empty(stack.shape, dtype=bool))
@@ -154,14 +184,20 @@ def _opened(
     return opened
 
 
-def _body_parts(
-    solid: Bool[np.ndarray, "h w"], components: Shaped[np.ndarray, "h w"], keep: Bool[np.ndarray, "components"]
+def _body_outlines(
+    solid: Bool[np.ndarray, "h w"],
+    ids: Shaped[np.ndarray, "rows columns"],
+    box: tuple[slice, slice, slice],
+    keep: Bool[np.ndarray, "components"],
 ) -> list[Contour]:
-    """Outer contours of the components to keep, in one slice."""
+    """Outer contours of the components to keep, in one slice; `ids` cover the box."""
+    _, rows, columns = box
     parts = _contours(solid)
-    if all(keep[components[part[0, 0, 1], part[0, 0, 0]]] for part in parts):
+    if all(keep[ids[part[0, 0, 1] - rows.start, part[0, 0, 0] - columns.start]] for part in parts):
         return parts
-    return _contours(keep[components])  # a part to keep may lie inside a ring that goes
+    body = np.zeros_like(solid)  # a part to keep may lie inside a ring that goes
+    body[rows, columns] = keep[ids]
+    return _contours(body)
 
 
 def _contours(mask: Bool[np.ndarray, "h w"]) -> list[Contour]:
@@ -169,7 +205,7 @@ def _contours(mask: Bool[np.ndarray, "h w"]) -> list[Contour]:
     return list(contours)
 
 
-def _outline(
+def _draw(
     parts: list[Contour],
     hull: UInt8[np.ndarray, "h w"],
     mask: UInt8[np.ndarray, "h w"],

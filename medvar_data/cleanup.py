@@ -59,14 +59,16 @@ def _dust(
     n_voxels = parts.n_voxels
     small = (n_voxels < min_count) & (n_voxels * size_mm < min_mm)
     small[0] = False
-    value = crop.reshape(-1)[parts.first_voxel]
+    value = crop.reshape(-1)[parts.one_voxel()]
     if keep_largest and small.any():
         order = np.lexsort((np.arange(len(n_voxels)), -n_voxels))
         _, first = np.unique(value[order], return_index=True)
         small[order[first]] = False
     if not small.any():
         return CleanLabels(labels)
-    cleaned = labels.copy()
-    cleaned[box] = np.where(small[parts.ids], np.uint8(0), crop)
+    crop = crop.copy() if np.shares_memory(crop, labels) else crop
+    crop.reshape(-1)[parts.voxels_of(small)] = 0
+    cleaned = np.zeros_like(labels)
+    cleaned[box] = crop
     lost = np.bincount(value[small], weights=n_voxels[small] * size_mm, minlength=256)
     return CleanLabels(cleaned, {int(v): float(lost[v]) for v in np.flatnonzero(lost)})

@@ -8,7 +8,7 @@ from typing import Literal
 
 import cc3d
 import numpy as np
-from jaxtyping import Int64, Shaped, UInt
+from jaxtyping import Bool, Int64, Shaped, UInt
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,27 @@ class Components:
     Attributes:
         ids: [z, row, column]; 0 is background, components run from 1.
         n_voxels: of each id.
-        first_voxel: flat index of one voxel of each id.
+        run_starts: flat index where each run of equal ids begins.
+        run_ids: id of each run.
     """
 
     ids: UInt[np.ndarray, "z h w"]
     n_voxels: Int64[np.ndarray, "components"]
-    first_voxel: Int64[np.ndarray, "components"]
+    run_starts: Int64[np.ndarray, "runs"]
+    run_ids: UInt[np.ndarray, "runs"]
+
+    def one_voxel(self) -> Int64[np.ndarray, "components"]:
+        """Flat index of a voxel of each id."""
+        found = np.zeros(len(self.n_voxels), dtype=np.int64)
+        found[self.run_ids] = self.run_starts
+        return found
+
+    def voxels_of(self, chosen: Bool[np.ndarray, "components"]) -> Int64[np.ndarray, "voxels"]:
+        """Flat indices of every voxel of the chosen ids."""
+        runs = np.flatnonzero(chosen[self.run_ids])
+        lengths = np.diff(self.run_starts, append=self.ids.size)[runs]
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(self.run_starts[runs] - before, lengths) + np.arange(int(lengths.sum()))
 
 
 def label_components(mask: Shaped[np.ndarray, "z h w"], neighbours: Literal[6, 26]) -> Components:
@@ -34,11 +49,9 @@ def label_components(mask: Shaped[np.ndarray, "z h w"], neighbours: Literal[6, 2
     ids = cc3d.connected_components(mask, connectivity=neighbours)
     flat = ids.reshape(-1)
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    of_run = flat[starts]
-    n_voxels = np.bincount(of_run, weights=np.diff(starts, append=flat.size)).astype(np.int64)
-    first_voxel = np.zeros(len(n_voxels), dtype=np.int64)
-    first_voxel[of_run] = starts
-    return Components(ids, n_voxels, first_voxel)
+    run_ids = flat[starts]
+    n_voxels = np.bincount(run_ids, weights=np.diff(starts, append=flat.size)).astype(np.int64)
+    return Components(ids, n_voxels, starts, run_ids)
 
 
 def bounding_box(labels: Shaped[np.ndarray, "z h w"]) -> tuple[slice, slice, slice] | None:

@@ -1,7 +1,7 @@
 """Count whole voxel values, and read exact statistics off the counts, in one pass and in whatever order memory lies.
 
 In: uint8, int16 or uint16 voxels. Out: `Counts`, from which minimum, maximum, mean, standard deviation and percentiles
-follow without sorting. Percentiles of other types sort no more than the part of the values that can hold them.
+follow without sorting.
 """
 
 import math
@@ -33,6 +33,12 @@ class Counts:
         n = self.n.copy()
         if 0 <= value - self.first < n.size:
             n[value - self.first] = 0
+        return Counts(n, self.first)
+
+    def replaced(self, voxels: Shaped[np.ndarray, "..."], value: int) -> "Counts":
+        """The same counts after `voxels`, of the type that was counted, took another value."""
+        n = self.n - count(voxels).n
+        n[value - self.first] += voxels.size
         return Counts(n, self.first)
 
 
@@ -76,31 +82,50 @@ def moments(counts: Counts) -> Moments:
     return Moments(float(values[0]), float(values[-1]), first / total, math.sqrt(variance))
 
 
-def percentiles_of(voxels: Shaped[np.ndarray, "..."], percent: Sequence[float]) -> list[float]:
-    """Percentiles, linearly interpolated between neighbouring ranks (numpy's `linear`), of at least one voxel.
+def li_threshold(counts: Counts) -> float:
+    """Li's minimum cross-entropy threshold of at least two different values, by the fixed-point iteration of 1998.
+
+    With m0 and m1 the means of the values up to and above the threshold t, less the smallest value: t = (m1 - m0) /
+    (log m1 - log m0). The sums are of whole numbers and exact, so that the result is that of
+    `skimage.filters.threshold_li` on the values themselves.
+
+    Li CH, Tam PKS. An iterative algorithm for minimum cross entropy thresholding. Pattern Recognition Letters
+    19(8):771-776, 1998.
+    """
+    at = np.flatnonzero(counts.n)
+    levels = (at - at[0]).astype(np.float64)
+    n_until, sum_until = np.cumsum(counts.n[at]), np.cumsum(levels * counts.n[at])
+    tolerance = np.diff(levels).min() / 2
+    threshold, following = -2 * tolerance, sum_until[-1] / n_until[-1]
+    while abs(following - threshold) > tolerance:
+        threshold = following
+        last = np.searchsorted(levels, threshold, side="right") - 1
+        below = sum_until[last] / n_until[last]
+        above = (sum_until[-1] - sum_until[last]) / (n_until[-1] - n_until[last])
+        if below == 0.0:
+            break
+        following = (below - above) / (np.log(below) - np.log(above))
+    return float(following + (int(at[0]) + counts.first))
+
+
+def percentiles(values: Counts | Shaped[np.ndarray, "..."], percent: Sequence[float]) -> list[float]:
+    """Percentiles of counted values, or of voxels of any type: the value at rank (n - 1) p / 100, linear between ranks.
+
+    The formula is `numpy.percentile`'s, from whichever end is nearer, so that results are equal to the last bit.
 
     Args:
-        voxels: any real type, in any order.
+        values: at least one.
         percent: 0 to 100.
     """
-    if is_countable(voxels.dtype):
-        return percentiles(count(voxels), percent)
-    return [float(v) for v in np.percentile(voxels.ravel(order="K"), list(percent))]
-
-
-def percentiles(counts: Counts, percent: Sequence[float]) -> list[float]:
-    """Percentiles of counted values: the value at rank (n - 1) p / 100, linear between two ranks.
-
-    The formula is the one that `numpy.percentile` uses, from whichever end is nearer, so that the results are equal to
-    the last bit.
-    """
-    until = np.cumsum(counts.n)
+    if not isinstance(values, Counts):
+        return [float(v) for v in np.percentile(values.ravel(order="K"), list(percent))]
+    until = np.cumsum(values.n)
     found = []
     for p in percent:
         rank = (int(until[-1]) - 1) * (p / 100)
         low = math.floor(rank)
         part = rank - low
         ranks = np.array([low, min(low + 1, int(until[-1]) - 1)])
-        a, b = (int(v) + counts.first for v in np.searchsorted(until, ranks, side="right"))
+        a, b = (int(v) + values.first for v in np.searchsorted(until, ranks, side="right"))
         found.append(float(a + (b - a) * part if part < 0.5 else b - (b - a) * (1 - part)))
     return found

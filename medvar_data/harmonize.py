@@ -5,16 +5,16 @@ slices. A pure function: the same scan and recipe give the same bytes wherever i
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
-from medvar_data.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3
+from medvar_data.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3, spurious
 from medvar_data.catalog import CollectionSpec, Recipe
 from medvar_data.cleanup import CleanLabels, remove_label_dust, remove_slice_dust
 from medvar_data.components import bounding_box
-from medvar_data.counts import count, is_countable, moments, percentiles, percentiles_of
+from medvar_data.counts import Counts, count, is_countable, moments, percentiles
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import SlicePlan, picture_stack, plan_slices, resize_image, resize_mask
 from medvar_data.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, apply_intensity
@@ -82,12 +82,13 @@ class HarmonizedVolume:
 class _Clean:
     """A scan on its slice stack, cleaned in 3D: what slices are cut from."""
 
+    plan: SlicePlan
     stack: Shaped[np.ndarray, "z h w"]
+    counts: Counts | None  # of the stack, where its type can be counted
     labels: CleanLabels
+    label_counts: Int64[np.ndarray, "256"]  # voxels of each id before the cleanup
     body: Body
     body_params: BodyParams
-    plan: SlicePlan
-    label_counts: Int64[np.ndarray, "256"]  # voxels of each id before the cleanup
 
 
 def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> HarmonizedVolume:
@@ -139,7 +140,7 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
             removed_label_mm3=removed,
             label_mm3={v: float(clean.label_counts[v]) * voxel_mm3 for v in present},
             vanished_labels=tuple(v for v in present if v not in seen),
-            statistics=_statistics(scan.image.voxels),
+            statistics=_statistics(clean),
         ),
         tuple(slices),
     )
@@ -170,24 +171,22 @@ def _clean(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe, body_pa
     """Bring a scan onto its slice stack and clean it in 3D, with recorded parameters where there are any."""
     plan = plan_slices(scan.image.geometry, spec.slice_axis)
     stack = picture_stack(scan.image.voxels, plan)
-    labels, label_counts = _labels(scan, stack.shape, plan, spec)
+    labels, label_counts = _clean_labels(scan, stack.shape, plan, spec, recipe)
+    counts = count(scan.image.voxels) if is_countable(stack.dtype) else None
     body_params = body_params or fit_body(stack, case.modality, recipe)
     body = find_body(stack, body_params, plan.spacing_mm, case.modality, recipe)
-    dusted = remove_label_dust(labels, plan.spacing_mm, recipe)
-    return _Clean(stack, dusted, body, body_params, plan, label_counts)
+    return _Clean(plan, stack, counts, labels, label_counts, body, body_params)
 
 
-def _labels(
-    scan: Scan, shape: tuple[int, ...], plan: SlicePlan, spec: CollectionSpec
-) -> tuple[UInt8[np.ndarray, "z h w"], Int64[np.ndarray, "256"]]:
-    """Bring the label onto the slice stack with contiguous ids, zeros where there is none; and count the ids' voxels."""
+def _clean_labels(
+    scan: Scan, shape: tuple[int, ...], plan: SlicePlan, spec: CollectionSpec, recipe: Recipe
+) -> tuple[CleanLabels, Int64[np.ndarray, "256"]]:
+    """Bring the label onto the slice stack with contiguous ids, without dust; and count the ids' voxels before that."""
     labels, counts = np.zeros(shape, dtype=np.uint8), np.zeros(256, dtype=np.int64)
-    if scan.label is None:
-        return labels, counts
-    stored = picture_stack(scan.label.voxels, plan)
-    box = bounding_box(stored)
-    if box is None:
-        return labels, counts
+    stored = None if scan.label is None else picture_stack(scan.label.voxels, plan)
+    box = None if stored is None else bounding_box(stored)
+    if stored is None or box is None:
+        return CleanLabels(labels), counts
     crop = np.ascontiguousarray(stored[box])
     table, published = label_table(spec), count(crop)
     values = np.flatnonzero(published.n)
@@ -197,9 +196,11 @@ def _labels(
         raise CaseRejected(
             Reason.LABEL_VALUES, f"the label holds the values {shown}, which the collection does not define"
         )
-    labels[box] = crop if np.array_equal(table[values], values) else table.take(crop)
     np.add.at(counts, table[values], published.n[values])
-    return labels, counts
+    same = crop.dtype == np.uint8 and np.array_equal(table[values], values)
+    clean = remove_label_dust(crop if same else table.take(crop), plan.spacing_mm, recipe)
+    labels[box] = clean.voxels
+    return CleanLabels(labels, clean.removed_mm3), counts
 
 
 def label_table(spec: CollectionSpec) -> UInt8[np.ndarray, "65536"]:
@@ -221,13 +222,20 @@ def _slices_to_keep(clean: _Clean, has_label: bool, recipe: Recipe) -> list[int]
 def _fit_intensity(clean: _Clean, case: Case, recipe: Recipe) -> IntensityParams:
     """Choose the bounds of the 8-bit scale; spurious foreground has no say."""
     normalizer = recipe.ct_normalizer if case.modality == "CT" else recipe.mr_normalizer
-    voxels = clean.stack
-    spurious = np.flatnonzero(clean.body.n_spurious)
-    if spurious.size and normalizer not in FIXED_BOUNDS:
-        voxels = voxels.copy()
-        for z in spurious:
-            voxels[z] = _without_spurious(clean, int(z))
-    return NORMALIZERS[normalizer](voxels, recipe)
+    fit, body, counts = NORMALIZERS[normalizer], clean.body, clean.counts
+    dirty = [] if normalizer in FIXED_BOUNDS else [int(z) for z in np.flatnonzero(body.n_spurious)]
+    if not dirty:
+        return fit(counts or clean.stack, recipe)
+    if counts:
+        lost = [
+            clean.stack[z][spurious(clean.stack[z], body.hull[z], clean.labels.voxels[z], clean.body_params)]
+            for z in dirty
+        ]
+        return fit(counts.replaced(np.concatenate(lost), int(clean.body_params.fill)), recipe)
+    voxels = clean.stack.copy()
+    for z in dirty:
+        voxels[z] = _without_spurious(clean, z)
+    return fit(voxels, recipe)
 
 
 def _without_spurious(clean: _Clean, z: int) -> Shaped[np.ndarray, "h w"]:
@@ -262,12 +270,10 @@ def _resizable(image: Shaped[np.ndarray, "h w"], params: IntensityParams) -> Sha
     return image if exact_enough else image.astype(np.float32)
 
 
-def _statistics(voxels: Shaped[np.ndarray, "i j k"]) -> CaseStatistics:
-    if is_countable(voxels.dtype):
-        counts = count(voxels)
-        found = moments(counts)
-        return CaseStatistics(
-            **asdict(found), **dict(zip(("p0_5", "p50", "p99_5"), percentiles(counts, SHOWN_PERCENTILES), strict=True))
-        )
+def _statistics(clean: _Clean) -> CaseStatistics:
+    if clean.counts:
+        found, shown = moments(clean.counts), percentiles(clean.counts, SHOWN_PERCENTILES)
+        return CaseStatistics(found.minimum, found.maximum, found.mean, found.std, *shown)
+    voxels = clean.stack
     values = (voxels.min(), voxels.max(), voxels.mean(dtype=np.float64), voxels.std(dtype=np.float64))
-    return CaseStatistics(*(float(v) for v in values), *percentiles_of(voxels, SHOWN_PERCENTILES))
+    return CaseStatistics(*(float(v) for v in values), *percentiles(voxels, SHOWN_PERCENTILES))

@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
 from medvar_data.catalog import Recipe
-from medvar_data.counts import count, is_countable, percentiles, percentiles_of
+from medvar_data.counts import Counts, count, is_countable, percentiles
 from medvar_data.errors import CaseRejected, Reason
+
+Values = Shaped[np.ndarray, "..."] | Counts  # the voxels of a volume, or how often each value occurs among them
 
 
 @dataclass(frozen=True)
@@ -24,35 +26,30 @@ class IntensityParams:
     high: float
 
 
-def fit_window(voxels: Shaped[np.ndarray, "..."], recipe: Recipe) -> IntensityParams:
+def fit_window(values: Values, recipe: Recipe) -> IntensityParams:
     """Bounds of a fixed CT window: level ± width / 2, in HU, whatever the scan holds."""
     half = recipe.ct_width_hu / 2
     return IntensityParams("window", recipe.ct_level_hu - half, recipe.ct_level_hu + half)
 
 
-def fit_percentiles(voxels: Shaped[np.ndarray, "..."], recipe: Recipe) -> IntensityParams:
+def fit_percentiles(values: Values, recipe: Recipe) -> IntensityParams:
     """Percentiles of the volume's non-zero voxels, linearly interpolated.
 
     Raises:
         CaseRejected: `constant_image` where the two percentiles coincide.
     """
-    wanted = (recipe.mr_low_percentile, recipe.mr_high_percentile)
-    if is_countable(voxels.dtype):
-        counts = count(voxels).without(0)
-        n_nonzero = counts.total
-        low, high = percentiles(counts, wanted) if n_nonzero else (0.0, 0.0)
-    else:
-        nonzero = voxels[voxels != 0]
-        n_nonzero = nonzero.size
-        low, high = percentiles_of(nonzero, wanted) if n_nonzero else (0.0, 0.0)
-    if not n_nonzero:
+    if not isinstance(values, Counts) and is_countable(values.dtype):
+        values = count(values)
+    nonzero = values.without(0) if isinstance(values, Counts) else values[values != 0]
+    if not (nonzero.total if isinstance(nonzero, Counts) else nonzero.size):
         raise CaseRejected(Reason.CONSTANT_IMAGE, "every voxel is zero; wanted an image")
+    low, high = percentiles(nonzero, (recipe.mr_low_percentile, recipe.mr_high_percentile))
     if not high > low:
         raise CaseRejected(
             Reason.CONSTANT_IMAGE,
             f"percentiles {recipe.mr_low_percentile} and {recipe.mr_high_percentile} of the non-zero voxels are equal",
         )
-    return IntensityParams("percentiles", float(low), float(high))
+    return IntensityParams("percentiles", low, high)
 
 
 def apply_intensity(image: Shaped[np.ndarray, "h w"], params: IntensityParams) -> UInt8[np.ndarray, "h w"]:
@@ -67,7 +64,7 @@ def invert_intensity(image: UInt8[np.ndarray, "h w"], params: IntensityParams) -
     return image.astype(np.float32) * np.float32((params.high - params.low) / 255.0) + np.float32(params.low)
 
 
-NORMALIZERS: dict[str, Callable[[Shaped[np.ndarray, "..."], Recipe], IntensityParams]] = {
+NORMALIZERS: dict[str, Callable[[Values, Recipe], IntensityParams]] = {
     "window": fit_window,
     "percentiles": fit_percentiles,
 }
