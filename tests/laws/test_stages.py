@@ -93,6 +93,13 @@ class TestComponents:
             assert np.array_equal(np.sort(parts.voxels_of(chosen)), np.flatnonzero(parts.ids.reshape(-1) == n))
             assert parts.ids.reshape(-1)[parts.one_voxel()[n]] == n
 
+    @pytest.mark.parametrize("shape", [(1, 1, 5), (1, 5, 1), (5, 1, 1)])
+    def test_a_single_line_may_hold_several(self, shape):
+        """cc3d gives up on `x.x` alone; two voxels in a row of one slice must not take a case down."""
+        parts = label_components(np.array([1, 0, 2, 2, 0], dtype=np.uint8).reshape(shape), 26)
+        assert parts.n_voxels.tolist() == [2, 1, 2]
+        assert parts.ids.shape == shape
+
     @quick
     @given(volumes(np.uint8, 6).map(lambda v: v // 200))
     def test_the_box_is_tight(self, labels):
