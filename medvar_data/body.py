@@ -16,8 +16,10 @@ from skimage.filters import threshold_li
 from medvar_data.catalog import Recipe
 from medvar_data.components import bounding_box, label_components
 from medvar_data.counts import count, is_countable, li_threshold
+from medvar_data.table import without_tables
 
 LI_SAMPLE = 200_000  # voxels that the MR threshold is fitted on
+INSIDE_BORDERS = 3  # a picture whose borders the body reaches on so many sides lies inside the body
 Contour = Int32[np.ndarray, "_ 1 2"]  # column and row of each pixel
 
 
@@ -96,6 +98,8 @@ def find_body(
     if modality == "CT":
         keep &= n_voxels >= recipe.body_min_fraction * n_voxels[1:].max(initial=0)
     keep[0] = False
+    if modality == "CT" and parts.ids.shape[0] == len(stack):
+        keep = without_tables(parts, keep, spacing_mm)
     if not keep.any():
         return _everything(foreground)
     hull, mask = np.zeros_like(solid), np.zeros_like(solid)
@@ -215,6 +219,9 @@ def _draw(
 ) -> None:
     """Draw convex hull and filled outline of the body in one slice; parts below the slice thresholds do not count.
 
+    Where the picture lies inside the body (a field of view cropped to the heart), all of it is hull: vessels in a lung
+    that the picture cuts are no spurious foreground.
+
     Args:
         parts: outer contours.
         hull: zeros; gets 1 inside the hull.
@@ -235,6 +242,10 @@ def _draw(
     for part in large:
         cv2.drawContours(mask, [part], -1, 1, cv2.FILLED)
     cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(large)), 1)
+    borders = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    if sum(bool(border.any()) for border in borders) >= INSIDE_BORDERS:
+        hull[...] = 1
+        return
     rows, columns = radius
     if rows or columns:
         cv2.dilate(hull, np.ones((2 * rows + 1, 2 * columns + 1), dtype=np.uint8), dst=hull)

@@ -21,7 +21,7 @@ from medvar_data.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, ap
 from medvar_data.readers import Scan
 from medvar_data.records import Case, HarmonizedSlice
 
-PIPELINE_VERSION = 1  # of the pixels: raised whenever the same scan and recipe give other pixels
+PIPELINE_VERSION = 2  # of the pixels: raised whenever the same scan and recipe give other pixels
 PLANES = ("sagittal", "coronal", "axial")
 SHOWN_PERCENTILES = (0.5, 50.0, 99.5)
 MAX_VALUES_SHOWN = 5

@@ -239,6 +239,65 @@ class TestBody:
             assert (out[112:114, 10:150] == -1024).all()
         assert body.removed_mm3 == pytest.approx(2 * 140 * 6 * 12.0)
 
+    @staticmethod
+    def lying(depth: int, taper: float = 1.0) -> np.ndarray:
+        """Two legs that narrow towards the feet, on a solid table 16 mm thick under a mattress of foam."""
+        rows, columns = np.mgrid[:120, :160]
+        stack = np.full((depth, 120, 160), -1000, dtype=np.int16)
+        for z in range(depth):
+            radius = 24 - 8 * taper * z / max(1, depth - 1)
+            for centre in (50, 110):
+                stack[z][np.hypot(rows - 55, columns - centre) < radius] = 40
+        stack[:, 100:108, 20:140] = 150
+        return stack
+
+    def test_a_solid_table_goes_and_both_legs_stay(self):
+        """16 mm of board are a fifth of what lies on it: no size tells it from a leg, its shape and place do."""
+        stack = self.lying(40)
+        body, _ = self.find(stack)
+        assert body.hull[:, :90][stack[:, :90] > 0].all()
+        assert body.n_components == 2
+        assert (body.n_spurious == 8 * 120).all()
+        assert body.removed_mm3 == pytest.approx(40 * 8 * 120 * 12.0)
+
+    def test_of_two_boards_both_go(self):
+        stack = self.lying(40)
+        stack[:, 112:118, 30:130] = 300
+        assert (self.find(stack)[0].n_spurious == 8 * 120 + 6 * 100).all()
+
+    def test_on_its_side_the_table_goes_too(self):
+        """A patient lying on the face: the board is on the other side."""
+        body, _ = self.find(np.ascontiguousarray(self.lying(40)[:, ::-1]))
+        assert (body.n_spurious == 8 * 120).all()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda s: s[:12],  # too short to tell a board from a leg
+            lambda s: np.concatenate([s[:-3], np.where(s[-3:] == 150, -1000, s[-3:])]),  # not in every slice
+            lambda s: np.where((np.arange(160) > 60) & (s == 150), -1000, s),  # under a part of the patient: an arm?
+            lambda s: np.stack([np.where(p == 150, -1000, p) + np.roll(np.where(p == 150, 1150, 0), -z // 4, 0)
+                                for z, p in enumerate(s)]),
+        ],
+    )  # fmt: skip
+    def test_in_doubt_it_stays(self, change):
+        body, _ = self.find(np.ascontiguousarray(change(self.lying(40))).astype(np.int16))
+        assert body.n_components == 3
+        assert body.removed_mm3 == 0
+
+    def test_in_a_picture_inside_the_body_nothing_is_spurious(self):
+        """A field of view cropped to the heart: lung vessels beyond the hull of what is solid are the patient."""
+        stack = np.full((6, 120, 160), -850, dtype=np.int16)
+        stack[:, :20], stack[:, 100:], stack[:, :, 70:90] = 40, 40, 40
+        stack[:, 40:44, 5:9] = 60
+        cut = stack[:, :, 60:]
+        assert self.find(stack)[0].removed_mm3 == 0
+        body, _ = self.find(np.ascontiguousarray(cut))
+        assert body.hull.all()
+        loose = np.full((6, 120, 160), -1000, dtype=np.int16)
+        loose[:, 40:100, 60:], loose[:, 20:24, 5:9] = 40, 60
+        assert (self.find(loose)[0].n_spurious == 16).all()
+
     def test_a_part_inside_a_ring_that_goes_is_kept(self):
         """A head in a thin holder that closes around it: the holder goes, the head stays."""
         rows, columns = np.mgrid[:120, :160]
