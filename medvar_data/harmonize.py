@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
 from medvar_data.catalog import CollectionSpec, Recipe
+from medvar_data.choices import recipe_for, slice_axis
 from medvar_data.cleanup import (
     Body,
     BodyParams,
@@ -22,7 +23,15 @@ from medvar_data.cleanup import (
     removed_mm3,
 )
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.geometry import SlicePlan, canonical, plan_slices, resize_image, resize_mask, slices_first
+from medvar_data.geometry import (
+    SlicePlan,
+    canonical,
+    pad_to_square,
+    plan_slices,
+    resize_image,
+    resize_mask,
+    slices_first,
+)
 from medvar_data.intensity import NORMALIZERS, IntensityParams, apply_intensity
 from medvar_data.readers import Scan
 from medvar_data.records import Case, HarmonizedSlice
@@ -87,9 +96,11 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
     """Harmonize one scan.
 
     Raises:
-        CaseRejected: `label_values`, `constant_image`, or `no_foreground` where the cleanup leaves nothing to keep.
+        CaseRejected: `label_values`, `constant_image`, or `no_foreground` where the cleanup leaves nothing to keep;
+            `unlabelled` where the recipe takes labelled cases alone.
     """
-    plan = plan_slices(scan.image.geometry, spec.slice_axis)
+    recipe = recipe_for(case, recipe)
+    plan = plan_slices(scan.image.geometry, slice_axis(spec, recipe))
     stack = np.ascontiguousarray(slices_first(canonical(scan.image.voxels, plan), plan.axis))
     labels = _labels(scan, plan, spec)
     body_params = fit_body(stack, case.modality, recipe)
@@ -213,6 +224,9 @@ def _finish(
     params: IntensityParams,
     recipe: Recipe,
 ) -> HarmonizedSlice:
+    if recipe.aspect == "pad":  # black is what lies at the lower bound
+        image = pad_to_square(image, plan.spacing_mm[:2], np.floor(params.low))
+        mask, body = (pad_to_square(layer, plan.spacing_mm[:2], 0) for layer in (mask, body))
     square = resize_mask(mask, recipe.side)
     counts = np.bincount(square.reshape(-1))
     pixels = {int(v): int(counts[v]) for v in np.flatnonzero(counts) if v > 0}

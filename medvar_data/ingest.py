@@ -13,6 +13,7 @@ from medvar_data.finders import FINDERS, Found
 from medvar_data.matching import LayoutCount, match_files, natural, readable
 from medvar_data.readers import Header, read_volume_header
 from medvar_data.readers.scan import check_same_shape
+from medvar_data.readers.size import sized
 from medvar_data.records import Case, Reject
 from medvar_data.tree import Tree, modified_ns
 
@@ -77,7 +78,8 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
             rejects.append(reject)
         else:
             paths = (*case.image, *case.label)
-            cases.append(replace(case, modified_ns=max(modified_ns(tree.root, path) for path in paths)))
+            newest = max(modified_ns(tree.root, path) for path in paths)
+            cases.append(replace(case, modified_ns=newest))
     order = sorted(cases, key=lambda c: natural(c.case))
     return Ingested(
         spec.name,
@@ -94,7 +96,7 @@ def _judge(spec: CollectionSpec, candidates: Iterable[Case]) -> Iterable[tuple[C
     for case in candidates:
         try:
             _judge_headers(spec, case, headers)
-            yield case, None
+            yield sized(case, headers), None
         except CaseRejected as error:
             yield case, Reject(spec.name, case.case, "ingest", error.reason, error.detail)
 

@@ -1,21 +1,25 @@
 """The commands of the data road as functions: each takes a frozen spec and returns what it did."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvar_data.casefile import fingerprint, is_done, read_case_file, write_kept, write_rejected
+from medvar_data.casefile import read_case_file, wanted_inputs, why_to_do, write_kept, write_rejected
 from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_collections
-from medvar_data.engine import run_tasks
-from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError
+from medvar_data.choices import recipe_for
+from medvar_data.engine import Engine, as_engine, run_tasks
+from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError, WorkspaceError
 from medvar_data.harmonize import harmonize
 from medvar_data.ingest import Ingested, ingest
 from medvar_data.matching import LayoutCount
+from medvar_data.memory import show_size
+from medvar_data.planning import CaseTask, Pending, add_calibration, peak_bytes, pending_cases
 from medvar_data.readers import read_scan
-from medvar_data.records import Case, Progress
+from medvar_data.records import Progress, Reject
 from medvar_data.store import Store, remove_partials
 from medvar_data.tables import read_manifest
 from medvar_data.tree import open_tree
@@ -25,68 +29,79 @@ from medvar_data.workspace import Workspace
 
 @dataclass(frozen=True)
 class HarmonizeSummary:
-    """What one run of harmonize did; found = kept + rejected, over everything ingested."""
+    """What one run of harmonize did; found = kept + rejected + left to other parts, over everything ingested."""
 
     n_cases: int
     n_kept: int
     n_rejected: int
     n_skipped: int  # finished before this run
+    n_elsewhere: int  # left to other parts and not finished yet
     n_slices: int
     reasons: dict[str, int]
+    rejects: tuple[Reject, ...]
 
 
 @dataclass(frozen=True)
-class HarmonizePlan:
-    """What harmonize would do."""
+class _Source:
+    """One source to ingest: a folder or archive and the collections to look for in it."""
 
-    n_todo: int
-    n_finished: int
-    todo_bytes: int  # of source files
-    todo_by_collection: dict[str, int]
+    name: str
+    path: Path
+    specs: tuple[CollectionSpec, ...]
+    salt: bytes
 
 
 @dataclass(frozen=True)
-class _CaseTask:
-    case: Case
-    spec: CollectionSpec
-    recipe: Recipe
-    path: str
+class _Found:
+    source: _Source
+    results: tuple[tuple[CollectionSpec, Ingested | None], ...]
+    miss: str  # what the first collection that is not there says
 
 
-def run_ingest(sources: dict[str, Path], workspace: Workspace) -> Iterator[Ingested]:
+@dataclass(frozen=True)
+class _Outcome:
+    task: CaseTask
+    status: str  # kept, rejected or skipped
+    seconds: float
+
+
+def run_ingest(
+    sources: dict[str, Path], workspace: Workspace, salt: bytes | None = None, engine: Engine | int = 1
+) -> Iterator[Ingested]:
     """Find the cases of several collections and note them in the workspace.
 
     Args:
         sources: collection name, family name or path of an own TOML -> folder or archive.
-        workspace: made where it does not exist.
+        workspace: made where it does not exist, once something was found.
+        salt: behind patient hashes; the workspace's own, or a new one, where absent.
+        engine: who does the work; one source is one piece.
 
     Raises:
         SpecError: an unknown collection. SourceError: a path that is not there or holds nothing of the collection.
+        WorkspaceError: the workspace has another salt.
     """
-    for name, path in sources.items():
-        specs = find_collections(name)
-        tree = open_tree(path)
-        misses: list[tuple[CollectionSpec, SourceError]] = []
-        for spec in specs:
-            try:
-                result = ingest(spec, tree, workspace.salt())
-            except SourceError as error:
-                misses.append((spec, error))
-                continue
-            own = name.endswith(".toml")
-            workspace.save_ingested(spec, collection_text(name if own else spec.name), result, own=own)
-            yield result
-        if len(misses) == len(specs):
-            raise misses[0][1]
-        for spec, _ in misses:  # part of a family: shown, but nothing to keep
-            counts = tuple(LayoutCount(layout.id, 0, layout.expected, 0) for layout in spec.layouts)
-            yield Ingested(spec.name, (), (), counts, ())
+    salt = workspace.salt_to_use(salt)
+    tasks = [_Source(name, path, tuple(find_collections(name)), salt) for name, path in sources.items()]
+    for found in run_tasks(_ingest_source, tasks, engine, _ingest_killed):
+        if all(result is None for _, result in found.results):
+            raise SourceError(found.miss)
+        own = found.source.name.endswith(".toml")
+        for spec, result in found.results:
+            if result:
+                workspace.set_salt(salt)
+                text = collection_text(found.source.name if own else spec.name)
+                workspace.save_ingested(spec, text, result, own=own)
+                yield result
+        for spec, result in found.results:  # part of a family: shown, but nothing to keep
+            if not result:
+                counts = tuple(LayoutCount(layout.id, 0, layout.expected, 0) for layout in spec.layouts)
+                yield Ingested(spec.name, (), (), counts, ())
 
 
 def run_harmonize(
     workspace: Workspace,
     recipe: Recipe,
-    workers: int,
+    engine: Engine | int,
     progress: Callable[[Progress], None],
     names: list[str] | None = None,
 ) -> HarmonizeSummary:
@@ -95,23 +110,26 @@ def run_harmonize(
     Args:
         workspace: with ingested collections.
         recipe: how.
-        workers: processes.
-        progress: called after every case.
+        engine: who does the work; a number means so many processes of this machine.
+        progress: called at the start and after every case.
         names: collections; all where None.
     """
+    engine = as_engine(engine)
     remove_partials(workspace.path / "harmonized")
-    tasks, skipped = _pending(workspace, recipe, names)
-    total = len(tasks) + skipped
-    for done, (name, status) in enumerate(run_tasks(_harmonize_case, tasks, workers, _killed), start=skipped + 1):
-        progress(Progress(done, total, name, status))
-    return _summary(workspace, names or workspace.collections(), skipped)
-
-
-def plan_harmonize(workspace: Workspace, recipe: Recipe, names: list[str] | None = None) -> HarmonizePlan:
-    """Tell what `run_harmonize` would do, without doing it."""
-    tasks, finished = _pending(workspace, recipe, names)
-    by_collection = Counter(t.case.collection for t in tasks)
-    return HarmonizePlan(len(tasks), finished, sum(t.case.n_bytes for t in tasks), dict(by_collection))
+    pending = pending_cases(workspace, recipe, names, engine.part)
+    total = len(pending.tasks) + pending.n_finished
+    progress(Progress(pending.n_finished, total, "", "skipped"))
+    took = []
+    try:
+        outcomes = run_tasks(_harmonize_case, pending.tasks, engine, _killed, lambda task: peak_bytes(task.case))
+        for done, outcome in enumerate(outcomes, start=pending.n_finished + 1):
+            if outcome.status == "kept":
+                took.append((outcome.task.case, outcome.seconds, Path(outcome.task.path)))
+            progress(Progress(done, total, outcome.task.name, outcome.status))
+    finally:
+        remove_partials(workspace.path / "harmonized")
+    add_calibration(workspace, took)
+    return _summary(workspace, recipe, names or workspace.collections(), pending)
 
 
 def read_statistics(store: Store) -> list[dict[str, Any]]:
@@ -127,64 +145,78 @@ def read_reject_counts(store: Store) -> list[tuple[str, str, int]]:
     return [(*pair, n) for pair, n in sorted(counts.items())]
 
 
-def _pending(workspace: Workspace, recipe: Recipe, names: list[str] | None) -> tuple[list[_CaseTask], int]:
-    """Cases to do, largest first so that no giant is left to the end, and how many are done."""
-    tasks, skipped = [], 0
-    for name in names or workspace.collections():
-        spec = workspace.spec(name)
-        for case in workspace.cases(name):
-            path = workspace.case_file(case)
-            if is_done(path, fingerprint(case, spec, recipe)):
-                skipped += 1
-            else:
-                tasks.append(_CaseTask(case, spec, recipe, str(path)))
-    return sorted(tasks, key=lambda t: (-t.case.n_bytes, t.case.collection, t.case.case)), skipped
+def _ingest_source(source: _Source) -> _Found:
+    """Look for the collections of one source in its tree, which is listed once."""
+    tree = open_tree(source.path)
+    results: list[tuple[CollectionSpec, Ingested | None]] = []
+    misses = []
+    for spec in source.specs:
+        try:
+            results.append((spec, ingest(spec, tree, source.salt)))
+        except SourceError as error:
+            results.append((spec, None))
+            misses.append(str(error))
+    return _Found(source, tuple(results), misses[0] if misses else "")
 
 
-def _harmonize_case(task: _CaseTask) -> tuple[str, str]:
+def _ingest_killed(source: _Source) -> _Found:
+    raise WorkspaceError(
+        f"The process that ingested {source.name} was killed twice; it may need more memory. The same command tries again."
+    )
+
+
+def _harmonize_case(task: CaseTask) -> _Outcome:
     """Read, harmonize and commit one case; a bad case becomes a rejected one."""
-    path = Path(task.path)
-    name = f"{task.case.collection}/{task.case.case}"
+    path, case = Path(task.path), task.case
+    if not why_to_do(path, wanted_inputs(case, task.spec, task.recipe)):
+        return _Outcome(task, "skipped", 0.0)  # another run has finished it meanwhile
+    started = time.perf_counter()
     try:
-        volume = harmonize(read_scan(task.case, task.spec), task.case, task.spec, task.recipe)
+        recipe_for(case, task.recipe)
+        volume = harmonize(read_scan(case, task.spec), case, task.spec, task.recipe)
     except CaseRejected as error:
-        write_rejected(path, error, task.case, task.spec, task.recipe)
-        return name, "rejected"
-    except MemoryError:
-        starved = CaseRejected(Reason.WORKER_KILLED, "there is not enough memory for this case")
-        write_rejected(path, starved, task.case, task.spec, task.recipe)
-        return name, "rejected"
-    write_kept(path, volume, task.case, task.spec, task.recipe)
-    return name, "kept"
+        write_rejected(path, error, case, task.spec, task.recipe)
+        return _Outcome(task, "rejected", time.perf_counter() - started)
+    write_kept(path, volume, case, task.spec, task.recipe)
+    return _Outcome(task, "kept", time.perf_counter() - started)
 
 
-def _killed(task: _CaseTask) -> tuple[str, str]:
-    error = CaseRejected(Reason.WORKER_KILLED, "its process died twice, the second time alone; it may need more memory")
-    write_rejected(Path(task.path), error, task.case, task.spec, task.recipe)
-    return f"{task.case.collection}/{task.case.case}", "rejected"
+def _killed(task: CaseTask) -> _Outcome:
+    detail = (
+        "its process died, or ran out of memory, twice, the second time alone; "
+        f"it was expected to need {show_size(peak_bytes(task.case))} of memory"
+    )
+    write_rejected(Path(task.path), CaseRejected(Reason.WORKER_KILLED, detail), task.case, task.spec, task.recipe)
+    return _Outcome(task, "rejected", 0.0)
 
 
-def _summary(workspace: Workspace, names: list[str], skipped: int) -> HarmonizeSummary:
-    reasons: Counter[str] = Counter()
-    kept = slices = found = 0
+def _summary(workspace: Workspace, recipe: Recipe, names: list[str], pending: Pending) -> HarmonizeSummary:
+    rejects: list[Reject] = []
+    kept = slices = found = elsewhere = 0
     for name in names:
-        rejects = workspace.ingest_rejects(name)
-        reasons.update(r.reason.value for r in rejects)
-        found += len(rejects)
+        spec = workspace.spec(name)
+        early = workspace.ingest_rejects(name)
+        rejects += early
+        found += len(early)
         for case in workspace.cases(name):
             found += 1
-            file = read_case_file(workspace.case_file(case))
+            path = workspace.case_file(case)
+            if pending.n_elsewhere and why_to_do(path, wanted_inputs(case, spec, recipe)):
+                elsewhere += 1
+                continue
+            file = read_case_file(path)
             if file.reject:
-                reasons[file.reject.reason.value] += 1
+                rejects.append(file.reject)
             elif file.harmonized:
                 kept += 1
                 slices += file.harmonized.n_kept
-    rejected = sum(reasons.values())
-    if found != kept + rejected:
+    if found != kept + len(rejects) + elsewhere:
         raise MedvarError(
-            f"{found} cases in, but {kept} kept and {rejected} rejected; this is a fault of medvar, please report it."
+            f"{found} cases in, but {kept} kept, {len(rejects)} rejected and {elsewhere} left to others; "
+            "this is a fault of medvar, please report it."
         )
-    return HarmonizeSummary(found, kept, rejected, skipped, slices, dict(reasons))
+    reasons = dict(Counter(reject.reason.value for reject in rejects))
+    return HarmonizeSummary(found, kept, len(rejects), pending.n_finished, elsewhere, slices, reasons, tuple(rejects))
 
 
 def default_workers() -> int:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from medvar_data.catalog import Recipe
+from medvar_data.catalog import parse_recipe
 from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import ShardSetError
 from medvar_data.harmonize import harmonize
@@ -62,7 +62,7 @@ def _source(store: Store, row: dict[str, Any], workspace: Workspace) -> dict[str
             "note": "the workspace does not hold this case; give the one that the set was made from",
         }
     spec = workspace.spec(case.collection)
-    recipe = Recipe(**read_dataset(store)["recipe"])
+    recipe = parse_recipe(read_dataset(store)["recipe"], "the recipe in dataset.json")
     scan = read_scan(case, spec)
     again = next((s for s in harmonize(scan, case, spec, recipe).slices if s.z == row["z"]), None)
     return {

@@ -84,7 +84,7 @@ def read_volume_header(root: str, path: str, spacing_from: str) -> Header | None
     affine, _ = resolve_spacing(*_affine_and_pixdim(header), spacing_from)
     check_affine(affine)
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
-    return Header(shape, n_channels, (float(x), float(y), float(z)))
+    return Header(shape, n_channels, (float(x), float(y), float(z)), int(header["bitpix"]) // 8)
 
 
 def _inflated_head(data: bytes) -> bytes:
