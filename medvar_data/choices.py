@@ -17,13 +17,13 @@ from medvar_data.records import Case
 # What harmonize never looks at; whatever is not listed here counts, so that a new key is never forgotten.
 CASE_ALONE = {"collection", "case", "group", "region", "sequence", "official_split", "condition", "layout", "root",
               "n_voxels", "inflated_bytes"}  # fmt: skip
-COLLECTION_ALONE = {"name", "title", "slice_axis", "region", "modality", "license", "layouts", "labels", "family", "homepage", "doi", "citation",
+COLLECTION_ALONE = {"name", "title", "region", "modality", "license", "layouts", "labels", "family", "homepage", "doi", "citation",
                     "license_url", "commercial", "license_confirmed", "access", "download", "notes", "overlaps", "quirks",
                     "exclude", "finder", "case_names", "condition", "digest"}  # fmt: skip
 LAYOUT_ALONE = {"id", "image", "case", "group", "label", "pair_on", "split", "splits", "modality", "region", "sequence",
                 "sequences", "reader", "stack", "channels", "labelled", "expected", "variant_of", "patients_of",
                 "confirmed"}  # fmt: skip
-RECIPE_ALONE = {"name", "digest", "ct_windows", "unlabelled"}
+RECIPE_ALONE = {"name", "digest", "ct_windows", "slice_axis", "unlabelled"}
 RECIPE_CT = {"body_threshold_hu", "body_opening_mm", "body_min_fraction", "ct_normalizer"}
 RECIPE_MR = {"body_mr_threshold_fraction", "mr_normalizer"}
 NORMALIZER_IDLE = {"window": {"mr_low_percentile", "mr_high_percentile"}, "percentiles": {"ct_level_hu", "ct_width_hu"}}
@@ -72,29 +72,29 @@ def inputs_of(case: Case, spec: CollectionSpec, recipe: Recipe, code: str) -> In
     """
     return Inputs(
         source=_digest(_without(case, CASE_ALONE)),
-        collection=_digest(_collection(case, spec, recipe)),
-        recipe=_digest(_recipe(case, recipe)),
+        collection=_digest(_collection(case, spec)),
+        recipe=_digest(_recipe(case, spec, recipe)),
         code=code,
     )
 
 
-def _collection(case: Case, spec: CollectionSpec, recipe: Recipe) -> dict[str, Any]:
+def _collection(case: Case, spec: CollectionSpec) -> dict[str, Any]:
     layout: Layout | None = next((layout for layout in spec.layouts if layout.id == case.layout), None)
     return {
         **_without(spec, COLLECTION_ALONE),
-        "slice_axis": spec.slice_axis if recipe.slice_axis == "collection" else "",
         "labels": [(v.low, v.high, v.id) for v in spec.labels] if case.label else [],
         "layout": _without(layout, LAYOUT_ALONE) if layout else {},
     }
 
 
-def _recipe(case: Case, recipe: Recipe) -> dict[str, Any]:
+def _recipe(case: Case, spec: CollectionSpec, recipe: Recipe) -> dict[str, Any]:
     if recipe.unlabelled == "reject" and not case.label:
         return {"unlabelled": recipe.unlabelled}
     normalizer = recipe.ct_normalizer if case.modality == "CT" else recipe.mr_normalizer
     idle = RECIPE_MR if case.modality == "CT" else RECIPE_CT
     idle = idle | (RECIPE_UNLABELLED if case.label else RECIPE_LABELLED) | NORMALIZER_IDLE.get(normalizer, set())
-    return _without(recipe_for(case, recipe), RECIPE_ALONE | idle)
+    overruled = slice_axis(spec, recipe) != spec.slice_axis
+    return {**_without(recipe_for(case, recipe), RECIPE_ALONE | idle), "overruled": overruled}
 
 
 def _without(noun: Any, names: set[str]) -> dict[str, Any]:

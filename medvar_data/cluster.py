@@ -81,6 +81,9 @@ def _drain(
             if _is_connected(client):
                 continue
             raise _lost(scheduler) from None
+        if future.status in ("pending", "lost"):  # its worker died with the result; the scheduler has it made again
+            future.add_done_callback(finished.put)
+            continue
         task = task_of.pop(future.key)
         if future.status == "finished":
             try:

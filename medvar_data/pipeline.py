@@ -60,7 +60,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Outcome:
-    task: CaseTask
+    name: str
     status: str  # kept, rejected or skipped
     seconds: float
 
@@ -118,14 +118,16 @@ def run_harmonize(
     remove_partials(workspace.path / "harmonized")
     pending = pending_cases(workspace, recipe, names, engine.part)
     total = len(pending.tasks) + pending.n_finished
+    task_of = {task.name: task for task in pending.tasks}
     progress(Progress(pending.n_finished, total, "", "skipped"))
     took = []
     try:
         outcomes = run_tasks(_harmonize_case, pending.tasks, engine, _killed, lambda task: peak_bytes(task.case))
         for done, outcome in enumerate(outcomes, start=pending.n_finished + 1):
             if outcome.status == "kept":
-                took.append((outcome.task.case, outcome.seconds, Path(outcome.task.path)))
-            progress(Progress(done, total, outcome.task.name, outcome.status))
+                task = task_of[outcome.name]
+                took.append((task.case, outcome.seconds, Path(task.path)))
+            progress(Progress(done, total, outcome.name, outcome.status))
     finally:
         remove_partials(workspace.path / "harmonized")
     add_calibration(workspace, took)
@@ -169,16 +171,16 @@ def _harmonize_case(task: CaseTask) -> _Outcome:
     """Read, harmonize and commit one case; a bad case becomes a rejected one."""
     path, case = Path(task.path), task.case
     if not why_to_do(path, wanted_inputs(case, task.spec, task.recipe)):
-        return _Outcome(task, "skipped", 0.0)  # another run has finished it meanwhile
+        return _Outcome(task.name, "skipped", 0.0)  # another run has finished it meanwhile
     started = time.perf_counter()
     try:
         recipe_for(case, task.recipe)
         volume = harmonize(read_scan(case, task.spec), case, task.spec, task.recipe)
     except CaseRejected as error:
         write_rejected(path, error, case, task.spec, task.recipe)
-        return _Outcome(task, "rejected", time.perf_counter() - started)
+        return _Outcome(task.name, "rejected", time.perf_counter() - started)
     write_kept(path, volume, case, task.spec, task.recipe)
-    return _Outcome(task, "kept", time.perf_counter() - started)
+    return _Outcome(task.name, "kept", time.perf_counter() - started)
 
 
 def _killed(task: CaseTask) -> _Outcome:
@@ -187,7 +189,7 @@ def _killed(task: CaseTask) -> _Outcome:
         f"it was expected to need {show_size(peak_bytes(task.case))} of memory"
     )
     write_rejected(Path(task.path), CaseRejected(Reason.WORKER_KILLED, detail), task.case, task.spec, task.recipe)
-    return _Outcome(task, "rejected", 0.0)
+    return _Outcome(task.name, "rejected", 0.0)
 
 
 def _summary(workspace: Workspace, recipe: Recipe, names: list[str], pending: Pending) -> HarmonizeSummary:

@@ -4,6 +4,7 @@ The expectations come from the sizes that ingest noted from headers, calibrated 
 """
 
 import json
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,9 +162,10 @@ def expect(cases: list[Case], known: Calibration, workers: int) -> Expectation:
     seconds_per_byte = known.seconds / known.inflated_bytes if calibrated else SECONDS_PER_BYTE
     written_per_voxel = known.written_bytes / known.n_voxels if calibrated else WRITTEN_BYTES_PER_VOXEL
     seconds = [seconds_per_byte * work_bytes(case) for case in cases]
+    core_seconds = math.fsum(seconds)
     return Expectation(
-        core_seconds=sum(seconds),
-        wall_seconds=max(sum(seconds) / max(1, workers), max(seconds, default=0.0)),
+        core_seconds=core_seconds,
+        wall_seconds=max(core_seconds / max(1, workers), max(seconds, default=0.0)),
         written_bytes=int(written_per_voxel * sum(map(n_voxels, cases))),
         peak_bytes=max(map(peak_bytes, cases), default=0),
         basis=f"{known.n_cases} finished cases of this workspace" if calibrated else "defaults measured by medvar",

@@ -48,21 +48,31 @@ def scratch_path(path: Path) -> Iterator[Path]:
     Raises:
         WorkspaceError: the disk is full, or the user's share of it.
     """
-    partial = None
-    try:
+    with telling_of_full_disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = _new_partial(path)
-        yield partial
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def telling_of_full_disk(folder: Path) -> Iterator[None]:
+    """Turn the system's error of a full disk into a sentence.
+
+    Raises:
+        WorkspaceError: the disk is full, or the user's share of it.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         raise WorkspaceError(
-            f"The disk that holds {path.parent} is full. Free some space and run the same command again: what is "
-            "finished stays, nothing is half-written."
+            f"The disk that holds {folder} is full. Free some space and run the same command again: what is finished "
+            "stays, nothing is half-written."
         ) from error
-    finally:
-        if partial:
-            partial.unlink(missing_ok=True)
 
 
 def _new_partial(path: Path) -> Path:

@@ -20,10 +20,11 @@ from isal import igzip
 from jaxtyping import Shaped, UInt16
 
 from medvar_data.catalog import CollectionSpec
-from medvar_data.errors import CaseRejected, Reason
+from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.geometry import check_affine, resolve_spacing
 from medvar_data.readers.scan import Header, Scan, check_same_shape, compact, label_values
 from medvar_data.records import Case, Geometry, LabelVolume, Volume
+from medvar_data.store import telling_of_full_disk
 from medvar_data.tree import SEPARATOR, read_bytes, read_head
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -114,7 +115,7 @@ def _read(root: str, path: str, spacing_from: str, channel: int) -> Volume:
     reader = _read_nifti if _is_nifti(path) else _read_itk
     try:
         voxels, affine, pixdim, steps = reader(data, root, path, channel)
-    except CaseRejected:
+    except (CaseRejected, WorkspaceError):  # a full disk says nothing of the case
         raise
     except MemoryError as error:
         raise CaseRejected(Reason.UNREADABLE, "the header asks for more memory than there is") from error
@@ -244,5 +245,6 @@ def _on_disk(data: bytes, root: str, path: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / f"volume{Path(path).suffix.lower()}"
-        copy.write_bytes(data)
+        with telling_of_full_disk(Path(folder)):
+            copy.write_bytes(data)
         yield str(copy)
