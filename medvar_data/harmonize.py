@@ -225,8 +225,8 @@ def _finish(
     recipe: Recipe,
 ) -> HarmonizedSlice:
     if recipe.aspect == "pad":  # black is what lies at the lower bound
-        image = pad_to_square(image, plan.spacing_mm[:2], np.floor(params.low))
-        mask, body = (pad_to_square(layer, plan.spacing_mm[:2], 0) for layer in (mask, body))
+        image = pad_to_square(image, plan.spacing_mm[:2], float(np.floor(params.low)))
+        mask, body = (pad_to_square(layer, plan.spacing_mm[:2], 0.0) for layer in (mask, body))
     square = resize_mask(mask, recipe.side)
     counts = np.bincount(square.reshape(-1))
     pixels = {int(v): int(counts[v]) for v in np.flatnonzero(counts) if v > 0}
