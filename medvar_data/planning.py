@@ -16,11 +16,14 @@ from medvar_data.records import Case
 from medvar_data.store import write_json
 from medvar_data.workspace import Workspace
 
-# Measured by `python bench/memory.py` (docs/bench.md): one process on whole scans of several kinds and sizes.
-BASE_BYTES = 250_000_000  # of a process that has done nothing yet
-PEAK_BYTES_PER_VOXEL = 20.0
-SECONDS_PER_BYTE = 25e-9  # of the inflated files, image and label, on one core
-WRITTEN_BYTES_PER_VOXEL = 0.05
+# Measured by `python bench/memory.py` (docs/bench.md) on whole scans of several kinds, one process.
+BASE_BYTES = 320_000_000  # of a process that has harmonized nothing yet
+PEAK_BYTES_PER_VOXEL = 7.0  # beyond that and the inflated files, for images of 16-bit whole numbers
+PEAK_BYTES_PER_WIDE_VOXEL = 12.0  # for floats, which are converted
+WIDE_VOXEL_BYTES = 4  # of image and label together; above, one of them is no 16-bit number
+SECONDS_PER_CASE = 0.16
+SECONDS_PER_BYTE = 10e-9  # of the inflated files, image and label, on one core
+WRITTEN_BYTES_PER_VOXEL = 0.8
 INFLATION = 4.0  # inflated over stored bytes, where no header tells
 CALIBRATION_CASES = 5  # finished cases below which the defaults hold
 CALIBRATION_FILE = "speed.json"
@@ -153,15 +156,22 @@ def n_voxels(case: Case) -> int:
 
 def peak_bytes(case: Case) -> int:
     """Memory that one process is expected to need for a case."""
-    return BASE_BYTES + int(PEAK_BYTES_PER_VOXEL * n_voxels(case)) + work_bytes(case)
+    wide = work_bytes(case) > WIDE_VOXEL_BYTES * n_voxels(case)
+    per_voxel = PEAK_BYTES_PER_WIDE_VOXEL if wide else PEAK_BYTES_PER_VOXEL
+    return BASE_BYTES + int(per_voxel * n_voxels(case)) + work_bytes(case)
+
+
+def usual_seconds(n_cases: int, inflated_bytes: float) -> float:
+    """Seconds of one core that cases take where nothing better is known."""
+    return SECONDS_PER_CASE * n_cases + SECONDS_PER_BYTE * inflated_bytes
 
 
 def expect(cases: list[Case], known: Calibration, workers: int) -> Expectation:
     """Expect time, disk and memory for some cases."""
     calibrated = known.n_cases >= CALIBRATION_CASES and known.inflated_bytes > 0 and known.n_voxels > 0
-    seconds_per_byte = known.seconds / known.inflated_bytes if calibrated else SECONDS_PER_BYTE
+    pace = known.seconds / usual_seconds(known.n_cases, known.inflated_bytes) if calibrated else 1.0
     written_per_voxel = known.written_bytes / known.n_voxels if calibrated else WRITTEN_BYTES_PER_VOXEL
-    seconds = [seconds_per_byte * work_bytes(case) for case in cases]
+    seconds = [pace * usual_seconds(1, work_bytes(case)) for case in cases]
     core_seconds = math.fsum(seconds)
     return Expectation(
         core_seconds=core_seconds,

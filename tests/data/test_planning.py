@@ -266,7 +266,7 @@ class TestExpectation:
     def test_a_giant_is_the_longest_pole(self, tmp_path):
         cases = [case_of(tmp_path, "x.nii", n_voxels=n, inflated_bytes=3 * n) for n in (10**9, 10**6)]
         found = expect(cases, Calibration(), 8)
-        assert found.wall_seconds > 0.99 * found.core_seconds
+        assert found.wall_seconds > 0.95 * found.core_seconds
         assert found.peak_bytes > PEAK_BYTES_PER_VOXEL * 10**9
 
 
