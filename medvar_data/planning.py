@@ -60,9 +60,9 @@ class Calibration:
 
     n_cases: int = 0
     seconds: float = 0.0
-    inflated_bytes: float = 0.0
-    n_voxels: float = 0.0
-    written_bytes: float = 0.0
+    inflated_bytes: int = 0
+    n_voxels: int = 0
+    written_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def peak_bytes(case: Case) -> int:
     return BASE_BYTES + int(per_voxel * n_voxels(case)) + work_bytes(case)
 
 
-def usual_seconds(n_cases: int, inflated_bytes: float) -> float:
+def usual_seconds(n_cases: int, inflated_bytes: int) -> float:
     """Seconds of one core that cases take where nothing better is known."""
     return SECONDS_PER_CASE * n_cases + SECONDS_PER_BYTE * inflated_bytes
 

@@ -25,7 +25,8 @@ from medvar_data.errors import WorkspaceError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-READY, DONE, STARVED, FAILED = "ready", "done", "starved", "failed"
+READY, DONE, STARVED, FAILED, DEAD = "ready", "done", "starved", "failed", "dead"
+MAX_FAILED_STARTS = 5  # in a row; one that dies before it is given a task says nothing of any task
 LEAVE_SECONDS = 10.0  # for a process that was told to go home
 
 
@@ -93,7 +94,7 @@ def _drain(
 ) -> Iterator[Result]:
     """Work until nothing waits; `suspects` takes the tasks whose process died or ran out of memory."""
     crew: list[_Worker[Task]] = []
-    finished = False
+    finished, failed_starts = False, 0
     try:
         while waiting or any(w.task is not None for w in crew):
             while len(crew) < min(workers, len(waiting) + sum(w.task is not None for w in crew)):
@@ -104,14 +105,20 @@ def _drain(
                 kind, value = _hear(worker)
                 task, worker.task, worker.cost = worker.task, None, 0
                 if kind == READY:
-                    worker.is_ready = True
+                    worker.is_ready, failed_starts = True, 0
                 elif kind == DONE:
                     yield value
                 elif kind == FAILED:
                     raise value
                 elif task is not None:  # died or starved at work; one that died idle is only replaced
                     suspects.append(task)
-                if kind == "":
+                if kind == DEAD:
+                    failed_starts += not worker.is_ready
+                    if failed_starts == MAX_FAILED_STARTS:
+                        raise WorkspaceError(
+                            "Worker processes die as they start, before they are given a case. Check memory limits and the "
+                            "installation, or run with --workers 1. Nothing was rejected; the same command goes on from here."
+                        )
                     crew.remove(worker)
                     worker.process.join()
         finished = True
@@ -139,21 +146,12 @@ def _hand_out(crew: list[_Worker[Task]], waiting: deque[tuple[Task, int]], budge
 
 
 def _hear(worker: _Worker[Task]) -> tuple[str, Any]:
-    """What a process says; an empty word where it died.
-
-    Raises:
-        WorkspaceError: it died as it started, which says nothing about any task.
-    """
+    """What a process says."""
     try:
         kind, value = worker.connection.recv()
         return kind, value
-    except (EOFError, OSError) as error:
-        if not worker.is_ready:
-            raise WorkspaceError(
-                "Worker processes die as they start, before they are given a case. Check memory limits and the "
-                "installation, or run with --workers 1. Nothing was rejected; the same command goes on from here."
-            ) from error
-        return "", None
+    except (EOFError, OSError):
+        return DEAD, None
 
 
 def _start(function: Callable[[Task], Result]) -> _Worker[Task]:

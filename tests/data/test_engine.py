@@ -147,6 +147,12 @@ def test_workers_are_deaf_to_ctrl_c():
     assert sorted(run_tasks(interrupt_the_group, range(4), 2, killed)) == list(range(4))
 
 
+def test_processes_that_cannot_start_are_one_sentence(monkeypatch):
+    monkeypatch.setattr("medvar_data.pool._work", os._exit)
+    with pytest.raises(WorkspaceError, match="die as they start"):
+        list(run_tasks(square, range(4), 2, killed))
+
+
 def test_a_run_that_is_given_up_leaves_no_process():
     before = set(_children())
     steps = run_tasks(pid_of, range(50), 2, killed)
