@@ -131,14 +131,21 @@ def remove_partials(folder: Path) -> None:
 
 def _is_abandoned(partial: Path) -> bool:
     name = PARTIAL_NAME.fullmatch(partial.name)
-    if name and name["place"] == _place():
-        try:
-            os.kill(int(name["pid"]), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # alive, and another user's
-            pass
+    if name and name["place"] == _place() and not _is_alive(int(name["pid"])):
+        return True
     return time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process of this machine is at work; a dead one that nobody has buried is not."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except OSError:  # alive, but another user's; or no Linux
+        return True
+    return state not in ("Z", "X")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +181,13 @@ class TestOwn:
         path.write_text(f'{extends}name = "mine"\n{line}\n')
         with pytest.raises(SpecError, match=says):
             load_recipe(str(path))
+
+    def test_the_example_in_the_docs_loads(self, tmp_path):
+        page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+        (tmp_path / "liver.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+        recipe = load_recipe(str(tmp_path / "liver.toml"))
+        assert (recipe.side, recipe.aspect, dict(recipe.ct_windows)) == (192, "pad", {"abdomen": (60.0, 200.0)})
+        assert all(f"| `{name}` |" in page for name in recipe_names())
 
     def test_a_recipe_that_extends_another_needs_a_name(self, tmp_path):
         (tmp_path / "mine.toml").write_text('extends = "paper"\nside = 128\n')
