@@ -2,9 +2,10 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,7 +21,8 @@ from rich.table import Table
 
 from medvar_data.errors import MedvarError
 
-OK, SOME_REJECTED, WRONG = 0, 1, 2
+OK, SOME_REJECTED, WRONG, STOPPED = 0, 1, 2, 130
+REPORT_SECONDS = 30.0  # between two lines of progress where no terminal shows a bar
 PIPED_WIDTH = 160  # columns where the output is no terminal
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -35,13 +37,22 @@ def run(app: typer.Typer) -> None:
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt:
-        fail("Stopped. The same command goes on from here.")
+        _stopped()
+    except SystemExit as left:  # Typer's own answer to Ctrl-C is silence
+        if left.code == STOPPED:
+            _stopped()
+        raise
 
 
 def fail(sentence: str) -> None:
     """Print one sentence and leave with exit code 2."""
     errors.print(f"error: {sentence}", markup=False)
     sys.exit(WRONG)
+
+
+def _stopped() -> NoReturn:
+    errors.print("Stopped. What is finished stays; the same command goes on from here.", markup=False)
+    sys.exit(STOPPED)
 
 
 def print_json(value: Any) -> None:
@@ -66,9 +77,24 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+class _LineReport:
+    """Progress for logs: a line every half minute."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.last = title, time.monotonic()
+
+    def __call__(self, progress: Any) -> None:
+        if time.monotonic() - self.last >= REPORT_SECONDS:
+            self.last = time.monotonic()
+            errors.print(f"{self.title}: {progress.done:,} of {progress.total:,}", markup=False)
+
+
 @contextmanager
 def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Any], None]]:
-    """Show a bar that is fed `Progress` records; silent where asked or where no terminal is attached."""
+    """Show a bar that is fed `Progress` records, or a line now and then where no terminal is attached; or be silent."""
+    if not quiet and not errors.is_terminal:
+        yield _LineReport(title)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -76,6 +102,6 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Any],
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, disable=quiet or not errors.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=errors, disable=quiet, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda p: bar.update(task, completed=p.done, total=p.total, description=f"{title} {p.name}")

@@ -6,15 +6,19 @@ from typing import Annotated
 
 import typer
 from medvar_cli.console import SOME_REJECTED, WRONG, console, fail, print_json, print_table, progress_bar
+from medvar_cli.harmonizing import show_harmonized, show_plan
 
 from medvar_data import pipeline
 from medvar_data.archives import AccessSpec, read_passwords
-from medvar_data.catalog import Layout, Recipe, find_collections, load_collections, load_recipe
+from medvar_data.catalog import Layout, find_collections, load_collections, load_recipe
 from medvar_data.contact import contact_sheets
 from medvar_data.demo import DemoSpec, run_data_demo
 from medvar_data.describe import describe_collection
+from medvar_data.engine import Engine, parse_part
 from medvar_data.errors import SourceError
 from medvar_data.ingest import Ingested
+from medvar_data.memory import default_budget, parse_size
+from medvar_data.planning import plan_harmonize
 from medvar_data.reconstruct import measure_losses, reconstruct, write_reconstruction
 from medvar_data.shard import ShardSpec, write_shards
 from medvar_data.splits import SplitSpec
@@ -34,6 +38,8 @@ app = typer.Typer(
 WorkspaceOption = Annotated[Path, typer.Option("-w", "--workspace", help="Private folder W that holds the work.")]
 RecipeOption = Annotated[str, typer.Option(help="Recipe name, or the path of your own TOML.")]
 WorkersOption = Annotated[int, typer.Option(help="Processes; 0 takes one a processor.", min=0)]
+SchedulerOption = Annotated[str, typer.Option(help="Dask scheduler that does the work: its address or scheduler file.")]
+PartOption = Annotated[str, typer.Option(help="Do only part I of N, as in 3/8; the others are other jobs'.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration and stop.")]
 PasswordOption = Annotated[
@@ -99,6 +105,8 @@ def ingest(
     salt_file: Annotated[
         Path | None, typer.Option(help="Salt for patient hashes: 64 hex digits. Made where absent.")
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes, a source each; 0 takes one a processor.", min=0)] = 1,
+    scheduler: SchedulerOption = "",
     password_file: PasswordOption = None,
     scratch: ScratchOption = None,
     scratch_limit: ScratchLimitOption = None,
@@ -115,10 +123,9 @@ def ingest(
         if name in pairs:
             raise SourceError(f"{name} is given twice; wanted one folder or archive a collection.")
         pairs[name] = path
-    place = Workspace(workspace)
-    if salt_file:
-        place.set_salt(_salt(salt_file))
-    results = list(pipeline.run_ingest(pairs, place, _archives(password_file, scratch, scratch_limit)))
+    salt = _salt(salt_file) if salt_file else None
+    archives = _archives(password_file, scratch, scratch_limit)
+    results = list(pipeline.run_ingest(pairs, Workspace(workspace), salt, _engine(workers, scheduler), archives))
     if as_json:
         print_json([_ingest_note(r) for r in results])
         return
@@ -145,6 +152,9 @@ def harmonize(
     workspace: WorkspaceOption,
     recipe: RecipeOption = "paper",
     workers: WorkersOption = 0,
+    memory: Annotated[str, typer.Option(help="For all processes together, such as 8GB; 80 % where absent.")] = "",
+    scheduler: SchedulerOption = "",
+    part: PartOption = "1/1",
     max_rejects: Annotated[int, typer.Option(help="Exit with 1 where more cases are rejected.", min=0)] = 1_000_000,
     password_file: PasswordOption = None,
     scratch: ScratchOption = None,
@@ -160,24 +170,14 @@ def harmonize(
     """
     chosen = load_recipe(recipe)
     place = Workspace(workspace)
+    engine = _engine(workers, scheduler, part, memory)
     if dry_run:
-        _show_plan(chosen, pipeline.plan_harmonize(place, chosen))
+        show_plan(chosen, plan_harmonize(place, chosen, None, engine), engine, as_json=as_json)
         return
     archives = _archives(password_file, scratch, scratch_limit)
     with progress_bar("harmonize", quiet=as_json) as report:
-        summary = pipeline.run_harmonize(
-            place, chosen, workers or pipeline.default_workers(), report, archives=archives
-        )
-    if as_json:
-        print_json(asdict(summary))
-    else:
-        console.print(
-            f"{summary.n_cases:,} cases: {summary.n_kept:,} kept, {summary.n_rejected:,} rejected; "
-            f"{summary.n_slices:,} slices ({summary.n_skipped:,} cases were finished before)"
-        )
-        rows = sorted(summary.reasons.items(), key=lambda item: -item[1])
-        if rows:
-            print_table("\nRejected", ("reason", "cases"), rows)
+        summary = pipeline.run_harmonize(place, chosen, engine, report, archives=archives)
+    show_harmonized(summary, as_json=as_json)
     if summary.n_rejected > max_rejects:
         raise typer.Exit(SOME_REJECTED)
 
@@ -192,6 +192,8 @@ def shard(
     seed: Annotated[int, typer.Option(help="Of the split and of the order of slices.")] = 0,
     slices_per_shard: Annotated[int, typer.Option(help="Upper bound.", min=1)] = 1024,
     workers: WorkersOption = 0,
+    scheduler: SchedulerOption = "",
+    part: PartOption = "1/1",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -206,7 +208,7 @@ def shard(
         print_json(asdict(spec))
         return
     with progress_bar("shard", quiet=as_json) as report:
-        summary = write_shards(Workspace(workspace), Store(output), spec, workers or pipeline.default_workers(), report)
+        summary = write_shards(Workspace(workspace), Store(output), spec, _engine(workers, scheduler, part), report)
     if as_json:
         print_json(asdict(summary))
         return
@@ -215,6 +217,8 @@ def shard(
         f"{summary.n_shards:,} shards ({summary.n_reused:,} were finished before): {sum(summary.n_slices.values()):,} slices "
         f"of {summary.n_cases:,} cases ({counts}); {summary.n_rejected:,} cases rejected"
     )
+    if summary.n_elsewhere:
+        console.print(f"{summary.n_elsewhere:,} shards are left to other parts; the tables come with the last of them")
 
 
 @app.command()
@@ -399,5 +403,6 @@ def _ingest_note(result: Ingested) -> dict[str, object]:
     }
 
 
-def _show_plan(recipe: Recipe, plan: pipeline.HarmonizePlan) -> None:
-    print_json({"recipe": asdict(recipe), **asdict(plan)})
+def _engine(workers: int, scheduler: str = "", part: str = "1/1", memory: str = "") -> Engine:
+    n_bytes = parse_size(memory) if memory else default_budget()
+    return Engine(workers or pipeline.default_workers(), n_bytes, scheduler, parse_part(part))

@@ -1,14 +1,13 @@
 """One Parquet file a harmonized case: the unit of work, of resume and of atomic commit.
 
 A kept case has one row a slice; a rejected one has none. All that holds for the whole case stands as JSON in the file's
-metadata. The file's existence with the right fingerprint is the mark that the case is done.
+metadata. The file's existence with the right digests of its inputs is the mark that the case is done.
 """
 
 import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvar_data.catalog import CollectionSpec, Recipe
+from medvar_data.choices import Inputs, inputs_of
 from medvar_data.codec import CODECS, pixel_digest
 from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.harmonize import PIPELINE_VERSION, CaseStatistics, HarmonizedCase, HarmonizedVolume
@@ -33,25 +33,28 @@ SLICE_SCHEMA = pa.schema(
 INDEX_COLUMNS = [name for name in SLICE_SCHEMA.names if name not in ("image", "mask")]
 SLICES_PER_GROUP = 16  # so that a shard reads little more of a case than the slices it takes
 METADATA_KEY = b"medvar.case"
+CHANGES = {
+    "source": "source changed",
+    "collection": "collection changed",
+    "recipe": "recipe changed",
+    "code": "code version changed",
+}
 
 
 @dataclass(frozen=True)
 class CaseFile:
     """What a case's file says of the case as a whole; `harmonized` is None where it was rejected."""
 
-    case: Case
-    fingerprint: str
-    recipe: str
-    recipe_digest: str
-    collection_digest: str
+    collection: str
+    case: str
+    inputs: Inputs
     harmonized: HarmonizedCase | None
     reject: Reject | None
 
 
-def fingerprint(case: Case, spec: CollectionSpec, recipe: Recipe) -> str:
-    """Name everything that a case's result depends on: the case and its files' size and time, TOML, recipe, code."""
-    parts = (dataclasses.astuple(case), spec.digest, recipe.digest, PIPELINE_VERSION, SCHEMA_VERSION)
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def wanted_inputs(case: Case, spec: CollectionSpec, recipe: Recipe) -> Inputs:
+    """Name everything that a case's result depends on, this version of the code included."""
+    return inputs_of(case, spec, recipe, f"{PIPELINE_VERSION}/{SCHEMA_VERSION}")
 
 
 def write_kept(path: Path, volume: HarmonizedVolume, case: Case, spec: CollectionSpec, recipe: Recipe) -> None:
@@ -78,22 +81,13 @@ def read_case_file(path: Path) -> CaseFile:
     """Read what holds for the whole case; no slice is read."""
     try:
         note = json.loads(pq.read_schema(path).metadata[METADATA_KEY])
+        collection, case, reject = note["collection"], note["case"], None
+        if note.get("reason"):
+            reject = Reject(collection, case, "harmonize", Reason(note["reason"]), note["detail"])
+        harmonized = _harmonized(note["harmonized"]) if note.get("harmonized") else None
+        return CaseFile(collection, case, Inputs(**note["inputs"]), harmonized, reject)
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise WorkspaceError(f"{path.name} in the workspace is damaged; remove it and run harmonize again.") from error
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note["case"].items()}
-    case = Case(**fields)
-    reject = None
-    if note.get("reason"):
-        reject = Reject(case.collection, case.case, "harmonize", Reason(note["reason"]), note["detail"])
-    return CaseFile(
-        case=case,
-        fingerprint=note["fingerprint"],
-        recipe=note["recipe"],
-        recipe_digest=note["recipe_digest"],
-        collection_digest=note["collection_digest"],
-        harmonized=_harmonized(note["harmonized"]) if note.get("harmonized") else None,
-        reject=reject,
-    )
+        raise WorkspaceError(f"{path.name} in the workspace is damaged; run harmonize again.") from error
 
 
 def read_slice_index(path: Path) -> list[dict[str, Any]]:
@@ -113,22 +107,23 @@ def read_pictures(path: Path, rows: Iterable[int]) -> dict[int, tuple[bytes, byt
     return {row: (images[i].as_py(), masks[i].as_py()) for row, i in at.items()}
 
 
-def is_done(path: Path, wanted: str) -> bool:
-    """Tell whether a case's file is there and was made from the same inputs."""
+def why_to_do(path: Path, wanted: Inputs) -> tuple[str, ...]:
+    """Tell why a case is to be made (again); nothing where its file is there and was made from the same inputs."""
     if not path.exists():
-        return False
+        return ("new",)
     try:
-        return read_case_file(path).fingerprint == wanted
+        made = read_case_file(path).inputs
     except WorkspaceError:
-        return False
+        return ("result damaged",)
+    return tuple(why for name, why in CHANGES.items() if getattr(made, name) != getattr(wanted, name))
 
 
 def _write(
     path: Path, rows: list[dict[str, Any]], case: Case, spec: CollectionSpec, recipe: Recipe, **outcome: Any
 ) -> None:
     note = {
-        "case": dataclasses.asdict(case), "fingerprint": fingerprint(case, spec, recipe), "recipe": recipe.name,
-        "recipe_digest": recipe.digest, "collection_digest": spec.digest, **outcome,
+        "collection": case.collection, "case": case.case,
+        "inputs": dataclasses.asdict(wanted_inputs(case, spec, recipe)), **outcome,
     }  # fmt: skip
     columns = {f.name: pa.array([row[f.name] for row in rows], type=f.type) for f in SLICE_SCHEMA}
     metadata = {METADATA_KEY: json.dumps(note, sort_keys=True).encode()}

@@ -115,6 +115,10 @@ class Repair:
     stored_from: float = -math.inf
     stored_to: float = math.inf
 
+    def holds_for(self, name: str) -> bool:
+        """Tell whether `cases` names this case."""
+        return any(fnmatchcase(name, pattern) for pattern in self.cases.split())
+
 
 @dataclass(frozen=True)
 class CollectionSpec:
@@ -187,6 +191,10 @@ class Recipe:
     mr_low_percentile: float
     mr_high_percentile: float
     codec: str
+    slice_axis: str = "collection"  # as the collection says, or axial whatever it says
+    aspect: str = "stretch"  # stretch to the square; pad: one scale for both axes, the rest black
+    unlabelled: str = "keep"  # cases without a label: keep, or reject
+    ct_windows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # region -> [level, width] in HU
     digest: str = ""
 
 
@@ -275,27 +283,25 @@ def load_recipe(name: str) -> Recipe:
     """Load a recipe of the distribution by name, or a user's own by the path of its TOML.
 
     Raises:
-        SpecError: no such recipe, or a key that is missing, unknown or of the wrong type.
+        SpecError: no such recipe, or a key that is missing, unknown, of the wrong type or out of its range.
     """
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise SpecError(f"No recipe file at {path}.")
-        text = path.read_text(encoding="utf-8")
-    else:
-        entry = _manifests("recipes") / f"{name}.toml"
-        if not entry.is_file():
-            known = [p.name.removesuffix(".toml") for p in _manifests("recipes").iterdir() if p.name.endswith(".toml")]
-            raise SpecError(_unknown("recipe", name, known))
-        text = entry.read_text(encoding="utf-8")
-    table = _toml(text, f"recipe {name}")
-    if "extends" in table:
-        base = dataclasses.asdict(load_recipe(str(table.pop("extends"))))
-        table = {**base, **table}
-    table.pop("digest", None)
-    recipe = _build(Recipe, table, f"recipe {name}")
-    _check_recipe(recipe, f"recipe {name}")
+    return parse_recipe(_recipe_table(name, ()), f"recipe {name}")
+
+
+def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
+    """Make a recipe from its table, such as the one in `dataset.json`.
+
+    Raises:
+        SpecError: a key is missing, unknown, of the wrong type or out of its range.
+    """
+    recipe = _build(Recipe, {k: v for k, v in table.items() if k != "digest"}, where)
+    _check_recipe(recipe, where)
     return dataclasses.replace(recipe, digest=sha256(repr(dataclasses.astuple(recipe)).encode()).hexdigest())
+
+
+def recipe_names() -> list[str]:
+    """List the recipes of the distribution, sorted."""
+    return sorted(p.name.removesuffix(".toml") for p in _manifests("recipes").iterdir() if p.name.endswith(".toml"))
 
 
 def load_conditions() -> dict[str, int]:
@@ -335,6 +341,35 @@ def condition_name(spec: CollectionSpec, modality: str) -> str:
 T = TypeVar("T")
 
 
+def _recipe_table(name: str, extended_by: tuple[str, ...]) -> dict[str, Any]:
+    """Keys of a recipe, with those of the recipe that it extends below them."""
+    if name in extended_by:
+        raise SpecError(f"recipe {extended_by[0]}: extends comes back to {name!r}; wanted a chain that ends.")
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise SpecError(f"No recipe file at {path}.")
+        text, folder = path.read_text(encoding="utf-8"), path.parent
+    else:
+        entry = _manifests("recipes") / f"{name}.toml"
+        if not entry.is_file():
+            raise SpecError(_unknown("recipe", name, recipe_names()) + " Or give the path of your own TOML.")
+        text, folder = entry.read_text(encoding="utf-8"), Path()
+    table = _toml(text, f"recipe {name}")
+    if "extends" not in table:
+        return table
+    base = table.pop("extends")
+    if not isinstance(base, str):
+        raise SpecError(f"recipe {name}: extends is {base!r}; wanted the name of a recipe or the path of a TOML.")
+    if "name" not in table:
+        raise SpecError(f"recipe {name}: key 'name' is missing; a recipe that extends another needs a name of its own.")
+    known = {f.name for f in dataclasses.fields(Recipe)} - {"digest"}
+    for key in table:
+        if key not in known:
+            raise SpecError(f"recipe {name}: {_unknown('key', key, sorted(known))}")
+    return {**_recipe_table(str(folder / base) if base.endswith(".toml") else base, (*extended_by, name)), **table}
+
+
 def _manifests(*parts: str) -> Any:
     return resources.files("medvar_manifests").joinpath(*parts)
 
@@ -369,6 +404,10 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, list | tuple) or not all(isinstance(item, wanted) for item in value):
             raise SpecError(f"{where} is {value!r}; wanted a list of {wanted.__name__}.")
         return tuple(value)
+    if kind == Mapping[str, tuple[float, ...]]:
+        if not isinstance(value, dict):
+            raise SpecError(f"{where} is {value!r}; wanted a table of lists of numbers.")
+        return {str(k): tuple(float(n) for n in _numbers(value[k], f"{where}.{k}")) for k in sorted(value)}
     if origin is Mapping:
         wanted, kinds = get_args(kind)[1], {str: "texts", int: "whole numbers"}
         if not isinstance(value, dict) or not all(type(item) is wanted for item in value.values()):
@@ -378,6 +417,13 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise SpecError(f"{where} is {value!r}; wanted a {kind.__name__}.")
     return kind(value)
+
+
+def _numbers(value: Any, where: str) -> list[Any]:
+    whole = isinstance(value, list | tuple)
+    if not whole or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in value):
+        raise SpecError(f"{where} is {value!r}; wanted a list of numbers.")
+    return list(value)
 
 
 def _rows(table: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
@@ -487,10 +533,30 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
     _one_of(recipe.ct_normalizer, NORMALIZER_NAMES, f"{where}: ct_normalizer")
     _one_of(recipe.mr_normalizer, NORMALIZER_NAMES, f"{where}: mr_normalizer")
     _one_of(recipe.codec, CODEC_NAMES, f"{where}: codec")
-    if not recipe.ct_width_hu > 0:
-        raise SpecError(f"{where}: ct_width_hu is {recipe.ct_width_hu}; wanted a width above 0.")
+    _one_of(recipe.slice_axis, ("collection", "axial"), f"{where}: slice_axis")
+    _one_of(recipe.aspect, ("stretch", "pad"), f"{where}: aspect")
+    _one_of(recipe.unlabelled, ("keep", "reject"), f"{where}: unlabelled")
+    _check_numbers(recipe, where)
     if not 0 <= recipe.mr_low_percentile < recipe.mr_high_percentile <= 100:
         raise SpecError(f"{where}: mr_low_percentile is not below mr_high_percentile; wanted 0 <= low < high <= 100.")
+
+
+def _check_numbers(recipe: Recipe, where: str) -> None:
+    for f in dataclasses.fields(recipe):
+        value = getattr(recipe, f.name)
+        if f.type not in (int, float):
+            continue
+        if not math.isfinite(value):
+            raise SpecError(f"{where}: {f.name} is {value}; wanted a finite number.")
+        if value < 0 and not f.name.endswith("_hu"):
+            raise SpecError(f"{where}: {f.name} is {value}; wanted 0 or more.")
+    if not recipe.ct_width_hu > 0:
+        raise SpecError(f"{where}: ct_width_hu is {recipe.ct_width_hu}; wanted a width above 0.")
+    for region, window in recipe.ct_windows.items():
+        if len(window) != 2 or not all(map(math.isfinite, window)) or not window[1] > 0:
+            raise SpecError(
+                f"{where}: ct_windows.{region} is {list(window)}; wanted [level, width] in HU with a width above 0."
+            )
 
 
 def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:

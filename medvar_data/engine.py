@@ -1,123 +1,105 @@
-"""Run independent pieces of work in a pool of processes and survive the death of one of them.
+"""Run independent pieces of work: in this process, in processes of this machine, on a Dask cluster, or a part of them.
 
-Results come back as they finish; the order means nothing. When a child dies (out of memory, a library's crash), every
-piece that was in flight is tried again alone; one that kills its process a second time is handed to `on_killed`.
+The three give the same files, since a piece of work is a pure function of its inputs and puts its result in place by
+renaming. Which one it is, is one value, `Engine`.
 """
 
-import multiprocessing
-import os
-import threading
-import time
-from collections import deque
+import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TypeVar
 
-import cv2
-
+from medvar_data.cluster import run_cluster
 from medvar_data.errors import WorkspaceError
+from medvar_data.pool import run_here, run_pool
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-IN_FLIGHT_PER_WORKER = 2
-PARENT_CHECK_SECONDS = 1.0
+
+@dataclass(frozen=True)
+class Part:
+    """Part `number` (from 1) of `count`: the work whose key's hash falls to it, whatever else is to do."""
+
+    number: int = 1
+    count: int = 1
+
+    def holds(self, key: str) -> bool:
+        """Tell whether a piece of work with this key belongs to the part."""
+        return int.from_bytes(sha256(key.encode()).digest()[:8], "big") % self.count == self.number - 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is but one part."""
+        return self.count == 1
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Who does the work.
+
+    Attributes:
+        workers: processes of this machine; 1 works in this process. Unused with a scheduler.
+        memory_bytes: what all running pieces of work may be expected to need together; 0 sets no bound.
+        scheduler: address of a Dask scheduler, or the path of its scheduler file.
+        part: of the work; the rest is left to others.
+    """
+
+    workers: int = 1
+    memory_bytes: int = 0
+    scheduler: str = ""
+    part: Part = field(default=WHOLE)
 
 
 def run_tasks(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
-    workers: int,
+    engine: Engine | int,
     on_killed: Callable[[Task], Result],
+    cost: Callable[[Task], int] = lambda _: 0,
 ) -> Iterator[Result]:
-    """Apply a picklable function to every task.
+    """Apply a picklable function to every task; results come as they finish.
 
     Args:
         function: pure but for the files it writes; must be importable.
-        tasks: picklable.
-        workers: processes; 1 runs in this process, without a pool.
-        on_killed: makes the result of a task whose process died twice.
-    """
-    if workers <= 1:
-        cv2.setNumThreads(1)
-        yield from map(function, tasks)
-        return
-    waiting = deque(tasks)
-    while waiting:
-        suspects: list[Task] = []
-        yield from _run_pool(function, waiting, workers, suspects)
-        for suspect in suspects:
-            yield _run_alone(function, suspect, on_killed)
-
-
-def _run_pool(
-    function: Callable[[Task], Result], waiting: deque[Task], workers: int, suspects: list[Task]
-) -> Iterator[Result]:
-    """Drain `waiting` until done or a child dies; then `suspects` holds what was in flight."""
-    with _pool(workers) as pool:
-        _check_alive(pool)
-        flying: dict[Future[Result], Task] = {}
-        while waiting or flying:
-            while waiting and len(flying) < workers * IN_FLIGHT_PER_WORKER:
-                task = waiting.popleft()
-                try:
-                    flying[pool.submit(function, task)] = task
-                except BrokenProcessPool:
-                    waiting.appendleft(task)
-                    break
-            if not flying:  # the pool broke while nothing was in flight: go on with a new one
-                return
-            done, _ = wait(flying, return_when=FIRST_COMPLETED)
-            broken = False
-            for future in done:
-                task = flying.pop(future)
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    suspects.append(task)
-                    broken = True
-            if broken:
-                suspects.extend(flying.values())
-                return
-
-
-def _run_alone(function: Callable[[Task], Result], task: Task, on_killed: Callable[[Task], Result]) -> Result:
-    with _pool(1) as pool:
-        _check_alive(pool)
-        try:
-            return pool.submit(function, task).result()
-        except BrokenProcessPool:
-            return on_killed(task)
-
-
-def _check_alive(pool: ProcessPoolExecutor) -> None:
-    """Start a process and hear from it: one that cannot even start says nothing about the task it was meant for.
+        tasks: picklable, the longest first; already only those of the engine's part.
+        engine: who does the work; a number means so many processes of this machine.
+        on_killed: makes the result of a task that killed its process, or ran out of memory, alone as well.
+        cost: bytes of memory that a task is expected to need.
 
     Raises:
-        WorkspaceError: processes die before they are given anything to do.
+        WorkspaceError: processes die before they are given anything to do, or the scheduler is gone.
     """
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool as error:
-        raise WorkspaceError(
-            "Worker processes die as they start, before they are given a case. Check memory limits and the installation, "
-            "or run with --workers 1. Nothing was rejected; the same command goes on from here."
-        ) from error
+    engine = as_engine(engine)
+    todo = list(tasks)
+    if not todo:
+        return iter(())
+    if engine.scheduler:
+        return run_cluster(function, todo, engine.scheduler, on_killed)
+    if engine.workers <= 1:
+        return run_here(function, todo, on_killed)
+    return run_pool(function, todo, engine.workers, on_killed, cost, engine.memory_bytes)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(os.getpid(),))
+def as_engine(engine: Engine | int) -> Engine:
+    """Take a number for so many processes of this machine."""
+    return Engine(workers=engine) if isinstance(engine, int) else engine
 
 
-def _start(parent: int) -> None:
-    """One thread a process, since the pool is the parallelism; and no child outlives a parent that was killed."""
-    cv2.setNumThreads(1)
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+def parse_part(text: str) -> Part:
+    """Read `I/N`.
 
+    >>> parse_part("3/8")
+    Part(number=3, count=8)
 
-def _leave_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_SECONDS)
-    os._exit(1)
+    Raises:
+        WorkspaceError: it is no part.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise WorkspaceError(f"{text!r} is no part; wanted I/N with I from 1 to N, such as 3/8.")
+    return Part(int(match[1]), int(match[2]))

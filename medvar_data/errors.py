@@ -45,6 +45,7 @@ class Reason(StrEnum):
     DUPLICATE_CASE = "duplicate_case"  # two files claim one case key
     KNOWN_BAD = "known_bad"  # the collection's description leaves it out and says why
     PATIENT_IN_TWO_SPLITS = "patient_in_two_splits"
+    UNLABELLED = "unlabelled"  # no label, and the recipe takes labelled cases alone
     WORKER_KILLED = "worker_killed"  # the process died on this case twice, the second time alone
 
 

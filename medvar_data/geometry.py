@@ -196,6 +196,26 @@ def resample_mask(mask: Shaped[np.ndarray, "h w"], rows: int, columns: int) -> S
     return mask.take(at[0], axis=0).take(at[1], axis=1)
 
 
+def square_margins(shape: tuple[int, int], steps_mm: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Pixels to add at top, bottom, left and right so that a slice covers a square of millimetres, to half a pixel.
+
+    Args:
+        shape: rows and columns of the slice.
+        steps_mm: row and column step.
+    """
+    extent_mm = max(n * step for n, step in zip(shape, steps_mm, strict=True))
+    down, across = (round(extent_mm / step) - n for n, step in zip(shape, steps_mm, strict=True))
+    return down // 2, down - down // 2, across // 2, across - across // 2
+
+
+def pad_to_square(
+    picture: Shaped[np.ndarray, "h w"], steps_mm: tuple[float, float], fill: float
+) -> Shaped[np.ndarray, "p q"]:
+    """Centre a slice in a square of millimetres, so that making it a square of pixels scales both axes alike."""
+    top, bottom, left, right = square_margins((picture.shape[0], picture.shape[1]), steps_mm)
+    return np.pad(picture, ((top, bottom), (left, right)), constant_values=picture.dtype.type(fill))
+
+
 def _through_plane_axis(geometry: Geometry) -> int:
     steps = np.asarray(voxel_sizes(geometry.affine))
     return int(np.flatnonzero(steps >= steps.max() * 0.99)[-1])

@@ -12,11 +12,12 @@ from jaxtyping import Int64, Shaped, UInt8
 
 from medvar_data.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3, spurious
 from medvar_data.catalog import CollectionSpec, Recipe
+from medvar_data.choices import recipe_for
 from medvar_data.cleanup import CleanLabels, remove_label_dust, remove_slice_dust
 from medvar_data.components import bounding_box
 from medvar_data.counts import Counts, count, is_countable, moments, percentiles
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.geometry import SlicePlan, picture_stack, plan_slices, resize_image, resize_mask
+from medvar_data.geometry import SlicePlan, pad_to_square, picture_stack, plan_slices, resize_image, resize_mask
 from medvar_data.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, apply_intensity
 from medvar_data.readers import Scan
 from medvar_data.records import Case, HarmonizedSlice
@@ -95,8 +96,10 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
     """Harmonize one scan.
 
     Raises:
-        CaseRejected: `label_values`, `constant_image`, or `no_foreground` where the cleanup leaves nothing to keep.
+        CaseRejected: `label_values`, `constant_image`, or `no_foreground` where the cleanup leaves nothing to keep;
+            `unlabelled` where the recipe takes labelled cases alone.
     """
+    recipe = recipe_for(case, recipe)
     clean = _clean(scan, case, spec, recipe, None)
     plan, params = clean.plan, _fit_intensity(clean, case, recipe)
     keep = _slices_to_keep(clean, scan.label is not None, recipe)
@@ -169,7 +172,7 @@ def replay(
 
 def _clean(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe, body_params: BodyParams | None) -> _Clean:
     """Bring a scan onto its slice stack and clean it in 3D, with recorded parameters where there are any."""
-    plan = plan_slices(scan.image.geometry, spec.slice_axis)
+    plan = plan_slices(scan.image.geometry, slice_axis(spec, recipe))
     stack = picture_stack(scan.image.voxels, plan)
     labels, label_counts = _clean_labels(scan, stack.shape, plan, spec, recipe)
     counts = count(scan.image.voxels) if is_countable(stack.dtype) else None
@@ -248,16 +251,21 @@ def _without_spurious(clean: _Clean, z: int) -> Shaped[np.ndarray, "h w"]:
 def _finish(clean: _Clean, z: int, params: IntensityParams, recipe: Recipe) -> tuple[HarmonizedSlice, dict[int, float]]:
     """Make the square slice of one picture, and tell the dust removed from its label, mm³."""
     tidy = remove_slice_dust(clean.labels.voxels[z], clean.plan.spacing_mm, recipe)
-    square = resize_mask(tidy.voxels[0], recipe.side)
+    picture, mask, body = _without_spurious(clean, z), tidy.voxels[0], clean.body.mask[z]
+    if recipe.aspect == "pad":  # black is what lies at the lower bound
+        steps_mm = clean.plan.spacing_mm[:2]
+        picture = pad_to_square(picture, steps_mm, float(np.floor(params.low)))
+        mask, body = (pad_to_square(layer, steps_mm, 0.0) for layer in (mask, body))
+    square = resize_mask(mask, recipe.side)
     counts = count(square).n
     pixels = {int(v): int(counts[v]) for v in np.flatnonzero(counts) if v > 0}
-    image = _resizable(_without_spurious(clean, z), params)
+    image = _resizable(picture, params)
     finished = HarmonizedSlice(
         z=z,
         source_index=clean.plan.source_index(z),
         image=apply_intensity(resize_image(image, recipe.side), params),
         mask=square,
-        body_pixels=int(np.count_nonzero(resize_mask(clean.body.mask[z], recipe.side))),
+        body_pixels=int(np.count_nonzero(resize_mask(body, recipe.side))),
         foreground_pixels=sum(pixels.values()),
         label_pixels=pixels,
     )

@@ -14,6 +14,7 @@ from medvar_data.matching import LayoutCount, match_files, natural, readable
 from medvar_data.readers import Header, read_volume_header
 from medvar_data.readers.detached import data_files, no_data_file
 from medvar_data.readers.scan import check_same_shape
+from medvar_data.readers.size import sized
 from medvar_data.records import Case, Reject
 from medvar_data.tree import Tree, modified_ns
 
@@ -126,7 +127,7 @@ def _judge(spec: CollectionSpec, candidates: Iterable[Case]) -> Iterable[tuple[C
     for case in candidates:
         try:
             _judge_headers(spec, case, headers)
-            yield case, None
+            yield sized(case, headers), None
         except CaseRejected as error:
             yield case, Reject(spec.name, case.case, "ingest", error.reason, error.detail)
 

@@ -1,110 +1,127 @@
 """The commands of the data road as functions: each takes a frozen spec and returns what it did."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medvar_data.archives import (
-    DEFAULT_ACCESS,
-    NOTHING_OPEN,
-    SEPARATOR,
-    Access,
-    AccessSpec,
-    clear_scratch,
-    list_archive,
-    open_access,
-    reading,
-    room_bytes,
-)
-from medvar_data.casefile import fingerprint, is_done, read_case_file, write_kept, write_rejected
+from medvar_data.archives import DEFAULT_ACCESS, Access, AccessSpec, open_access, reading
+from medvar_data.casefile import read_case_file, wanted_inputs, why_to_do, write_kept, write_rejected
 from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_collections
-from medvar_data.engine import run_tasks
-from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError
+from medvar_data.choices import recipe_for
+from medvar_data.engine import Engine, as_engine, run_tasks
+from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError, WorkspaceError
 from medvar_data.harmonize import harmonize
 from medvar_data.ingest import Ingested, archive_rejects, ingest, with_rejects
 from medvar_data.matching import LayoutCount
+from medvar_data.memory import show_size
+from medvar_data.planning import CaseTask, Pending, add_calibration, peak_bytes, pending_cases
 from medvar_data.readers import read_scan
-from medvar_data.records import Case, Progress
+from medvar_data.records import Progress, Reject
 from medvar_data.store import Store, remove_partials
 from medvar_data.tables import read_manifest
-from medvar_data.tree import open_tree
+from medvar_data.tree import Tree, open_tree
+from medvar_data.unpacking import unpacked_batches
 from medvar_data.verify import read_dataset
-from medvar_data.workspace import ArchiveNote, Workspace, archives_of
+from medvar_data.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class HarmonizeSummary:
-    """What one run of harmonize did; found = kept + rejected, over everything ingested."""
+    """What one run of harmonize did; found = kept + rejected + left to other parts, over everything ingested."""
 
     n_cases: int
     n_kept: int
     n_rejected: int
     n_skipped: int  # finished before this run
+    n_elsewhere: int  # left to other parts and not finished yet
     n_slices: int
     reasons: dict[str, int]
+    rejects: tuple[Reject, ...]
 
 
 @dataclass(frozen=True)
-class HarmonizePlan:
-    """What harmonize would do."""
+class _Source:
+    """One source to ingest: a folder or archive and the collections to look for in it."""
 
-    n_todo: int
-    n_finished: int
-    todo_bytes: int  # of source files
-    todo_by_collection: dict[str, int]
+    name: str
+    path: Path
+    specs: tuple[CollectionSpec, ...]
+    salt: bytes = field(repr=False)
+    access: Access
 
 
 @dataclass(frozen=True)
-class _CaseTask:
-    case: Case
-    spec: CollectionSpec
-    recipe: Recipe
-    path: str
-    access: Access = NOTHING_OPEN
+class _Found:
+    source: _Source
+    tree: Tree  # without its files
+    results: tuple[tuple[CollectionSpec, Ingested | None], ...]
+    miss: str  # what the first collection that is not there says
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    name: str
+    status: str  # kept, rejected or skipped
+    seconds: float
 
 
 def run_ingest(
-    sources: dict[str, Path], workspace: Workspace, archives: AccessSpec = DEFAULT_ACCESS
+    sources: dict[str, Path],
+    workspace: Workspace,
+    salt: bytes | None = None,
+    engine: Engine | int = 1,
+    archives: AccessSpec = DEFAULT_ACCESS,
 ) -> Iterator[Ingested]:
     """Find the cases of several collections and note them in the workspace.
 
     Args:
         sources: collection name, family name or path of an own TOML -> folder or archive.
-        workspace: made where it does not exist.
+        workspace: made where it does not exist, once something was found.
+        salt: behind patient hashes; the workspace's own, or a new one, where absent.
+        engine: who does the work; one source is one piece.
         archives: passwords, and where to unpack what cannot be read in place.
 
     Raises:
         SpecError: an unknown collection. SourceError: a path that is not there or holds nothing of the collection.
+        WorkspaceError: the workspace has another salt.
     """
+    salt = workspace.salt_to_use(salt)
     reported: set[Path] = set()  # a broken archive is one reject, however many collections its folder is given for
-    with open_access(archives):
-        return iter([result for name, path in sources.items() for result in _ingest(name, path, workspace, reported)])
+    results: list[Ingested] = []
+    with open_access(archives) as access:
+        tasks = [_Source(name, path, tuple(find_collections(name)), salt, access) for name, path in sources.items()]
+        waiting = iter(tasks)
+        arrived: dict[str, _Found] = {}
+        due = next(waiting, None)
+        for found in run_tasks(_ingest_source, tasks, engine, _ingest_killed):
+            arrived[found.source.name] = found
+            while due and due.name in arrived:  # in the order given, whatever the order of arrival
+                results += _note(arrived[due.name], workspace, reported)
+                due = next(waiting, None)
+    return iter(results)
 
 
-def _ingest(name: str, path: Path, workspace: Workspace, reported: set[Path]) -> Iterator[Ingested]:
-    specs = find_collections(name)
-    tree = open_tree(path)
+def _note(found: _Found, workspace: Workspace, reported: set[Path]) -> Iterator[Ingested]:
+    """Write what one source holds to the workspace; the first of its collections carries its broken archives."""
+    tree = found.tree
+    there = [result for _, result in found.results if result]
+    if not there and not tree.broken:
+        raise SourceError(found.miss)
+    workspace.set_salt(found.source.salt)
     workspace.note_archives(tree)
     broken = [b for b in tree.broken if tree.root / b[0] not in reported]
     reported.update(tree.root / b[0] for b in broken)
-    misses: list[tuple[CollectionSpec, SourceError]] = []
-    for spec in specs:
-        try:
-            result = ingest(spec, replace(tree, broken=()), workspace.salt())
-        except SourceError as error:
-            misses.append((spec, error))
-            continue
-        yield _save(name, spec, with_rejects(result, archive_rejects(spec.name, broken)), workspace)
-        broken = []
-    if len(misses) == len(specs) and not tree.broken:
-        raise misses[0][1]
-    for spec, _ in misses:  # part of a family, or lost with an archive
-        counts = tuple(LayoutCount(layout.id, 0, layout.expected, 0) for layout in spec.layouts)
-        result = Ingested(spec.name, (), tuple(archive_rejects(spec.name, broken)), counts, ())
-        yield _save(name, spec, result, workspace) if broken else result
+    for spec, result in sorted(found.results, key=lambda pair: pair[1] is None):  # what was found comes first
+        if result:
+            yield _save(found.source.name, spec, with_rejects(result, archive_rejects(spec.name, broken)), workspace)
+        else:  # part of a family, or lost with an archive
+            counts = tuple(LayoutCount(layout.id, 0, layout.expected, 0) for layout in spec.layouts)
+            empty = Ingested(spec.name, (), tuple(archive_rejects(spec.name, broken)), counts, ())
+            yield _save(found.source.name, spec, empty, workspace) if broken else empty
         broken = []
 
 
@@ -117,7 +134,7 @@ def _save(name: str, spec: CollectionSpec, result: Ingested, workspace: Workspac
 def run_harmonize(
     workspace: Workspace,
     recipe: Recipe,
-    workers: int,
+    engine: Engine | int,
     progress: Callable[[Progress], None],
     names: list[str] | None = None,
     archives: AccessSpec = DEFAULT_ACCESS,
@@ -127,30 +144,34 @@ def run_harmonize(
     Args:
         workspace: with ingested collections.
         recipe: how.
-        workers: processes.
-        progress: called after every case.
+        engine: who does the work; a number means so many processes of this machine.
+        progress: called at the start and after every case.
         names: collections; all where None.
         archives: passwords, and where to unpack what cannot be read in place.
 
     Raises:
         SourceError: an archive needs another password or more scratch space. Nothing is rejected for that.
     """
+    engine = as_engine(engine)
     remove_partials(workspace.path / "harmonized")
-    tasks, skipped = _pending(workspace, recipe, names)
-    done, total = skipped, len(tasks) + skipped
-    with open_access(archives) as access:
-        for batch in _unpacked_batches(tasks, workspace.archive_notes(), access):
-            for name, status in run_tasks(_harmonize_case, batch, workers, _killed):
-                done += 1
-                progress(Progress(done, total, name, status))
-    return _summary(workspace, names or workspace.collections(), skipped)
-
-
-def plan_harmonize(workspace: Workspace, recipe: Recipe, names: list[str] | None = None) -> HarmonizePlan:
-    """Tell what `run_harmonize` would do, without doing it."""
-    tasks, finished = _pending(workspace, recipe, names)
-    by_collection = Counter(t.case.collection for t in tasks)
-    return HarmonizePlan(len(tasks), finished, sum(t.case.n_bytes for t in tasks), dict(by_collection))
+    pending = pending_cases(workspace, recipe, names, engine.part)
+    done, total = pending.n_finished, len(pending.tasks) + pending.n_finished
+    task_of = {task.name: task for task in pending.tasks}
+    progress(Progress(done, total, "", "skipped"))
+    took = []
+    try:
+        with open_access(archives) as access:
+            for batch in unpacked_batches(pending.tasks, workspace.archive_notes(), access):
+                for outcome in run_tasks(_harmonize_case, batch, engine, _killed, lambda task: peak_bytes(task.case)):
+                    done += 1
+                    if outcome.status == "kept":
+                        task = task_of[outcome.name]
+                        took.append((task.case, outcome.seconds, Path(task.path)))
+                    progress(Progress(done, total, outcome.name, outcome.status))
+    finally:
+        remove_partials(workspace.path / "harmonized")
+    add_calibration(workspace, took)
+    return _summary(workspace, recipe, names or workspace.collections(), pending)
 
 
 def read_statistics(store: Store) -> list[dict[str, Any]]:
@@ -166,116 +187,81 @@ def read_reject_counts(store: Store) -> list[tuple[str, str, int]]:
     return [(*pair, n) for pair, n in sorted(counts.items())]
 
 
-def _pending(workspace: Workspace, recipe: Recipe, names: list[str] | None) -> tuple[list[_CaseTask], int]:
-    """Cases to do, largest first so that no giant is left to the end, and how many are done."""
-    tasks, skipped = [], 0
-    for name in names or workspace.collections():
-        spec = workspace.spec(name)
-        for case in workspace.cases(name):
-            path = workspace.case_file(case)
-            if is_done(path, fingerprint(case, spec, recipe)):
-                skipped += 1
-            else:
-                tasks.append(_CaseTask(case, spec, recipe, str(path)))
-    return sorted(tasks, key=lambda t: (-t.case.n_bytes, t.case.collection, t.case.case)), skipped
+def _ingest_source(source: _Source) -> _Found:
+    """Look for the collections of one source in its tree, which is listed once."""
+    with reading(source.access):
+        tree = open_tree(source.path)
+        results: list[tuple[CollectionSpec, Ingested | None]] = []
+        misses = []
+        for spec in source.specs:
+            try:
+                results.append((spec, ingest(spec, replace(tree, broken=()), source.salt)))
+            except SourceError as error:
+                results.append((spec, None))
+                misses.append(str(error))
+    return _Found(source, replace(tree, files=()), tuple(results), misses[0] if misses else "")
 
 
-def _unpacked_batches(
-    tasks: list[_CaseTask], notes: dict[Path, ArchiveNote], access: Access
-) -> Iterator[list[_CaseTask]]:
-    """Part the cases so that what each batch needs unpacked fits into scratch, and unpack it before the batch is given out."""
-    ready = [replace(task, access=access) for task in tasks]
-    packed = {id(t): {a: notes[a] for a in archives_of(t.case) if a in notes and notes[a].scratch_bytes} for t in ready}
-    users: dict[Path, list[Case]] = {}
-    for task in ready:
-        for archive in archives_of(task.case) & notes.keys():
-            users.setdefault(archive, []).append(task.case)
-    for archive, cases in users.items():
-        if notes[archive].encrypted and not notes[archive].scratch_bytes:
-            _check_opens(archive, cases)
-    if plain := [task for task in ready if not packed[id(task)]]:
-        yield plain
-    batch: list[_CaseTask] = []
-    held: dict[Path, int] = {}
-    for task in sorted((t for t in ready if packed[id(t)]), key=lambda t: min(packed[id(t)])):
-        more = {a: note.scratch_bytes for a, note in packed[id(task)].items()}
-        if batch and sum((held | more).values()) > room_bytes():
-            yield batch
-            clear_scratch()
-            batch, held = [], {}
-        for archive in more.keys() - held.keys():
-            _check_opens(archive, users[archive])
-        batch.append(task)
-        held |= more
-    if batch:
-        yield batch
+def _ingest_killed(source: _Source) -> _Found:
+    raise WorkspaceError(
+        f"The process that ingested {source.name} was killed twice; it may need more memory. The same command tries again."
+    )
 
 
-def _check_opens(archive: Path, cases: list[Case]) -> None:
-    """List an archive again, which unpacks what has to be and tries the passwords; damage is left to its cases to tell.
-
-    Raises:
-        SourceError: there is no password or no room for it, or for an archive in it that holds one of the cases.
-    """
-    root = Path(cases[0].root)
-    path = archive.relative_to(root).as_posix()
-    try:
-        failed = list_archive(root, path).broken
-    except CaseRejected as error:
-        failed = (("", error.reason, error.detail),)
-    for inner, reason, detail in failed:
-        within = f"{path}{SEPARATOR}{inner}" if inner else path
-        used = any(name.startswith(f"{within}{SEPARATOR}") for case in cases for name in (*case.image, *case.label))
-        if used and reason in (Reason.ARCHIVE_PASSWORD, Reason.SCRATCH_FULL):
-            raise SourceError(f"{cases[0].collection}: {detail}.")
-
-
-def _harmonize_case(task: _CaseTask) -> tuple[str, str]:
+def _harmonize_case(task: CaseTask) -> _Outcome:
     """Read, harmonize and commit one case; a bad case becomes a rejected one."""
-    path = Path(task.path)
-    name = f"{task.case.collection}/{task.case.case}"
+    path, case = Path(task.path), task.case
+    if not why_to_do(path, wanted_inputs(case, task.spec, task.recipe)):
+        return _Outcome(task.name, "skipped", 0.0)  # another run has finished it meanwhile
+    started = time.perf_counter()
     try:
+        recipe_for(case, task.recipe)
         with reading(task.access):
-            scan = read_scan(task.case, task.spec)
-        volume = harmonize(scan, task.case, task.spec, task.recipe)
+            scan = read_scan(case, task.spec)
+        volume = harmonize(scan, case, task.spec, task.recipe)
     except CaseRejected as error:
-        write_rejected(path, error, task.case, task.spec, task.recipe)
-        return name, "rejected"
-    except MemoryError:
-        starved = CaseRejected(Reason.WORKER_KILLED, "there is not enough memory for this case")
-        write_rejected(path, starved, task.case, task.spec, task.recipe)
-        return name, "rejected"
-    write_kept(path, volume, task.case, task.spec, task.recipe)
-    return name, "kept"
+        write_rejected(path, error, case, task.spec, task.recipe)
+        return _Outcome(task.name, "rejected", time.perf_counter() - started)
+    write_kept(path, volume, case, task.spec, task.recipe)
+    return _Outcome(task.name, "kept", time.perf_counter() - started)
 
 
-def _killed(task: _CaseTask) -> tuple[str, str]:
-    error = CaseRejected(Reason.WORKER_KILLED, "its process died twice, the second time alone; it may need more memory")
-    write_rejected(Path(task.path), error, task.case, task.spec, task.recipe)
-    return f"{task.case.collection}/{task.case.case}", "rejected"
+def _killed(task: CaseTask) -> _Outcome:
+    detail = (
+        "its process died, or ran out of memory, twice, the second time alone; "
+        f"it was expected to need {show_size(peak_bytes(task.case))} of memory"
+    )
+    write_rejected(Path(task.path), CaseRejected(Reason.WORKER_KILLED, detail), task.case, task.spec, task.recipe)
+    return _Outcome(task.name, "rejected", 0.0)
 
 
-def _summary(workspace: Workspace, names: list[str], skipped: int) -> HarmonizeSummary:
-    reasons: Counter[str] = Counter()
-    kept = slices = found = 0
+def _summary(workspace: Workspace, recipe: Recipe, names: list[str], pending: Pending) -> HarmonizeSummary:
+    rejects: list[Reject] = []
+    kept = slices = found = elsewhere = 0
     for name in names:
-        rejects = workspace.ingest_rejects(name)
-        reasons.update(r.reason.value for r in rejects)
-        found += len(rejects)
+        spec = workspace.spec(name)
+        early = workspace.ingest_rejects(name)
+        rejects += early
+        found += len(early)
         for case in workspace.cases(name):
             found += 1
-            file = read_case_file(workspace.case_file(case))
+            path = workspace.case_file(case)
+            if pending.n_elsewhere and why_to_do(path, wanted_inputs(case, spec, recipe)):
+                elsewhere += 1
+                continue
+            file = read_case_file(path)
             if file.reject:
-                reasons[file.reject.reason.value] += 1
+                rejects.append(file.reject)
             elif file.harmonized:
                 kept += 1
                 slices += file.harmonized.n_kept
-    rejected = sum(reasons.values())
-    if found != kept + rejected:
+    if found != kept + len(rejects) + elsewhere:
         raise MedvarError(
-            f"{found} cases in, but {kept} kept and {rejected} rejected; this is a fault of medvar, please report it."
+            f"{found} cases in, but {kept} kept, {len(rejects)} rejected and {elsewhere} left to others; "
+            "this is a fault of medvar, please report it."
         )
-    return HarmonizeSummary(found, kept, rejected, skipped, slices, dict(reasons))
+    reasons = dict(Counter(reject.reason.value for reject in rejects))
+    return HarmonizeSummary(found, kept, len(rejects), pending.n_finished, elsewhere, slices, reasons, tuple(rejects))
 
 
 def default_workers() -> int:

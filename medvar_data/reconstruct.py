@@ -4,6 +4,7 @@ In: a shard set and a case. Out: image and mask with the source's shape and affi
 source is read again and each loss measured by itself: the window, the 8 bits, the resampling.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from medvar_data.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.body import BodyParams, apply_body, find_body
-from medvar_data.catalog import Recipe
+from medvar_data.catalog import Recipe, parse_recipe
+from medvar_data.choices import recipe_for
 from medvar_data.codec import decode_png
 from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.geometry import (
     SlicePlan,
     as_stored,
     canonical,
+    pad_to_square,
     plan_along,
     resample_image,
     resample_mask,
     slices_first,
+    square_margins,
 )
 from medvar_data.harmonize import PLANES, label_table
 from medvar_data.intensity import IntensityParams, invert_intensity
@@ -98,6 +102,7 @@ def reconstruct(store: Store, name: str) -> Reconstruction:
             f"The set holds {len(rows)} of the case's {case['n_kept']} slices; `medvar-data verify` tells more."
         )
     geometry, plan = _source_grid(case)
+    recipe = parse_recipe(read_dataset(store)["recipe"], "the recipe in dataset.json")
     params = IntensityParams(case["normalizer"], case["low"], case["high"])
     shape = slices_first(canonical(np.empty(geometry.shape, dtype=np.bool_), plan), plan.axis).shape
     image = np.full(shape, params.low, dtype=np.float32)
@@ -105,8 +110,8 @@ def reconstruct(store: Store, name: str) -> Reconstruction:
     kept = np.zeros(shape, dtype=bool)
     for row in rows:
         picture = invert_intensity(_picture(store, row, "image"), params)
-        image[row["z"]] = resample_image(picture, shape[1], shape[2])
-        mask[row["z"]] = resample_mask(_picture(store, row, "mask"), shape[1], shape[2])
+        image[row["z"]] = _from_square(picture, shape[1:], plan, recipe, resample_image)
+        mask[row["z"]] = _from_square(_picture(store, row, "mask"), shape[1:], plan, recipe, resample_mask)
         kept[row["z"]] = True
     voxels, labels, there = (np.ascontiguousarray(as_stored(stack, plan)) for stack in (image, mask, kept))
     return Reconstruction(case["collection"], case["case"], voxels, labels, geometry, there)
@@ -149,7 +154,8 @@ def measure_losses(
     case = next((c for c in known if c.case == rebuilt.case), None)
     if case is None:
         raise WorkspaceError("The workspace does not hold this case; give the one that the set was made from.")
-    spec, recipe = workspace.spec(case.collection), Recipe(**read_dataset(store)["recipe"])
+    spec = workspace.spec(case.collection)
+    recipe = recipe_for(case, parse_recipe(read_dataset(store)["recipe"], "the recipe in dataset.json"))
     row = _case_row(store, f"{case.collection}-{case.case}")
     _, plan = _source_grid(row)
     with open_access(archives):
@@ -167,7 +173,7 @@ def measure_losses(
     for z in kept:
         inside = body.mask[z]
         clean = apply_body(source[z], body.hull[z], labels[z], body_params)
-        losses = _losses(source[z], clean, made[z], params, recipe.side)
+        losses = _losses(source[z], clean, made[z], params, plan, recipe)
         sums += [float(np.abs(loss[inside]).sum(dtype=np.float64)) for loss in losses]
         n += int(np.count_nonzero(inside))
     window, resampling, cleanup, quantization, error = (float(v) for v in sums / max(n, 1))
@@ -183,7 +189,8 @@ def _losses(
     clean: Shaped[np.ndarray, "h w"],
     made: Float32[np.ndarray, "h w"],
     params: IntensityParams,
-    side: int,
+    plan: SlicePlan,
+    recipe: Recipe,
 ) -> list[Float32[np.ndarray, "h w"]]:
     """Difference images of one slice: window, resampling, cleanup, quantization, and the whole, which is their sum."""
 
@@ -191,11 +198,27 @@ def _losses(
         return np.clip(values, np.float32(params.low), np.float32(params.high))
 
     def there_and_back(values: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-        return resample_image(clipped(resample_image(values, side, side)), *values.shape)
+        padded = pad_to_square(values, plan.spacing_mm[:2], params.low) if recipe.aspect == "pad" else values
+        square = clipped(resample_image(padded, recipe.side, recipe.side))
+        return _from_square(square, (values.shape[0], values.shape[1]), plan, recipe, resample_image)
 
     values = source.astype(np.float32)
     windowed, resampled, cleaned = clipped(values), there_and_back(values), there_and_back(clean.astype(np.float32))
     return [values - windowed, windowed - resampled, resampled - cleaned, cleaned - made, values - made]
+
+
+def _from_square(
+    square: Shaped[np.ndarray, "s s"],
+    shape: tuple[int, int],
+    plan: SlicePlan,
+    recipe: Recipe,
+    resample: Callable[[Shaped[np.ndarray, "s s"], int, int], Shaped[np.ndarray, "r c"]],
+) -> Shaped[np.ndarray, "h w"]:
+    """Bring a square back to its source's rows and columns; what was padded is cut off again."""
+    margins = square_margins(shape, plan.spacing_mm[:2]) if recipe.aspect == "pad" else (0, 0, 0, 0)
+    top, bottom, left, right = margins
+    height, width = shape
+    return resample(square, top + height + bottom, left + width + right)[top : top + height, left : left + width]
 
 
 def _dice(a: Bool[np.ndarray, "i j k"], b: Bool[np.ndarray, "i j k"]) -> float:

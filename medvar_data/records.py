@@ -39,6 +39,8 @@ class Case:
     channel: int  # index into the fourth dimension; -1 where there is none
     n_bytes: int  # of all files together, as stored
     modified_ns: int  # newest modification time of the files, for the resume check alone
+    n_voxels: int = 0  # of the image, one channel; 0 where no header tells
+    inflated_bytes: int = 0  # image and label uncompressed, all channels; what reading them takes of memory
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvar_data.casefile import CaseFile, fingerprint, read_case_file, read_pictures, read_slice_index
+from medvar_data.casefile import read_case_file, read_pictures, read_slice_index, wanted_inputs
 from medvar_data.catalog import CollectionSpec, Recipe
 from medvar_data.codec import CODECS, encoder_version
-from medvar_data.engine import run_tasks
+from medvar_data.engine import Engine, as_engine, run_tasks
 from medvar_data.errors import WorkspaceError
-from medvar_data.harmonize import PIPELINE_VERSION
-from medvar_data.records import Progress, Reject
+from medvar_data.harmonize import PIPELINE_VERSION, HarmonizedCase
+from medvar_data.records import Case, Progress, Reject
 from medvar_data.splits import SPLITS, SplitSpec, assign_splits
 from medvar_data.statistics import statistics
-from medvar_data.store import Store, canonical_json, file_digest, write_bytes
+from medvar_data.store import Store, canonical_json, file_digest, remove_partials, scratch_path, write_bytes
 from medvar_data.tables import (
     CASES_SCHEMA,
     SCHEMA_VERSION,
@@ -40,6 +40,7 @@ from medvar_data.tar import write_tar
 from medvar_data.workspace import Workspace
 
 CONTENT_COLUMNS = ("key", "split", "image_sha256", "mask_sha256", "condition", "condition_id")
+SLICE_MEMORY_BYTES = 400_000  # of a slice on its way: its pictures twice, its row
 MANIFESTS = ("slices.parquet", "cases.parquet", "rejects.parquet", "stats.parquet")
 
 
@@ -57,12 +58,24 @@ class ShardSpec:
 class ShardSummary:
     """What was written."""
 
-    digest: str
+    digest: str  # "" where shards of other parts are missing, and the set is not complete
     n_slices: dict[str, int]
     n_shards: int
     n_cases: int
     n_rejected: int
     n_reused: int  # shards found finished
+    n_elsewhere: int  # shards left to other parts and not finished yet
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A kept case: as ingest knows it now, and what harmonize made of it."""
+
+    path: Path
+    case: Case
+    done: HarmonizedCase
+    spec: CollectionSpec
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ class _ShardTask:
 
 
 def write_shards(
-    workspace: Workspace, store: Store, spec: ShardSpec, workers: int, progress: Callable[[Progress], None]
+    workspace: Workspace, store: Store, spec: ShardSpec, engine: Engine | int, progress: Callable[[Progress], None]
 ) -> ShardSummary:
     """Write a shard set.
 
@@ -95,91 +108,93 @@ def write_shards(
         workspace: with every ingested case harmonized under `spec.recipe`.
         store: where the set goes; an unfinished run of the same plan is completed.
         spec: recipe, split, seed and shard size.
-        workers: processes.
-        progress: called after every shard.
+        engine: who does the work; a number means so many processes. A part writes its shards alone, and the tables
+            where no shard is missing any more.
+        progress: called at the start and after every shard.
 
     Raises:
         WorkspaceError: cases are not harmonized yet, or the store holds another set.
     """
-    files, rejects = _finished_cases(workspace, spec.recipe)
-    splits = assign_splits(((f.case.collection, f.case.group) for _, f in files), spec.split)
-    ids = workspace.condition_ids({f.case.condition for _, f in files})
-    specs = {name: workspace.spec(name) for name in {f.case.collection for _, f in files}}
-    slices = [s for path, f in files for s in _slices(path, f, splits, ids, specs, workspace)]
+    engine = as_engine(engine)
+    kept, rejects = _finished_cases(workspace, spec.recipe)
+    splits = assign_splits(((k.case.collection, k.case.group) for k in kept), spec.split)
+    ids = workspace.condition_ids({k.case.condition for k in kept})
+    slices = [s for k in kept for s in _slices(k, splits, ids, workspace)]
     plan = _plan(slices, spec)
     digest = _plan_digest(plan)
     folder = workspace.path / "shards" / sha256(f"{digest} {store.url}".encode()).hexdigest()[:16]
     _refuse_other_set(store, {name for name, _ in plan})
     codec = CODECS[spec.recipe.codec]
     tasks = [_ShardTask(n, m, codec.suffix, store.url, str(folder / f"{n}.parquet"), digest) for n, m in plan]
-    todo = [t for t in tasks if not _is_written(t, store)]
-    for done, name in enumerate(run_tasks(_write_shard, todo, workers, _killed), start=len(tasks) - len(todo) + 1):
-        progress(Progress(done, len(tasks), name, "kept"))
-    case_rows = [_case_row(f, splits, ids, specs, workspace) for _, f in files]
-    _write_manifests(store, tasks, case_rows, rejects, spec, ids)
+    folders = [folder, *filter(None, [store.folder])]
+    for place in folders:
+        remove_partials(place)
+    missing = [t for t in tasks if not _is_written(t, store)]
+    if missing:
+        store.remove("dataset.json")  # of an earlier set under the same names: it is not complete any more
+    todo = [t for t in missing if engine.part.holds(t.name)]
+    n_done = len(tasks) - len(missing)
+    progress(Progress(n_done, n_done + len(todo), "", "skipped"))
+    try:
+        names = run_tasks(_write_shard, todo, engine, _killed, lambda task: len(task.slices) * SLICE_MEMORY_BYTES)
+        for done, name in enumerate(names, start=n_done + 1):
+            progress(Progress(done, n_done + len(todo), name, "kept"))
+    finally:
+        for place in folders:
+            remove_partials(place)
+    elsewhere = [] if engine.part.is_whole else [t for t in tasks if not _is_written(t, store)]
+    if not elsewhere:
+        _write_manifests(store, tasks, [_case_row(k, splits, ids, workspace) for k in kept], rejects, spec, ids)
     return ShardSummary(
-        digest=json.loads(store.read("dataset.json"))["digest"],
+        digest="" if elsewhere else json.loads(store.read("dataset.json"))["digest"],
         n_slices={split: sum(s.split == split for s in slices) for split in SPLITS},
         n_shards=len(tasks),
-        n_cases=len(files),
+        n_cases=len(kept),
         n_rejected=len(rejects),
-        n_reused=len(tasks) - len(todo),
+        n_reused=n_done,
+        n_elsewhere=len(elsewhere),
     )
 
 
-def _finished_cases(workspace: Workspace, recipe: Recipe) -> tuple[list[tuple[Path, CaseFile]], list[Reject]]:
+def _finished_cases(workspace: Workspace, recipe: Recipe) -> tuple[list[_Kept], list[Reject]]:
     """Read every case's outcome; every ingested case must have one, under this recipe."""
-    files, rejects, missing = [], [], 0
+    kept, rejects, missing = [], [], 0
     for name in workspace.collections():
         rejects += workspace.ingest_rejects(name)
         spec = workspace.spec(name)
         for case in workspace.cases(name):
             path = workspace.case_file(case)
             file = read_case_file(path) if path.exists() else None
-            if file is None or file.fingerprint != fingerprint(case, spec, recipe):
+            if file is None or file.inputs != wanted_inputs(case, spec, recipe):
                 missing += 1
             elif file.reject:
                 rejects.append(file.reject)
-            else:
-                files.append((path, file))
+            elif file.harmonized:
+                kept.append(_Kept(path, case, file.harmonized, spec, recipe))
     if missing:
         raise WorkspaceError(
             f"{missing} cases are not harmonized with recipe {recipe.name!r}. "
             f"Run `medvar-data harmonize -w {workspace.path} --recipe {recipe.name}` first."
         )
-    return files, rejects
+    return kept, rejects
 
 
-def _slices(
-    path: Path,
-    file: CaseFile,
-    splits: Mapping[str, str],
-    ids: Mapping[str, int],
-    specs: Mapping[str, CollectionSpec],
-    workspace: Workspace,
-) -> Iterator[_Slice]:
-    common = _common(file, splits, ids, specs, workspace)
-    for row, entry in enumerate(read_slice_index(path)):
-        key = f"{file.case.collection}-{file.case.case}-z{entry['z']:04d}"
+def _slices(kept: _Kept, splits: Mapping[str, str], ids: Mapping[str, int], workspace: Workspace) -> Iterator[_Slice]:
+    common = _common(kept, splits, ids, workspace)
+    for row, entry in enumerate(read_slice_index(kept.path)):
+        key = f"{kept.case.collection}-{kept.case.case}-z{entry['z']:04d}"
         columns = {
             **common, "key": key, "z": entry["z"], "slice_index": entry["source_index"],
             "body_pixels": entry["body_pixels"], "foreground_pixels": entry["foreground_pixels"],
             "label_pixels": entry["label_pixels"], "image_sha256": entry["image_sha256"],
             "mask_sha256": entry["mask_sha256"],
         }  # fmt: skip
-        yield _Slice(key, common["split"], str(path), row, columns)
+        yield _Slice(key, common["split"], str(kept.path), row, columns)
 
 
-def _common(
-    file: CaseFile,
-    splits: Mapping[str, str],
-    ids: Mapping[str, int],
-    specs: Mapping[str, CollectionSpec],
-    workspace: Workspace,
-) -> dict[str, Any]:
+def _common(kept: _Kept, splits: Mapping[str, str], ids: Mapping[str, int], workspace: Workspace) -> dict[str, Any]:
     """Columns that slices.parquet and cases.parquet share."""
-    case, done = file.case, file.harmonized
-    assert done is not None, "a rejected case reached the shards"
+    case, done = kept.case, kept.done
     return {
         "collection": case.collection, "case": case.case, "patient": workspace.patient_hash(case.group),
         "split": splits[case.group], "condition": case.condition, "condition_id": ids[case.condition],
@@ -189,28 +204,21 @@ def _common(
         "spacing_row_mm": done.spacing_row_mm, "spacing_col_mm": done.spacing_col_mm,
         "through_plane_mm": done.through_plane_mm, "normalizer": done.normalizer, "low": done.low, "high": done.high,
         "source_sha256": done.image_digest, "label_sha256": done.label_digest,
-        "license": specs[case.collection].license, "license_confirmed": specs[case.collection].license_confirmed,
-        "recipe": file.recipe, "pipeline_version": PIPELINE_VERSION,
+        "license": kept.spec.license, "license_confirmed": kept.spec.license_confirmed,
+        "recipe": kept.recipe.name, "pipeline_version": PIPELINE_VERSION,
     }  # fmt: skip
 
 
-def _case_row(
-    file: CaseFile,
-    splits: Mapping[str, str],
-    ids: Mapping[str, int],
-    specs: Mapping[str, CollectionSpec],
-    workspace: Workspace,
-) -> dict[str, Any]:
-    done = file.harmonized
-    assert done is not None
+def _case_row(kept: _Kept, splits: Mapping[str, str], ids: Mapping[str, int], workspace: Workspace) -> dict[str, Any]:
+    done = kept.done
     return {
-        **_common(file, splits, ids, specs, workspace), **asdict(done.statistics),
-        "official_split": file.case.official_split, "n_kept": done.n_kept,
+        **_common(kept, splits, ids, workspace), **asdict(done.statistics),
+        "official_split": kept.case.official_split, "n_kept": done.n_kept,
         "n_without_foreground": done.n_without_foreground, "n_emptied_by_cleanup": done.n_emptied_by_cleanup,
         "body_threshold": done.body_threshold, "body_fill": done.body_fill, "removed_body_mm3": done.removed_body_mm3,
         "removed_label_mm3": list(done.removed_label_mm3.items()), "label_mm3": list(done.label_mm3.items()),
-        "vanished_labels": done.vanished_labels, "steps": done.steps, "recipe_sha256": file.recipe_digest,
-        "collection_sha256": file.collection_digest,
+        "vanished_labels": done.vanished_labels, "steps": done.steps, "recipe_sha256": kept.recipe.digest,
+        "collection_sha256": kept.spec.digest,
     }  # fmt: skip
 
 
@@ -261,9 +269,7 @@ def _write_shard(task: _ShardTask) -> str:
     for path, rows in by_case.items():
         pictures.update({(path, row): pair for row, pair in read_pictures(Path(path), rows).items()})
     index = Path(task.index)
-    index.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=index.parent) as folder:
-        local = Path(folder) / task.name
+    with scratch_path(index.parent / task.name) as local:
         members = write_tar(local, _members(task, pictures))
         digest, n_bytes = file_digest(local), local.stat().st_size
         Store(task.url).put(local, task.name)

@@ -1,11 +1,15 @@
 """Write files so that a reader sees the whole of one or nothing, in a folder or on an object store (fsspec)."""
 
+import errno
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,23 +21,75 @@ from fsspec.implementations.local import LocalFileSystem
 from medvar_data.errors import WorkspaceError
 
 PARTIAL = ".partial"
+PARTIAL_NAME = re.compile(r"\..+\.(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-\w+\.partial")
+ABANDONED_SECONDS = 24 * 3600.0  # a partial file of another machine that has not grown for so long has no writer
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Give a private name beside `path`; on success the file is synced and takes its place, on failure it goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
-    os.close(handle)
-    partial = Path(name)
-    try:
+    """Give a private name beside `path`; on success the file is synced and takes its place, on failure it goes.
+
+    Raises:
+        WorkspaceError: the disk is full.
+    """
+    with scratch_path(path) as partial:
         yield partial
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
         partial.chmod(mode)
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_path(path: Path) -> Iterator[Path]:
+    """Give an empty file with a private name beside `path`, which goes at the end.
+
+    Raises:
+        WorkspaceError: the disk is full, or the user's share of it.
+    """
+    with telling_of_full_disk(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _new_partial(path)
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def telling_of_full_disk(folder: Path) -> Iterator[None]:
+    """Turn the system's error of a full disk into a sentence.
+
+    Raises:
+        WorkspaceError: the disk is full, or the user's share of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise WorkspaceError(
+            f"The disk that holds {folder} is full. Free some space and run the same command again: what is finished "
+            "stays, nothing is half-written."
+        ) from error
+
+
+def _new_partial(path: Path) -> Path:
+    """A fresh empty file beside `path`, whose name tells the machine and the process that write it."""
+    prefix = f".{path.name}.{_place()}-{os.getpid()}-"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=PARTIAL)
+    os.close(handle)
+    return Path(name)
+
+
+def _place() -> str:
+    """Name of what process numbers are counted in: this machine, or the container on it. Eight hex digits."""
+    try:
+        numbering = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no Linux, no containers
+        numbering = ""
+    return sha256(f"{socket.gethostname()} {numbering}".encode()).hexdigest()[:8]
 
 
 def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -62,9 +118,34 @@ def file_digest(path: Path) -> str:
 
 
 def remove_partials(folder: Path) -> None:
-    """Clear what a killed run left half-written below a folder."""
+    """Clear what killed processes left half-written below a folder, and nothing that is still being written.
+
+    A file of this machine goes where its process is dead; one of another machine, whose processes cannot be asked, where
+    it has not grown for a day.
+    """
     for partial in folder.rglob(f".*{PARTIAL}"):
-        partial.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # its writer has just finished
+            if _is_abandoned(partial):
+                partial.unlink()
+
+
+def _is_abandoned(partial: Path) -> bool:
+    name = PARTIAL_NAME.fullmatch(partial.name)
+    if name and name["place"] == _place() and not _is_alive(int(name["pid"])):
+        return True
+    return time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process of this machine is at work; a dead one that nobody has buried is not."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except OSError:  # alive, but another user's; or no Linux
+        return True
+    return state not in ("Z", "X")
 
 
 @dataclass(frozen=True)
@@ -82,6 +163,12 @@ class Store:
                 f"Cannot open {self.url}: {error}. Install the filesystem's package, such as s3fs."
             ) from error
         return fs, path.rstrip("/")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a local store; None for an object store."""
+        fs, path = self._place
+        return Path(path) if isinstance(fs, LocalFileSystem) else None
 
     def put(self, local: Path, name: str) -> None:
         """Move a finished local file into the store under `name`; never visible in part."""

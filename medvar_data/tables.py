@@ -27,6 +27,7 @@ CASE_SCHEMA = pa.schema(
         ("collection", _s), ("case", _s), ("group", _s), ("modality", _s), ("region", _s), ("sequence", _s),
         ("official_split", _s), ("condition", _s), ("layout", _s), ("reader", _s), ("root", _s),
         ("image", pa.list_(_s)), ("label", pa.list_(_s)), ("channel", _i32), ("n_bytes", _i64), ("modified_ns", _i64),
+        ("n_voxels", _i64), ("inflated_bytes", _i64),
     ]
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from medvar_data.archives import DEFAULT_ACCESS, AccessSpec, open_access
-from medvar_data.catalog import Recipe
+from medvar_data.catalog import parse_recipe
 from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import ShardSetError
 from medvar_data.harmonize import harmonize
@@ -78,7 +78,7 @@ def _source(store: Store, row: dict[str, Any], workspace: Workspace) -> dict[str
             "note": "the workspace does not hold this case; give the one that the set was made from",
         }
     spec, notes = workspace.spec(case.collection), workspace.archive_notes()
-    recipe = Recipe(**read_dataset(store)["recipe"])
+    recipe = parse_recipe(read_dataset(store)["recipe"], "the recipe in dataset.json")
     scan = read_scan(case, spec)
     again = next((s for s in harmonize(scan, case, spec, recipe).slices if s.z == row["z"]), None)
     return {

@@ -79,6 +79,18 @@ class Workspace:
             raise WorkspaceError(f"{file} is damaged; wanted 64 hexadecimal digits. Restore it, or hashes will change.")
         return bytes.fromhex(text)
 
+    def salt_to_use(self, wanted: bytes | None = None) -> bytes:
+        """The workspace's salt, else the wanted one, else a new one; nothing is written.
+
+        Raises:
+            WorkspaceError: the workspace has another salt than the wanted one.
+        """
+        if not (self.path / "salt").exists():
+            return wanted or secrets.token_bytes(32)
+        if wanted:
+            self.set_salt(wanted)
+        return self.salt()
+
     def set_salt(self, salt: bytes) -> None:
         """Fix the salt of a new workspace, so that two workspaces give the same hashes.
 
@@ -86,8 +98,10 @@ class Workspace:
             WorkspaceError: the workspace has another salt already.
         """
         file = self.path / "salt"
-        if file.exists() and file.read_text(encoding="ascii").strip() != salt.hex():
-            raise WorkspaceError(f"{file} holds another salt; a salt never changes. Use a new workspace.")
+        if file.exists():
+            if file.read_text(encoding="ascii").strip() != salt.hex():
+                raise WorkspaceError(f"{file} holds another salt; a salt never changes. Use a new workspace.")
+            return
         write_bytes(file, (salt.hex() + "\n").encode(), mode=0o600)
 
     def patient_hash(self, group: str) -> str:

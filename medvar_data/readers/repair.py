@@ -5,7 +5,6 @@ Two repairs: what the collection's `[[repair]]` rows say, and padding below air,
 """
 
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 from jaxtyping import Shaped
@@ -27,7 +26,7 @@ def repair_intensities(image: Volume, case: Case, spec: CollectionSpec) -> Volum
     voxels, steps = image.voxels, image.steps
     low, high = float(voxels.min()), float(voxels.max())
     for repair in spec.repairs:
-        if fnmatchcase(case.case, repair.cases) and repair.stored_from <= low and high <= repair.stored_to:
+        if repair.holds_for(case.case) and repair.stored_from <= low and high <= repair.stored_to:
             voxels, steps = rescale(voxels, repair), (*steps, f"hu={repair.slope:g}*x{repair.intercept_hu:+g}")
             low = float(voxels.min())
             break

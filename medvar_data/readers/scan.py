@@ -20,6 +20,7 @@ class Header:
     shape: tuple[int, int, int]
     n_channels: int
     spacing_mm: tuple[float, float, float]
+    voxel_bytes: int = 0  # of one voxel of one channel as stored; 0 where unknown
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,13 @@ from isal import igzip, igzip_lib
 from jaxtyping import Shaped
 
 from medvar_data.catalog import CollectionSpec
-from medvar_data.errors import CaseRejected, Reason
+from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.geometry import check_affine, resolve_spacing
 from medvar_data.readers.detached import read_with_data
 from medvar_data.readers.labels import combine_labels, same_place
 from medvar_data.readers.scan import Header, Scan, compact
 from medvar_data.records import Case, Geometry, Volume
+from medvar_data.store import telling_of_full_disk
 from medvar_data.tree import SEPARATOR, read_head
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -61,7 +62,7 @@ def read_volume_header(root: str, path: str, spacing_from: str) -> Header | None
     affine, _ = resolve_spacing(*_affine_and_pixdim(header), spacing_from)
     check_affine(affine)
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
-    return Header(shape, n_channels, (float(x), float(y), float(z)))
+    return Header(shape, n_channels, (float(x), float(y), float(z)), int(header["bitpix"]) // 8)
 
 
 def _inflated_head(data: bytes) -> bytes:
@@ -95,7 +96,7 @@ def _read(root: str, path: str, spacing_from: str, channel: int, *, one_for_all:
             voxels, affine, pixdim, steps = _read_nifti(next(iter(files.values())), channel, one_for_all)
         else:
             voxels, affine, pixdim, steps = _read_itk(files, root, path)
-    except CaseRejected:
+    except (CaseRejected, WorkspaceError):  # a full disk says nothing of the case
         raise
     except MemoryError as error:
         raise CaseRejected(Reason.UNREADABLE, "the header asks for more memory than there is") from error
@@ -269,5 +270,6 @@ def _on_disk(files: dict[str, bytes], root: str, path: str) -> Iterator[str]:
         for number, (name, data) in enumerate(files.items()):
             copy = Path(folder) / (name if number else f"header{Path(name).suffix.lower()}")
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(data)
+            with telling_of_full_disk(Path(folder)):
+                copy.write_bytes(data)
         yield str(Path(folder) / f"header{Path(path).suffix.lower()}")

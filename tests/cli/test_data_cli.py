@@ -155,10 +155,15 @@ class TestRoad:
         assert call(*arguments, "1")[0] == 0
 
     def test_dry_run_shows_and_does_nothing(self, road, tmp_path):
-        code, out, _ = call("harmonize", "-w", road["work"], "--dry-run")
+        code, out, _ = call("harmonize", "-w", road["work"], "--dry-run", "--json")
         plan = json.loads(out)
         assert code == 0
         assert (plan["n_todo"], plan["n_finished"], plan["recipe"]["name"]) == (6, 0, "paper")
+        assert plan["todo_by_reason"] == {"recipe changed": 6}
+        out = call("harmonize", "-w", road["work"], "--dry-run")[1]
+        assert "6 cases to do, 0 finished" in out
+        assert "patient002-frame10" in out
+        assert "finished cases of this workspace" in out
         code, out, _ = call("shard", "-w", road["work"], str(tmp_path / "s"), "--dry-run", "--val", "0.25")
         assert json.loads(out)["split"]["val"] == 0.25
         assert not (tmp_path / "s").exists()

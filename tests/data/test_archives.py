@@ -80,7 +80,7 @@ def road(sources: dict[str, Path], folder: Path, recipe, workers: int = 1, **acc
     workspace = Workspace(folder)
     workspace.set_salt(bytes(32))
     spec = AccessSpec(**access)
-    results = list(run_ingest(sources, workspace, spec))
+    results = list(run_ingest(sources, workspace, archives=spec))
     run_harmonize(workspace, recipe, workers, lambda _: None, archives=spec)
     return [rows(result) for result in results], slices(workspace, recipe)
 
@@ -310,7 +310,7 @@ class TestHostile:
         path = pack(tmp_path / "data" / "x.tar.gz", MEMBERS)
         workspace = Workspace(tmp_path / "make" / "work")
         spec = AccessSpec(scratch_parent=tmp_path / "scratch")
-        list(run_ingest({str(tmp_path / "make" / "own.toml"): tmp_path / "data"}, workspace, spec))
+        list(run_ingest({str(tmp_path / "make" / "own.toml"): tmp_path / "data"}, workspace, archives=spec))
         path.write_bytes(path.read_bytes()[:-200])
         summary = run_harmonize(workspace, small_recipe(tmp_path / "make"), 1, lambda _: None, archives=spec)
         assert (summary.n_kept, summary.reasons) == (1, {"archive_unreadable": 1})
@@ -359,7 +359,7 @@ class TestPasswords:
         (tmp_path / "own.toml").write_text(pairs_toml(suffix="nii"))
         source = {str(tmp_path / "own.toml"): pack(tmp_path / "d" / f"x{suffix}", MEMBERS, PASSWORD)}
         workspace, recipe, given = Workspace(tmp_path / "w"), small_recipe(tmp_path), AccessSpec((PASSWORD,))
-        list(run_ingest(source, workspace, given))
+        list(run_ingest(source, workspace, archives=given))
         for spec in (AccessSpec(), AccessSpec((b"wrong",))):
             with pytest.raises(SourceError, match=r"own: the archive is encrypted .* --password-file"):
                 run_harmonize(workspace, recipe, 1, lambda _: None, archives=spec)

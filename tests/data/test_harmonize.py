@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from builders import case_of, pairs_spec, scan, small_recipe, spaced
 
-from medvar_data.casefile import read_case_file, read_pictures, read_slice_index, write_kept
+from medvar_data.casefile import read_case_file, read_pictures, read_slice_index, wanted_inputs, write_kept
 from medvar_data.catalog import load_collection
 from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import CaseRejected, Reason
@@ -222,8 +222,8 @@ def test_a_case_file_gives_back_what_went_in(tmp_path, recipe):
     volume, case = run(make(), recipe), case_of(tmp_path, "x.nii", "y.nii")
     write_kept(tmp_path / "c.parquet", volume, case, ACDC, recipe)
     file = read_case_file(tmp_path / "c.parquet")
-    assert (file.case, file.harmonized, file.reject) == (case, volume.case, None)
-    assert file.recipe_digest == recipe.digest
+    assert (file.collection, file.case, file.harmonized, file.reject) == ("own", "one", volume.case, None)
+    assert file.inputs == wanted_inputs(case, ACDC, recipe)
     rows = read_slice_index(tmp_path / "c.parquet")
     pictures = read_pictures(tmp_path / "c.parquet", [4, 0, 2])
     assert sorted(pictures) == [0, 2, 4]

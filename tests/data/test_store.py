@@ -1,12 +1,25 @@
 """Laws of the store: a name shows the whole of a file or nothing, in a folder and on an object store alike."""
 
+import errno
 import os
+import subprocess
+import time
 import uuid
 
 import pytest
 
 from medvar_data.errors import WorkspaceError
-from medvar_data.store import Store, atomic_path, canonical_json, file_digest, remove_partials, write_bytes, write_json
+from medvar_data.store import (
+    ABANDONED_SECONDS,
+    PARTIAL_NAME,
+    Store,
+    atomic_path,
+    canonical_json,
+    file_digest,
+    remove_partials,
+    write_bytes,
+    write_json,
+)
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -99,11 +112,39 @@ def test_others_may_read_what_is_finished(tmp_path):
 
 def test_partials_of_a_killed_run_go_and_nothing_else(tmp_path):
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / ".case.parquet.abc.partial").write_bytes(b"half")
-    (tmp_path / "deep" / "case.parquet").write_bytes(b"whole")
-    (tmp_path / "notes.partial").write_bytes(b"somebody else's")
-    remove_partials(tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["case.parquet", "notes.partial"]
+    with atomic_path(tmp_path / "deep" / "open.parquet") as alive:
+        assert PARTIAL_NAME.fullmatch(alive.name)
+        old, dead = time.time() - 2 * ABANDONED_SECONDS, subprocess.Popen(["true"])
+        dead.wait()
+        ours = alive.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-").replace("open", "ours")
+        place = PARTIAL_NAME.fullmatch(alive.name)["place"]
+        elsewhere = ours.replace(place, "0123abcd").replace("ours", "elsewhere")
+        for name in (
+            ours,
+            elsewhere,
+            elsewhere.replace("elsewhere", "abandoned"),
+            ".nameless.partial",
+            "notes.partial",
+        ):
+            (tmp_path / "deep" / name).write_bytes(b"half")
+        for name in (elsewhere.replace("elsewhere", "abandoned"), "notes.partial"):
+            os.utime(tmp_path / "deep" / name, (old, old))
+        (tmp_path / "deep" / "case.parquet").write_bytes(b"whole")
+        remove_partials(tmp_path)
+        left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+        assert left == {alive.name, elsewhere, ".nameless.partial", "notes.partial", "case.parquet"}
+    assert (tmp_path / "deep" / "open.parquet").exists()
+
+
+def test_a_full_disk_is_a_sentence(tmp_path):
+    def write() -> None:
+        with atomic_path(tmp_path / "file"):
+            raise OSError(errno.ENOSPC, "No space left on device", "a path with a name")
+
+    with pytest.raises(WorkspaceError, match=r"is full\. Free some space") as caught:
+        write()
+    assert "a path with a name" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json_has_one_spelling(tmp_path):

@@ -2,11 +2,13 @@
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from medvar_cli.data import app
 
 MEDVAR = (sys.executable, "-c", "from medvar_cli.main import data; data()")
 SALT = "00" * 32
+KINDS = ("parent", "group", "worker", "ctrl-c")
 
 
 def commands(folder: Path, workers: int) -> dict[str, list[str]]:
@@ -39,21 +42,50 @@ def run(arguments: list[str]) -> None:
     assert left.value.code == 0
 
 
-def kill_when(arguments: list[str], ready: Callable[[], bool]) -> bool:
-    """Start a command, kill the parent process without warning once `ready`; tells whether it was still at work."""
-    process = subprocess.Popen([*MEDVAR, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(arguments: list[str]) -> subprocess.Popen:
+    """Start a command in a process group of its own, as a shell does."""
+    return subprocess.Popen(
+        [*MEDVAR, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True
+    )
+
+
+def strike(process: subprocess.Popen, kind: str) -> None:
+    """Kill the parent, its whole group, one of its workers, or press Ctrl-C."""
+    if kind == "parent":
+        os.kill(process.pid, signal.SIGKILL)
+    elif kind == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+    elif kind == "worker":
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1:]:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+
+
+def kill_when(arguments: list[str], ready: Callable[[], bool], kind: str) -> bool:
+    """Start a command and strike once `ready`; tells whether it was still at work."""
+    process = start(arguments)
     deadline = time.monotonic() + 120
     while process.poll() is None and not ready() and time.monotonic() < deadline:
-        time.sleep(0.005)
+        time.sleep(0.002)
     was_running = process.poll() is None
+    struck = time.monotonic()
     if was_running:
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+        strike(process, kind)
+    _, told = process.communicate(timeout=120)
+    if was_running and kind == "ctrl-c" and process.returncode != 0:
+        assert process.returncode == 130, told
+        assert told.splitlines() == ["Stopped. What is finished stays; the same command goes on from here."]
+        assert time.monotonic() - struck < 5
+    elif kind == "worker":
+        assert process.returncode == 0, told
     return was_running
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Every file of the shard set and of the harmonized cases; nothing half-written may be among them."""
+    """Every file of the shard set and of the harmonized cases; nothing half-written may be among them, nor elsewhere."""
+    assert not list(folder.rglob("*.partial"))
     files = [p for part in ("shards", "work/harmonized") for p in sorted((folder / part).rglob("*")) if p.is_file()]
     return {str(p.relative_to(folder)): sha256(p.read_bytes()).hexdigest() for p in files}
 
@@ -78,51 +110,86 @@ def finished_shards(folder: Path) -> int:
     return len(list((folder / "shards").glob("*.tar")))
 
 
-def killed_and_resumed(whole: Path, folder: Path, kills: dict[str, Callable[[], bool]], pools: set[str]) -> int:
-    """Run the three commands, killing each of `kills` once; returns how many kills struck a running command.
-
-    Commands named in `pools` are killed while two processes work for them; those may live on for a second.
-    """
-    struck = 0
+def killed_and_resumed(whole: Path, folder: Path, seed: int) -> int:
+    """Run the three commands, struck five times at random moments in random ways; returns how many strikes found work."""
+    chance, struck = random.Random(seed), 0
+    n_cases, n_shards = finished_cases(whole), finished_shards(whole)
+    marks = {
+        "harmonize": (finished_cases, sorted(chance.sample(range(n_cases - 4), 3))),
+        "shard": (finished_shards, sorted(chance.sample(range(n_shards - 2), 2))),
+    }
     for name, arguments in commands(folder, workers=1).items():
-        if name in kills:
-            struck += kill_when(commands(folder, workers=2)[name] if name in pools else arguments, kills[name])
+        count, thresholds = marks.get(name, (None, []))
+        for threshold in thresholds:
+            kind = chance.choice(KINDS)
+            wait, pool = chance.uniform(0, 0.03), kind == "worker" or chance.random() < 0.5
+
+            def ready(count=count, threshold=threshold, wait=wait) -> bool:
+                if count(folder) >= threshold:
+                    time.sleep(wait)
+                    return True
+                return False
+
+            struck += kill_when(commands(folder, workers=2)[name] if pool else arguments, ready, kind)
         run(arguments)
     assert digests(folder) == digests(whole)
     return struck
 
 
-def test_killed_in_harmonize_and_in_shard(undisturbed):
-    folder = undisturbed.parent / "killed"
-    n_cases = finished_cases(undisturbed)
-    kills = {
-        "harmonize": lambda: finished_cases(folder) >= 3,
-        "shard": lambda: finished_shards(folder) >= 1,
-    }
-    struck = killed_and_resumed(undisturbed, folder, kills, {"harmonize"})
-    assert n_cases == 32
-    assert struck >= 1, "both commands ended before they could be killed: the test proves nothing"
+def test_killed_five_times(undisturbed):
+    assert finished_cases(undisturbed) == 32
+    struck = killed_and_resumed(undisturbed, undisturbed.parent / "killed", seed=0)
+    assert struck >= 3, "too many commands ended before they could be killed: the test proves too little"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
-def test_killed_at_random(undisturbed, seed):
-    chance = random.Random(seed)
-    folder = undisturbed.parent / f"random{seed}"
-    cases, shards = chance.randrange(0, 30), chance.randrange(0, 20)
-    wait = chance.uniform(0, 0.3)
+def test_killed_fifty_times(undisturbed):
+    struck = [killed_and_resumed(undisturbed, undisturbed.parent / f"random{seed}", seed) for seed in range(1, 13)]
+    print(f"struck {sum(struck)} times of {5 * len(struck)}: {struck}")
+    assert sum(struck) >= 50
 
-    def after(condition: Callable[[], bool]) -> Callable[[], bool]:
-        def ready() -> bool:
-            if condition():
-                time.sleep(wait)
-                return True
-            return False
 
-        return ready
+def test_parts_together_give_the_same_bytes(undisturbed):
+    """Three jobs of harmonize, then of shard; one comes twice, one as another number of parts."""
+    folder = undisturbed.parent / "parts"
+    made = commands(folder, workers=1)
+    run(made["ingest"])
+    for part in ("2/3", "2/3", "1/3"):
+        run([*made["harmonize"], "--part", part])
+    assert finished_cases(folder) < 32
+    run([*made["harmonize"], "--part", "1/2"])
+    run([*made["harmonize"], "--part", "2/2"])
+    for part in ("1/2", "1/2"):
+        run([*made["shard"], "--part", part])
+    assert not (folder / "shards" / "dataset.json").exists()
+    run([*made["shard"], "--part", "2/2"])
+    assert digests(folder) == digests(undisturbed)
 
-    kills = {
-        "harmonize": after(lambda: finished_cases(folder) >= cases),
-        "shard": after(lambda: finished_shards(folder) >= shards),
-    }
-    killed_and_resumed(undisturbed, folder, kills, {name for name in kills if chance.random() < 0.7})
+
+def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on(undisturbed):
+    """On a real file system of 100 kB, in a mount namespace of the test's own."""
+    folder = undisturbed.parent / "full"
+    (folder / "work").mkdir(parents=True)
+    made = commands(folder, workers=1)
+    quoted = {name: shlex.join([*MEDVAR, *arguments]) for name, arguments in made.items()}
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-ec", f"""
+            mount -t tmpfs -o size=120k none {folder / 'work'} || exit 77
+            {quoted['ingest']} >&2
+            set +e; {quoted['harmonize']} >&2; echo "left with $?"; set -e
+            find {folder / 'work'} -name '*.partial'
+            mount -t tmpfs -o remount,size=9m none {folder / 'work'}
+            {quoted['harmonize']} >&2
+            {quoted['shard']} >&2
+            cp -r {folder / 'work' / 'harmonized'} {folder / 'kept'}
+        """],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no file system may be mounted here")
+    assert done.stdout.splitlines() == ["left with 2"], done.stderr
+    assert "error: The disk that holds" in done.stderr
+    assert "is full. Free some space and run the same command again" in done.stderr.replace("\n", " ")
+    (folder / "work" / "harmonized").parent.mkdir(exist_ok=True)
+    (folder / "kept").rename(folder / "work" / "harmonized")
+    assert digests(folder) == digests(undisturbed)
