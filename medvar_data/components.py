@@ -46,7 +46,7 @@ def label_components(mask: Shaped[np.ndarray, "z h w"], neighbours: Literal[6, 2
 
     They are counted by their runs in memory, of which there are far fewer than voxels.
     """
-    if sorted(mask.shape)[1] == 1:  # cc3d 4.1 runs out of labels where a single line holds several components
+    if sorted(mask.shape)[1] == 1:  # cc3d 4.1 raises where one line of a boolean mask holds several components
         line = np.stack([mask.reshape(-1), np.zeros(mask.size, dtype=mask.dtype)])[None]
         ids = np.ascontiguousarray(cc3d.connected_components(line, connectivity=neighbours)[0, 0]).reshape(mask.shape)
     else:

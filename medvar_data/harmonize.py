@@ -12,7 +12,7 @@ from jaxtyping import Int64, Shaped, UInt8
 
 from medvar_data.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3, spurious
 from medvar_data.catalog import CollectionSpec, Recipe
-from medvar_data.choices import recipe_for
+from medvar_data.choices import recipe_for, slice_axis
 from medvar_data.cleanup import CleanLabels, remove_label_dust, remove_slice_dust
 from medvar_data.components import bounding_box
 from medvar_data.counts import Counts, count, is_countable, moments, percentiles

@@ -93,12 +93,17 @@ class TestComponents:
             assert np.array_equal(np.sort(parts.voxels_of(chosen)), np.flatnonzero(parts.ids.reshape(-1) == n))
             assert parts.ids.reshape(-1)[parts.one_voxel()[n]] == n
 
-    @pytest.mark.parametrize("shape", [(1, 1, 5), (1, 5, 1), (5, 1, 1)])
-    def test_a_single_line_may_hold_several(self, shape):
-        """cc3d gives up on `x.x` alone; two voxels in a row of one slice must not take a case down."""
-        parts = label_components(np.array([1, 0, 2, 2, 0], dtype=np.uint8).reshape(shape), 26)
-        assert parts.n_voxels.tolist() == [2, 1, 2]
-        assert parts.ids.shape == shape
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    @pytest.mark.parametrize(
+        ("line", "dtype", "n_voxels"),
+        [([1, 0, 1], bool, [1, 1, 1]), ([1, 0, 1, 0, 1], bool, [2, 1, 1, 1]), ([1, 0, 2, 2, 0], np.uint8, [2, 1, 2])],
+    )
+    def test_a_single_line_may_hold_several(self, axis, line, dtype, n_voxels):
+        """cc3d raises at the mask `x.x`; a thin image must not take its worker down."""
+        shape = [len(line) if a == axis else 1 for a in range(3)]
+        parts = label_components(np.array(line, dtype=dtype).reshape(shape), 26)
+        assert parts.n_voxels.tolist() == n_voxels
+        assert parts.ids.shape == tuple(shape)
 
     @quick
     @given(volumes(np.uint8, 6).map(lambda v: v // 200))
@@ -260,6 +265,15 @@ class TestBody:
         assert (body.n_spurious == 8 * 120).all()
         assert body.removed_mm3 == pytest.approx(40 * 8 * 120 * 12.0)
 
+    def test_a_board_between_two_parts_stays(self):
+        """Neither under all nor over all: it could be a part of the patient."""
+        stack = np.roll(self.lying(40), -16, axis=1)
+        rows, columns = np.mgrid[:120, :160]
+        for z, picture in enumerate(stack):
+            picture[np.hypot(rows - 106, columns - 80) < 11 - z / 10] = 40
+        body, _ = self.find(stack)
+        assert (body.n_components, body.removed_mm3) == (4, 0.0)
+
     def test_of_two_boards_both_go(self):
         stack = self.lying(40)
         stack[:, 112:118, 30:130] = 300
@@ -287,16 +301,13 @@ class TestBody:
 
     def test_in_a_picture_inside_the_body_nothing_is_spurious(self):
         """A field of view cropped to the heart: lung vessels beyond the hull of what is solid are the patient."""
-        stack = np.full((6, 120, 160), -850, dtype=np.int16)
-        stack[:, :20], stack[:, 100:], stack[:, :, 70:90] = 40, 40, 40
-        stack[:, 40:44, 5:9] = 60
-        cut = stack[:, :, 60:]
-        assert self.find(stack)[0].removed_mm3 == 0
-        body, _ = self.find(np.ascontiguousarray(cut))
-        assert body.hull.all()
-        loose = np.full((6, 120, 160), -1000, dtype=np.int16)
-        loose[:, 40:100, 60:], loose[:, 20:24, 5:9] = 40, 60
-        assert (self.find(loose)[0].n_spurious == 16).all()
+        rows, columns = np.mgrid[:120, :160]
+        heart = (np.hypot(rows - 60, columns) < 50) | ((columns > 20) & (columns < 60))
+        vessel = (rows > 50) & (rows < 56) & (columns > 140) & (columns < 146)
+        stack = np.repeat(np.where(heart | vessel, 40, -850)[None], 6, axis=0).astype(np.int16)
+        assert self.find(stack)[0].hull.all()
+        stack[:, :10] = -850  # the body ends below the upper border: two borders are left
+        assert (self.find(stack)[0].n_spurious == np.count_nonzero(vessel)).all()
 
     def test_a_part_inside_a_ring_that_goes_is_kept(self):
         """A head in a thin holder that closes around it: the holder goes, the head stays."""
