@@ -8,12 +8,13 @@ import gzip
 import json
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import py7zr
 from habits import HABITS, Habit
 from painted import MOST_VALUES, paint_image, paint_label, shape_of, spacing_of
 from published import Listing, PublishedCase, PublishedLabel
@@ -253,11 +254,28 @@ def write_members(root: Path, members: dict[str, bytes]) -> None:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(content)
     for archive, inner in archives.items():
-        if not archive.endswith(".tar"):
-            add_to_zip(root / archive, inner)
-            continue
-        with tarfile.open(root / archive, "w") as tar:
-            for member, content in inner.items():
-                info = tarfile.TarInfo(member)
-                info.size = len(content)
-                tar.addfile(info, BytesIO(content))
+        (root / archive).parent.mkdir(parents=True, exist_ok=True)
+        PACKERS[Path(archive).suffix](root / archive, inner)
+
+
+def pack_tar(path: Path, members: Mapping[str, bytes]) -> None:
+    """Make an uncompressed tar."""
+    with tarfile.open(path, "w") as archive:
+        for member, content in members.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            archive.addfile(info, BytesIO(content))
+
+
+def pack_7z(path: Path, members: Mapping[str, bytes]) -> None:
+    """Make a 7-Zip archive."""
+    with py7zr.SevenZipFile(path, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(content, member)
+
+
+PACKERS: dict[str, Callable[[Path, Mapping[str, bytes]], None]] = {
+    ".zip": add_to_zip,
+    ".tar": pack_tar,
+    ".7z": pack_7z,
+}

@@ -1,14 +1,15 @@
 """How each collection stores its scans: grid, axis codes, voxel types, header habits. One short row a collection.
 
-A row says what a phantom in the collection's published files must look like (`collection_phantoms` writes it), with the
-places of spacing and oddities in the publishers' pages or in public file lists. What only single files do stands in the
-collection's listing (tests/listings). Where no source tells the axis codes, `MIXED` is used, so that none is relied on.
+Phantoms at the collection's published paths are stored so (`collection_phantoms` writes them). What only single files do stands
+behind their paths in the listing (tests/listings). Steps and oddities are those that the publishers, or loaders of the files,
+tell; where nobody tells the axis codes, `MIXED` takes turns, so that none is relied on. Codes, form codes, types and origins of
+ACDC, AMOS labels, BraTS 2023, KiTS23, WORD, VerSe and the hippocampus are those of original files.
 """
 
 from dataclasses import dataclass, fields, replace
 
 MIXED = ("LPS", "RAS", "LAS")  # axis codes as they are met in CT and MR of all kinds
-TURNED = ("PIR", "LPS", "RAS", "ASR", "LAS", "IPL")  # "all willy nilly in their orientation"
+TURNED = ("PIR", "LPS", "RAS", "ASR", "LAS", "IPL")  # VerSe: every orientation occurs
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def msd(region: str, modality: str, *spacing_mm: float, **more: object) -> Habit
 HABITS = {
     "abdomenct1k": Habit("abdomen", "CT", (0.79, 0.79, 2.5)),
     "acdc": Habit("heart", "MR", (1.5, 1.5, 10), ("LPS",), native=True, sform=2, qform=0, one_mm=True, origin_mm=(0, 0, 0)),
-    "amos": Habit("abdomen", "CT", (0.69, 0.69, 5), padding=-2048),
-    "amos/MR": Habit("abdomen", "MR", (1.19, 1.19, 2), dtype="float32", brightness=3500),  # values reach 3e6
+    "amos": Habit("abdomen", "CT", (0.69, 0.69, 5), ("LAS", "LPS", "RAS"), label_dtype="uint16", sform=0, padding=-2048),
+    "amos/MR": Habit("abdomen", "MR", (1.19, 1.19, 2), dtype="float32", sform=0, brightness=3500),  # values reach 3e6
     "atlas-liver": Habit("abdomen", "MR", (1.0, 1.0, 3)),
     "atlas-stroke": Habit("brain", "MR", (1, 1, 1), ("RAS", "LAS"), dtype="float32", padding=0),  # MNI space
     "brats": brain(),
@@ -103,7 +104,7 @@ HABITS = {
     "brats2023-met": brain(),
     "brats2023-ped": brain(),
     "brats2023-ssa": brain(),
-    "btcv": Habit("abdomen", "CT", (0.76, 0.76, 3), ("LAS",)),
+    "btcv": Habit("abdomen", "CT", (0.76, 0.76, 3), ("LAS", "LPS")),
     "chaos": Habit("abdomen", "CT", (0.69, 0.69, 2), ("LPS",), padding=-1000),  # intercept -1000, thickness 3.2
     "chaos/MR": Habit("abdomen", "MR", (1.68, 1.68, 9), ("LPS",), padding=0),
     "covid19-20": Habit("chest", "CT", (0.742, 0.742, 5)),
@@ -125,7 +126,7 @@ HABITS = {
     "msd-colon": msd("abdomen", "CT", 0.78, 0.78, 5),
     "msd-heart": msd("heart", "MR", 1.25, 1.25, 1.37, dtype="float32"),
     "msd-hepatic-vessel": msd("abdomen", "CT", 0.8, 0.8, 5),
-    "msd-hippocampus": msd("brain", "MR", 1, 1, 1),
+    "msd-hippocampus": msd("brain", "MR", 1, 1, 1, dtype="float32", origin_mm=(1, 1, 1)),
     "msd-liver": msd("abdomen", "CT", 0.77, 0.77, 1),
     "msd-lung": msd("chest", "CT", 0.79, 0.79, 1.25),
     "msd-pancreas": msd("abdomen", "CT", 0.8, 0.8, 2.5),
