@@ -21,7 +21,7 @@ def describe_collection(spec: CollectionSpec) -> str:
         f"  licence       {spec.license} ({known}); commercial use: {spec.commercial}",
         f"  access        {spec.access or 'unknown'}: {', '.join((spec.homepage, *spec.download))}",
         f"  slices        {spec.slice_axis}",
-        f"  labels        {', '.join(f'{label.id} {label.name}' for label in spec.labels) or 'none'}",
+        f"  labels        {', '.join(dict.fromkeys(f'{label.id} {label.name}' for label in spec.labels)) or 'none'}",
     ]
     if spec.notes:
         head.append(f"  note          {spec.notes}")

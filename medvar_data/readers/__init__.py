@@ -6,7 +6,7 @@
 from collections.abc import Callable
 
 from medvar_data.catalog import CollectionSpec
-from medvar_data.readers.dicom import read_dicom_png
+from medvar_data.readers.dicom import read_dicom, read_dicom_png
 from medvar_data.readers.scan import Header, Scan
 from medvar_data.readers.volume import read_volume_header, read_volume_scan
 from medvar_data.records import Case
@@ -15,6 +15,7 @@ __all__ = ["READERS", "Header", "Scan", "read_scan", "read_volume_header"]
 
 READERS: dict[str, Callable[[Case, CollectionSpec], Scan]] = {
     "volume": read_volume_scan,
+    "dicom": read_dicom,
     "dicom_png": read_dicom_png,
 }
 

@@ -1,0 +1,373 @@
+"""Find the volumes in a tree of DICOM files: by headers, since names of files and folders do not say what belongs together.
+
+In: a collection whose layouts have the reader `dicom`, and the tree. Out: one `Case` a volume, one `Reject` a volume (or, where
+a whole series is none, a series) that cannot be used. No pixel is read. UIDs and patient IDs are compared and hashed here and
+go no further.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from hmac import new as hmac
+from pathlib import Path, PurePosixPath
+
+from medvar_data.catalog import CollectionSpec, Layout, condition_name, labels_of
+from medvar_data.dicom.headers import Frame, Instance, read_instance
+from medvar_data.dicom.structures import is_annotation
+from medvar_data.dicom.volumes import MIN_SLICES, Part, n_places, split_series, stack_frames
+from medvar_data.errors import CaseRejected, Reason
+from medvar_data.matching import MAX_CASE_KEY, LayoutCount, case_key, make_reject, official_split, skip_reason, slug
+from medvar_data.records import Case, Reject, SourceFile
+from medvar_data.tree import Tree
+
+IMAGE_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "CT": tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("2", "2.1", "2.2")),  # classic, enhanced, converted
+    "MR": tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("4", "4.1", "4.4")),
+}
+SECONDARY_CLASS = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds, 7.1 to 7.4
+NO_IMAGES = ("RTDOSE",)  # have rows and columns, but hold no image
+NAMED_DICOM = (".dcm", ".dicom", ".ima")
+LOCALIZER_WORDS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
+SCREEN_WORDS = {"SCREEN SAVE", "SCREENSAVE", "SECONDARY CAPTURE", "FILM"}
+MAP_WORDS = {
+    "ADC", "EADC", "FA", "PERFUSION", "TTP", "MTT", "RCBV", "RCBF", "T1 MAP", "T2 MAP", "T2_STAR MAP", "R2 MAP", "R2_STAR MAP",
+    "FIELD_MAP", "FF", "MIP", "MIN IP", "MINIP", "PROJECTION IMAGE", "SUBTRACTION",
+}  # fmt: skip
+DERIVED_WORDS = {"MPR", "REFORMATTED", "CPR", "VRT", "3D", "RESAMPLED", "CURVED"}  # where the first word is DERIVED
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """What the headers of a tree tell."""
+
+    candidates: tuple[Case, ...] = ()
+    rejects: tuple[Reject, ...] = ()
+    counts: tuple[LayoutCount, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A file and the layouts that take it, with the groups of the image pattern."""
+
+    file: SourceFile
+    layouts: Mapping[str, Mapping[str, str]]
+
+
+@dataclass
+class _Sorted:
+    """The files of a tree by what they are; filled once, then only read."""
+
+    matches: dict[str, _Match] = field(default_factory=dict)
+    series: dict[str, list[Instance]] = field(default_factory=dict)
+    annotations: list[Instance] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """A case and what pairs annotations with it."""
+
+    case: Case
+    layout: Layout
+    series: str
+    frame_of_reference: str
+    sops: frozenset[str]
+
+
+def find_volumes(spec: CollectionSpec, tree: Tree, salt: bytes) -> Volumes:
+    """Group the DICOM files that the layouts with the reader `dicom` take into volumes, and pair them with annotations."""
+    layouts = [layout for layout in spec.layouts if layout.reader == "dicom"]
+    if not layouts:
+        return Volumes()
+    found = _sort_files(spec, layouts, tree, salt)
+    volumes: list[_Volume] = []
+    rejects: list[tuple[str, Reject]] = [(layouts[0].id, reject) for reject in found.rejects]
+    for _, instances in sorted(found.series.items()):
+        layout = _layout_of(instances, spec, layouts, found)
+        for one in _judge_series(spec, layout, instances, found, Path(tree.root), salt):
+            if isinstance(one, Reject):
+                rejects.append((layout.id, one))
+            else:
+                volumes.append(one)
+    labels, lone = _pair(spec, layouts, volumes, found, salt)
+    rejects += lone
+    cases = [_with_labels(volume, labels.get(volume.case.case, []), found) for volume in volumes]
+    return Volumes(
+        tuple(cases),
+        tuple(reject for _, reject in rejects),
+        tuple(_count(layout, volumes, cases, [owner for owner, _ in rejects]) for layout in layouts),
+        tuple(f"{n} {what}" for what, n in sorted(found.passed_over.items())),
+    )
+
+
+def _sort_files(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree, salt: bytes) -> _Sorted:
+    """Read the header of every file that a layout takes."""
+    found = _Sorted()
+    texts = any(layout.sequences for layout in layouts)
+    seen: set[str] = set()
+    for match in _matches(spec, layouts, tree):
+        path = match.file.path
+        found.matches[path] = match
+        try:
+            instance = read_instance(tree.root, path, texts=texts) if match.file.n_bytes else None
+        except CaseRejected as error:
+            found.rejects.append(make_reject(spec, f"file-{_hashed(salt, spec, path)}", error.reason, error.detail))
+            continue
+        if instance is None:
+            _pass_over(spec, match.file, found, salt)
+        elif instance.sop and instance.sop in seen:
+            found.passed_over["files are copies of others and were passed over"] += 1
+        elif is_annotation(instance):
+            found.annotations.append(instance)
+        elif not instance.frames or instance.modality in NO_IMAGES:
+            found.passed_over["DICOM objects hold no image and were passed over"] += 1
+        else:
+            series = instance.series or f"{instance.study}/{PurePosixPath(path).parent}"
+            found.series.setdefault(series, []).append(instance)
+        seen.add(instance.sop if instance else "")
+    return found
+
+
+def _matches(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree) -> Iterator[_Match]:
+    for file in tree.files:
+        if any(re.search(pattern, file.path) for pattern in spec.exclude):
+            continue
+        groups: dict[str, Mapping[str, str]] = {}
+        for layout in layouts:
+            match = re.search(layout.image, file.path)
+            if match:
+                groups[layout.id] = {k: v or "" for k, v in match.groupdict().items()}
+            elif layout.label and re.search(layout.label, file.path):
+                groups[layout.id] = {}
+        if groups:
+            yield _Match(file, groups)
+
+
+def _pass_over(spec: CollectionSpec, file: SourceFile, found: _Sorted, salt: bytes) -> None:
+    """A file that is no DICOM is a reject where its name promises DICOM, else one of those counted."""
+    if not file.path.lower().endswith(NAMED_DICOM):
+        found.passed_over["files are no DICOM and were passed over"] += 1
+        return
+    reason, detail = (
+        (Reason.NOT_AN_IMAGE, "the content is not DICOM, whatever the name says; export it again")
+        if file.n_bytes
+        else (Reason.FILE_EMPTY, "the file has 0 bytes; export it again")
+    )
+    found.rejects.append(make_reject(spec, f"file-{_hashed(salt, spec, file.path)}", reason, detail))
+
+
+def _layout_of(
+    instances: Sequence[Instance], spec: CollectionSpec, layouts: Sequence[Layout], found: _Sorted
+) -> Layout:
+    """The first layout that takes the series' files and its modality; else the first that takes its files."""
+    taking = [layout for layout in layouts if layout.id in found.matches[instances[0].path].layouts]
+    fitting = [layout for layout in taking if (layout.modality or spec.modality) == instances[0].modality]
+    return (fitting or taking)[0]
+
+
+def _judge_series(
+    spec: CollectionSpec, layout: Layout, instances: Sequence[Instance], found: _Sorted, root: Path, salt: bytes
+) -> Iterator[_Volume | Reject]:
+    """Leave out the images that are none, split the rest into volumes and judge each by its geometry."""
+    modality = layout.modality or spec.modality
+    base = _base_key(spec, layout, instances[0], found, salt)
+    unfit: dict[tuple[Reason, str], int] = {}
+    frames: list[Frame] = []
+    owners: dict[str, Instance] = {}
+    for instance in instances:
+        verdict = _verdict(instance, modality, layout.derived)
+        if verdict:
+            unfit[verdict] = unfit.get(verdict, 0) + 1
+        else:
+            frames += instance.frames
+            owners[instance.path] = instance
+    for (reason, detail), n in unfit.items():
+        key = _cut(f"{base}-{slug(reason.value)}")
+        yield make_reject(spec, key, reason, f"{n} {'image' if n == 1 else 'images'} {detail}")
+    for part in split_series(frames) if frames else ():
+        key = _cut("-".join([base, *(slug(word) for word in part.words)]))
+        skipped = skip_reason(spec, key)
+        try:
+            if skipped:
+                raise CaseRejected(Reason.KNOWN_BAD, skipped)
+            paths, channel = _files(part, frames)
+            first = owners[paths[0]]
+            yield _Volume(
+                _case(spec, layout, key, part, (paths, channel), (first, found, root), salt),
+                layout,
+                first.series,
+                first.frame_of_reference,
+                frozenset(owners[path].sop for path in paths),
+            )
+        except CaseRejected as error:
+            yield make_reject(spec, key, error.reason, error.detail)
+
+
+def _verdict(instance: Instance, modality: str, derived: bool) -> tuple[Reason, str] | None:
+    """Why an image is no slice of a volume; None where it may be one."""
+    words = {word for frame in instance.frames for word in frame.kinds}
+    first = instance.frames[0].kinds[:1]
+    if instance.sop_class.startswith(SECONDARY_CLASS) and instance.sop_class[len(SECONDARY_CLASS) :][:1] in ("", "."):
+        return Reason.SECONDARY_CAPTURE, "of a screen or another picture; wanted the scanner's own"
+    if instance.modality != modality or instance.sop_class not in IMAGE_CLASSES[modality]:
+        return Reason.WRONG_MODALITY, f"of another modality than {modality}, which the collection says"
+    if not instance.is_grey or instance.is_burned_in or words & SCREEN_WORDS:
+        return Reason.SECONDARY_CAPTURE, "in colour or with text burned in; wanted plain grey values"
+    if words & LOCALIZER_WORDS:
+        return Reason.LOCALIZER, "to plan the scan by; wanted the scan"
+    if "MOSAIC" in words:
+        return Reason.DIMENSIONS, "with many slices side by side (mosaic); export them as single or enhanced images"
+    if not derived and (words & MAP_WORDS or (first == ("DERIVED",) and words & DERIVED_WORDS)):
+        return Reason.DERIVED_MAP, "computed from other images; `derived = true` in the layout takes them too"
+    return None
+
+
+def _files(part: Part, frames: Sequence[Frame]) -> tuple[list[str], int]:
+    """Paths of a volume in the order of its slices, and its number among the volumes that these files hold (-1: the only one).
+
+    Raises:
+        CaseRejected: its frames make no volume.
+    """
+    if not all(frame.position_mm for frame in part.frames):
+        raise CaseRejected(
+            Reason.MIXED_SERIES, "an image says nothing of where it lies; wanted position, orientation, spacing"
+        )
+    n = n_places(part.frames)
+    if n < MIN_SLICES:
+        images = f"{len(part.frames)} images at {n} {'place' if n == 1 else 'places'}"
+        if part.n_orientations > 1:
+            raise CaseRejected(
+                Reason.LOCALIZER, f"{images}, in one of {part.n_orientations} orientations of the series: to plan by"
+            )
+        raise CaseRejected(Reason.TOO_FEW_SLICES, f"{images}; wanted slices at {MIN_SLICES} places or more")
+    paths = list(dict.fromkeys(frame.path for frame in stack_frames(part.frames).frames))
+    inside = set(paths)
+    there = [frame for frame in frames if frame.path in inside]
+    if len(there) == len(part.frames):
+        return paths, -1
+    own = {(frame.path, frame.index) for frame in part.frames}
+    for number, other in enumerate(split_series(there)):
+        if {(frame.path, frame.index) for frame in other.frames} == own:
+            return paths, number
+    raise CaseRejected(Reason.MIXED_SERIES, "its files hold parts of several volumes; export one volume a file")
+
+
+def _case(
+    spec: CollectionSpec,
+    layout: Layout,
+    key: str,
+    part: Part,
+    files: tuple[list[str], int],
+    source: tuple[Instance, _Sorted, Path],
+    salt: bytes,
+) -> Case:
+    (paths, channel), (first, found, root) = files, source
+    modality = layout.modality or spec.modality
+    groups = found.matches[first.path].layouts[layout.id]
+    patient = layout.group.format_map(groups) if layout.group else _patient(spec, first, salt)
+    return Case(
+        collection=spec.name,
+        case=key,
+        group=f"{layout.patients_of or spec.family or spec.name}/{patient}",
+        modality=modality,
+        region=layout.region or spec.region,
+        sequence=_sequence(layout, groups, first, part),
+        official_split=official_split(layout, groups),
+        condition=condition_name(spec, modality),
+        layout=layout.id,
+        reader=layout.reader,
+        root=str(root),
+        image=tuple(paths),
+        label=(),
+        channel=channel,
+        n_bytes=sum(found.matches[path].file.n_bytes for path in paths),
+        modified_ns=0,
+    )
+
+
+def _sequence(layout: Layout, groups: Mapping[str, str], first: Instance, part: Part) -> str:
+    """Name the sequence in the user's own words, then by what sets the volume apart in its series."""
+    named = (name for pattern, name in layout.sequences.items() if _matches_any(pattern, first.texts))
+    return " ".join(word for word in (next(named, layout.sequence.format_map(groups)), *part.words) if word)
+
+
+def _matches_any(pattern: str, texts: Iterable[str]) -> bool:
+    return any(re.search(pattern, text, re.IGNORECASE) for text in texts)
+
+
+def _pair(
+    spec: CollectionSpec, layouts: Sequence[Layout], volumes: Sequence[_Volume], found: _Sorted, salt: bytes
+) -> tuple[dict[str, list[str]], list[tuple[str, Reject]]]:
+    """Give each annotation to the volumes of the series it was drawn on; those whose images are not here are rejects."""
+    labels: dict[str, list[str]] = {}
+    lone: list[tuple[str, Reject]] = []
+    named = {layout.id for layout in layouts if layout.labelled and any(row.roi for row in labels_of(spec, layout.id))}
+    for annotation in found.annotations:
+        takers = [layout for layout in layouts if _takes(layout, annotation, found)]
+        if not any(layout.id in named for layout in takers):
+            found.passed_over[
+                "segmentations or structure sets are not asked for by any `roi` and were passed over"
+            ] += 1
+            continue
+        mine = [volume for volume in volumes if volume.layout in takers and _drawn_on(annotation, volume)]
+        if not mine and not annotation.series_referenced:
+            frame = annotation.frame_of_reference
+            mine = [
+                volume for volume in volumes if volume.layout in takers and frame and volume.frame_of_reference == frame
+            ]
+            mine = mine if len(mine) == 1 else []
+        for volume in mine:
+            labels.setdefault(volume.case.case, []).append(annotation.path)
+        if not mine and not annotation.series_referenced & found.series.keys():
+            key = f"label-{_hashed(salt, spec, annotation.sop or annotation.path)}"
+            detail = "the images that a segmentation or structure set was drawn on are not here"
+            lone.append((takers[0].id, make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, detail)))
+    return labels, lone
+
+
+def _takes(layout: Layout, annotation: Instance, found: _Sorted) -> bool:
+    asked = not layout.label or re.search(layout.label, annotation.path) is not None
+    return asked and layout.id in found.matches[annotation.path].layouts
+
+
+def _drawn_on(annotation: Instance, volume: _Volume) -> bool:
+    """Tell by the referenced images, where they are named, and else by the referenced series."""
+    if volume.series not in annotation.series_referenced:
+        return False
+    return not annotation.instances_referenced or bool(volume.sops & annotation.instances_referenced)
+
+
+def _with_labels(volume: _Volume, paths: list[str], found: _Sorted) -> Case:
+    n_bytes = volume.case.n_bytes + sum(found.matches[path].file.n_bytes for path in paths)
+    return replace(volume.case, label=tuple(sorted(paths)), n_bytes=n_bytes)
+
+
+def _count(layout: Layout, volumes: Sequence[_Volume], cases: Sequence[Case], rejected: Sequence[str]) -> LayoutCount:
+    mine = [case for case, volume in zip(cases, volumes, strict=True) if volume.layout is layout]
+    unlabelled = sum(layout.labelled and not case.label for case in mine)
+    return LayoutCount(layout.id, len(mine) + rejected.count(layout.id), layout.expected, unlabelled)
+
+
+def _base_key(spec: CollectionSpec, layout: Layout, first: Instance, found: _Sorted, salt: bytes) -> str:
+    """Name a series: by a salted hash, after the layout's own words where it has any."""
+    series = _hashed(salt, spec, first.series or str(PurePosixPath(first.path).parent))
+    if not layout.case:
+        return series
+    return f"{case_key(layout.case.format_map(found.matches[first.path].layouts[layout.id]), spec, salt)}-{series[:6]}"
+
+
+def _cut(key: str) -> str:
+    return key if len(key) <= MAX_CASE_KEY else f"{key[: MAX_CASE_KEY - 13]}-{sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _patient(spec: CollectionSpec, first: Instance, salt: bytes) -> str:
+    """The patient as a salted hash of PatientID; of the study, else the series, where a file names none."""
+    return hmac(salt, f"{spec.name}/{first.patient or first.study or first.series}".encode(), "sha256").hexdigest()[:16]
+
+
+def _hashed(salt: bytes, spec: CollectionSpec, text: str) -> str:
+    return hmac(salt, f"{spec.name}/{text}".encode(), "sha256").hexdigest()[:12]
