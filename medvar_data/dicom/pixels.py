@@ -88,10 +88,10 @@ def untilt(
     drift = np.linalg.solve(
         np.stack([columns[:, 0], columns[:, 1], normal], axis=1), columns[:, 2]
     )  # voxels, voxels, mm
-    straight, fill = affine.copy(), 0 if nearest else voxels.min()
+    straight, fill = affine.copy(), 0.0 if nearest else float(voxels.min())
     straight[:3, 2] = normal * drift[2]
     for axis in (0, 1):
-        shifts = np.arange(voxels.shape[2]) * drift[axis]
+        shifts = np.round(np.arange(voxels.shape[2]) * drift[axis], 6)  # no rounding error counts as a lean
         first, extra = np.floor(shifts.min()), int(np.ceil(shifts.max() - np.floor(shifts.min())))
         voxels = _shifted(voxels, np.rint(shifts - first) if nearest else shifts - first, extra, axis, fill)
         straight[:3, 3] += columns[:, axis] * first
