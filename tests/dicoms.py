@@ -1,10 +1,13 @@
 """Make DICOM files in code: classic and enhanced images, segmentations, structure sets; every voxel and contour known."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from typing import Any
 
 import numpy as np
+import pydicom
+from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import pack_bits
 from pydicom.sequence import Sequence as Items
@@ -266,3 +269,55 @@ def segmentation(
     if referenced:
         dataset.ReferencedSeriesSequence = Items([item(SeriesInstanceUID=f"{ROOT}.{study}.{series}")])
     return file_bytes(dataset)
+
+
+TEXT_KINDS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "UR", "AE"}
+DATE_KINDS = {"DA": "", "DT": "120000", "AS": ""}
+KEPT = ("SpecificCharacterSet", "SOPClass", "TransferSyntax", "PixelDataProviderURL")
+
+
+def fill_identities(data: bytes, text: str, date: str, uid: str) -> bytes:
+    """Fill every attribute of the data dictionary that can hold words, a date or a UID, and private ones, with a canary.
+
+    UIDs that pair files stay different from file to file: they get the canary as a prefix.
+    """
+    dataset = pydicom.dcmread(BytesIO(data))
+
+    def rename(_: Dataset, element: Any) -> None:
+        if element.VR == "UI" and str(element.value).startswith(ROOT):
+            element.value = ".".join([uid, *str(element.value).split(".")[-3:]])
+
+    dataset.walk(rename)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    for element in canaries(text, date, uid):
+        if element.tag not in dataset:
+            dataset[element.tag] = element
+    dataset.PatientID = f"{text}-{dataset.get('PatientID', '')}"
+    dataset.PatientBirthDate = date
+    if "ImageType" in dataset:
+        dataset.ImageType = [*dataset.ImageType, text.upper()]
+    for creator, element, kind, value in (
+        (text, 0x01, "LO", text),
+        ("SIEMENS CSA HEADER", 0x10, "OB", text.encode() * 20),
+        (f"{text} block", 0x02, "UT", f"{text} {date} {uid}"),
+    ):
+        dataset.private_block(0x0029, creator, create=True).add_new(element, kind, value)
+    out = BytesIO()
+    dataset.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+@cache
+def canaries(text: str, date: str, uid: str) -> Dataset:
+    """Every attribute of groups 0008 to 0042 that can hold words, a date or a UID."""
+    filler = Dataset()
+    for tag, (kind, _, _, _, keyword) in DicomDictionary.items():
+        if not keyword or not 0x0008 <= tag >> 16 <= 0x0042 or any(part in keyword for part in KEPT):
+            continue
+        if kind in TEXT_KINDS:
+            filler.add_new(tag, kind, f"{text}^{tag:08x}"[:16] if kind in ("SH", "AE") else f"{text} {tag:08x}")
+        elif kind in DATE_KINDS:
+            filler.add_new(tag, kind, date + DATE_KINDS[kind] if kind != "AS" else "077Y")
+        elif kind == "UI":
+            filler.add_new(tag, kind, uid)
+    return filler
