@@ -29,7 +29,7 @@ from builders import (
     write_files,
     write_zip,
 )
-from dicoms import AXIAL, cohort_toml, enhanced, fill_identities, image, segmentation, slices, structure_set, volume
+from dicoms import cohort_toml, enhanced, fill_identities, image, segmentation, slices, structure_set, volume
 from pydicom.config import disable_value_validation
 
 from medvar_data.catalog import load_recipe
@@ -49,6 +49,7 @@ for arguments in json.loads(sys.argv.pop()):
 CANARY = "Zyxwquagga"
 BIRTH = "19470913"
 UID = "1.2.826.0.1.3680043.8.498.7391739173917"
+PLACEHOLDER = "1234567890"  # as long as the canary, which no writer puts where a number belongs
 SECRETS = (CANARY.lower(), BIRTH, UID, UID.rsplit(".", 1)[1])
 DICOM_TAGS = {
     "PatientName": f"{CANARY}^Jane", "PatientID": f"{CANARY}-17", "PatientBirthDate": BIRTH, "InstitutionName": f"{CANARY} Hospital",
@@ -163,8 +164,9 @@ def write_cohort(root: Path) -> None:
     files |= scan_of(1, 9, AcquisitionNumber=1) | {
         f"{name}b": data for name, data in slices(body, series=9, modality="CT", first=7, AcquisitionNumber=2).items()
     }
+    files |= scan_of(1, 11, StudyInstanceUID=PLACEHOLDER) | scan_of(1, 12, EchoTime=PLACEHOLDER)
     files["one"] = image(body[0], (0, 0, 0), modality="CT", series=10)
-    files["enhanced"] = enhanced(volume(4), [(0, 0, 2.0 * k) for k in range(4)], [{}] * 4, series=11)
+    files["enhanced"] = enhanced(volume(4), [(0, 0, 2.0 * k) for k in range(4)], [{}] * 4, series=13)
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the canary is no valid URL
         filled = {name: fill_identities(data, CANARY, BIRTH, UID) for name, data in files.items()}
@@ -173,12 +175,11 @@ def write_cohort(root: Path) -> None:
     filled["text.dcm"] = CANARY.encode() * 40
     filled["empty.dcm"] = b""
     filled["notes.txt"] = CANARY.encode()
-    spoilt = b"\\".join([f"{CANARY}"[:3].encode()] * 2)
-    for n in range(1, 7):
-        other = filled[f"1-2-{n:04d}"].replace(f"{UID}.1.2.{n}".encode(), f"{UID}.1.9.{n}".encode())
-        filled[f"spoilt{n}"] = other.replace(b"1.0\\1.0 ", spoilt + b" ")
-        filled[f"2-1-cut{n}"] = filled[f"4-1-{n:04d}"].replace(f"{UID}.4.1".encode(), f"{UID}.5.1".encode())[:-900]
-    assert tuple(AXIAL) == (1, 0, 0, 0, 1, 0)
+    for n in range(1, 7):  # numbers and UIDs that are words, of which pydicom says so aloud; and pixels cut short
+        series, echo = filled[f"1-11-{n:04d}"], filled[f"1-12-{n:04d}"]
+        filled[f"1-11-{n:04d}"] = series.replace(PLACEHOLDER.encode(), CANARY.encode())
+        filled[f"1-12-{n:04d}"] = echo.replace(PLACEHOLDER.encode(), CANARY.encode())
+        filled[f"cut{n}"] = filled[f"4-1-{n:04d}"].replace(f"{UID}.4.1".encode(), f"{UID}.5.1".encode())[:-900]
     write_files(root, {f"{CANARY}/{BIRTH}_{name}": data for name, data in filled.items()})
 
 
