@@ -45,7 +45,12 @@ def describe_collection(spec: CollectionSpec) -> str:
 
 def _layout_lines(layout: Layout) -> list[str]:
     count = f"{layout.expected:,} cases" if layout.expected else "count unknown"
-    lines = [f"  {layout.id}: {count}; {STATUS[layout.confirmed]}", f"    image  {readable(layout.image)}"]
+    image = (
+        "DICOM files, whatever their names; headers tell what they are"
+        if layout.image == "."
+        else readable(layout.image)
+    )
+    lines = [f"  {layout.id}: {count}; {STATUS[layout.confirmed]}", f"    image  {image}"]
     if layout.label:
         lines.append(f"    label  {readable(layout.label)}")
     if layout.channels:

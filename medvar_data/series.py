@@ -26,6 +26,7 @@ IMAGE_CLASSES: Mapping[str, tuple[str, ...]] = {
     "CT": tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("2", "2.1", "2.2")),  # classic, enhanced, converted
     "MR": tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("4", "4.1", "4.4")),
 }
+IMAGES = tuple(one for classes in IMAGE_CLASSES.values() for one in classes)
 SECONDARY_CLASS = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds, 7.1 to 7.4
 NO_IMAGES = ("RTDOSE",)  # have rows and columns, but hold no image
 NAMED_DICOM = (".dcm", ".dicom", ".ima")
@@ -100,7 +101,7 @@ def find_volumes(spec: CollectionSpec, tree: Tree, salt: bytes) -> Volumes:
         tuple(cases),
         tuple(reject for _, reject in rejects),
         tuple(_count(layout, volumes, cases, [owner for owner, _ in rejects]) for layout in layouts),
-        tuple(f"{n} {what}" for what, n in sorted(found.passed_over.items())),
+        tuple(f"{what}: {n}" for what, n in sorted(found.passed_over.items())),
     )
 
 
@@ -108,27 +109,33 @@ def _sort_files(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree, sal
     """Read the header of every file that a layout takes."""
     found = _Sorted()
     texts = any(layout.sequences for layout in layouts)
-    seen: set[str] = set()
+    fullest: dict[str, Instance] = {}
     for match in _matches(spec, layouts, tree):
         path = match.file.path
         found.matches[path] = match
         try:
             instance = read_instance(tree.root, path, texts=texts) if match.file.n_bytes else None
+            if instance and not instance.frames and instance.sop_class in ("", *IMAGES):
+                raise CaseRejected(Reason.TRUNCATED, "a DICOM header ends before it says how large its picture is")
         except CaseRejected as error:
             found.rejects.append(make_reject(spec, f"file-{_hashed(salt, spec, path)}", error.reason, error.detail))
             continue
         if instance is None:
             _pass_over(spec, match.file, found, salt)
-        elif instance.sop and instance.sop in seen:
-            found.passed_over["files are copies of others and were passed over"] += 1
-        elif is_annotation(instance):
+            continue
+        other = fullest.setdefault(instance.sop or path, instance)
+        if other is not instance:
+            found.passed_over["files passed over since they are copies of others"] += 1
+            if match.file.n_bytes > found.matches[other.path].file.n_bytes:  # a copy cut short does not hide the whole
+                fullest[instance.sop] = instance
+    for instance in fullest.values():
+        if is_annotation(instance):
             found.annotations.append(instance)
         elif not instance.frames or instance.modality in NO_IMAGES:
-            found.passed_over["DICOM objects hold no image and were passed over"] += 1
+            found.passed_over["DICOM objects passed over since they hold no image"] += 1
         else:
-            series = instance.series or f"{instance.study}/{PurePosixPath(path).parent}"
+            series = instance.series or f"{instance.study}/{PurePosixPath(instance.path).parent}"
             found.series.setdefault(series, []).append(instance)
-        seen.add(instance.sop if instance else "")
     return found
 
 
@@ -150,7 +157,7 @@ def _matches(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree) -> Ite
 def _pass_over(spec: CollectionSpec, file: SourceFile, found: _Sorted, salt: bytes) -> None:
     """A file that is no DICOM is a reject where its name promises DICOM, else one of those counted."""
     if not file.path.lower().endswith(NAMED_DICOM):
-        found.passed_over["files are no DICOM and were passed over"] += 1
+        found.passed_over["files passed over since they are no DICOM"] += 1
         return
     reason, detail = (
         (Reason.NOT_AN_IMAGE, "the content is not DICOM, whatever the name says; export it again")
@@ -187,7 +194,7 @@ def _judge_series(
             owners[instance.path] = instance
     for (reason, detail), n in unfit.items():
         key = _cut(f"{base}-{slug(reason.value)}")
-        yield make_reject(spec, key, reason, f"{n} {'image' if n == 1 else 'images'} {detail}")
+        yield make_reject(spec, key, reason, f"{_counted(n, 'image')} {detail}")
     for part in split_series(frames) if frames else ():
         key = _cut("-".join([base, *(slug(word) for word in part.words)]))
         skipped = skip_reason(spec, key)
@@ -238,7 +245,7 @@ def _files(part: Part, frames: Sequence[Frame]) -> tuple[list[str], int]:
         )
     n = n_places(part.frames)
     if n < MIN_SLICES:
-        images = f"{len(part.frames)} images at {n} {'place' if n == 1 else 'places'}"
+        images = f"{_counted(len(part.frames), 'image')} at {_counted(n, 'place')}"
         if part.n_orientations > 1:
             raise CaseRejected(
                 Reason.LOCALIZER, f"{images}, in one of {part.n_orientations} orientations of the series: to plan by"
@@ -309,9 +316,7 @@ def _pair(
     for annotation in found.annotations:
         takers = [layout for layout in layouts if _takes(layout, annotation, found)]
         if not any(layout.id in named for layout in takers):
-            found.passed_over[
-                "segmentations or structure sets are not asked for by any `roi` and were passed over"
-            ] += 1
+            found.passed_over["segmentations and structure sets passed over since no `roi` asks for them"] += 1
             continue
         mine = [volume for volume in volumes if volume.layout in takers and _drawn_on(annotation, volume)]
         if not mine and not annotation.series_referenced:
@@ -362,6 +367,10 @@ def _base_key(spec: CollectionSpec, layout: Layout, first: Instance, found: _Sor
 
 def _cut(key: str) -> str:
     return key if len(key) <= MAX_CASE_KEY else f"{key[: MAX_CASE_KEY - 13]}-{sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _patient(spec: CollectionSpec, first: Instance, salt: bytes) -> str:

@@ -128,7 +128,7 @@ def instance_of(dataset: Dataset, path: str) -> Instance:
             series, instances = _references(dataset)
             return Instance(
                 path=path,
-                sop_class=_text(dataset, "SOPClassUID"),
+                sop_class=_text(dataset, "SOPClassUID") or _text(_meta(dataset), "MediaStorageSOPClassUID"),
                 modality=_text(dataset, "Modality"),
                 sop=_text(dataset, "SOPInstanceUID"),
                 series=_text(dataset, "SeriesInstanceUID"),
@@ -325,6 +325,10 @@ def _references(dataset: Dataset) -> tuple[frozenset[str], frozenset[str]]:
 def _text(dataset: Dataset, name: str) -> str:
     value = dataset.get(name)
     return "" if value is None else str(value).strip()
+
+
+def _meta(dataset: Dataset) -> Dataset:
+    return getattr(dataset, "file_meta", None) or Dataset()
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import write_files
+from builders import png_bytes, write_files
 from dicoms import cohort_toml, image, segmentation, slices, structure_set, volume
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from medvar_data.catalog import parse_collection
+from medvar_data.catalog import load_collection, parse_collection
 from medvar_data.dicom.pixels import untilt
 from medvar_data.errors import CaseRejected, Reason
+from medvar_data.harmonize import label_table
 from medvar_data.ingest import ingest
 from medvar_data.readers import Scan, read_scan
 from medvar_data.tree import open_tree
@@ -311,3 +312,50 @@ class TestSegmentations:
     def test_cut_short(self, tmp_path):
         data = segmentation(self.masks())
         assert rejected(tmp_path, slices(volume(5)) | {"s": data[:-100]}) is Reason.TRUNCATED
+
+
+class TestChaosMr:
+    """Three series a patient; T1's masks carry the names of its in-phase images; grey values are the publisher's."""
+
+    GREYS = (63, 126, 189, 252)
+
+    def files(self) -> tuple[dict[str, bytes], np.ndarray]:
+        masks = np.zeros((4, 32, 32), dtype=np.uint8)
+        for n, grey in enumerate(self.GREYS):
+            masks[:, 8 * (n // 2) + 4 : 8 * (n // 2) + 10, 12 * (n % 2) + 4 : 12 * (n % 2) + 10] = grey
+        masks[0, 4, 4], masks[1, 4, 5] = 55, 70  # the range that the publisher allows for 63
+        masks[3] = 0
+        base, files = "Train_Sets/MR/7", {}
+        kinds = (("T1DUAL/DICOM_anon/InPhase", 2, "T1DUAL/Ground"), ("T1DUAL/DICOM_anon/OutPhase", 1, ""))
+        for series, (folder, first, ground) in enumerate((*kinds, ("T2SPIR/DICOM_anon", 1, "T2SPIR/Ground"))):
+            pixels = np.stack([np.where(mask > 0, 500 + mask.astype(np.uint16), 100) for mask in masks]).astype(
+                np.uint16
+            )
+            for k, picture in enumerate(pixels):
+                stem = f"IMG-0004-{first + 2 * k:05d}"
+                files[f"{base}/{folder}/{stem}.dcm"] = image(picture, (0, 0, -5.0 * k), series=series, number=k)
+                if ground:
+                    files[f"{base}/{ground}/{stem}.png"] = png_bytes(masks[k])
+        return files, masks
+
+    def test_every_series_has_its_masks(self, tmp_path):
+        files, masks = self.files()
+        spec = load_collection("chaos")
+        result = ingest(spec, open_tree(write_files(tmp_path, files)), b"")
+        assert {case.case: (case.sequence, len(case.label)) for case in result.cases} == {
+            "mr-7-t1-in": ("T1 in-phase", 4), "mr-7-t1-out": ("T1 out-of-phase", 4), "mr-7-t2": ("T2 SPIR", 4),
+        }  # fmt: skip
+        assert {case.condition for case in result.cases} == {"chaos-mr"}
+        assert len({case.group for case in result.cases}) == 1
+        for case in result.cases:
+            scan = read_scan(case, spec)
+            ids = label_table(spec, case.layout)[scan.label.voxels]
+            assert np.array_equal(label_of(scan)[::-1], masks)
+            assert set(np.unique(ids)) == {0, 1, 2, 3, 4}
+            assert np.array_equal(ids > 0, scan.image.voxels >= 500)
+
+    def test_grey_values_mean_other_things_in_ct(self):
+        spec = load_collection("chaos")
+        assert label_table(spec, "ct-train")[list(self.GREYS)].tolist() == [1, 1, 1, 1]
+        assert label_table(spec, "mr-t2-train")[list(self.GREYS)].tolist() == [1, 2, 3, 4]
+        assert label_table(spec, "mr-t2-train")[[54, 71, 100, 150, 230]].tolist() == [0] * 5
