@@ -6,37 +6,21 @@ go no further.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from hmac import new as hmac
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from medvar_data.catalog import CollectionSpec, Layout, condition_name, labels_of
-from medvar_data.dicom.headers import Frame, Instance, read_instance
-from medvar_data.dicom.structures import is_annotation
+from medvar_data.dicom.headers import Frame, Instance
+from medvar_data.dicom.verdicts import verdict
 from medvar_data.dicom.volumes import MIN_SLICES, Part, n_places, split_series, stack_frames
+from medvar_data.dicom_tree import SortedFiles, hashed, series_key, sort_files
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.matching import MAX_CASE_KEY, LayoutCount, case_key, make_reject, official_split, skip_reason, slug
-from medvar_data.records import Case, Reject, SourceFile
+from medvar_data.records import Case, Reject
 from medvar_data.tree import Tree
-
-IMAGE_CLASSES: Mapping[str, tuple[str, ...]] = {
-    "CT": tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("2", "2.1", "2.2")),  # classic, enhanced, converted
-    "MR": tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("4", "4.1", "4.4")),
-}
-IMAGES = tuple(one for classes in IMAGE_CLASSES.values() for one in classes)
-SECONDARY_CLASS = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds, 7.1 to 7.4
-NO_IMAGES = ("RTDOSE",)  # have rows and columns, but hold no image
-NAMED_DICOM = (".dcm", ".dicom", ".ima")
-LOCALIZER_WORDS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
-SCREEN_WORDS = {"SCREEN SAVE", "SCREENSAVE", "SECONDARY CAPTURE", "FILM"}
-MAP_WORDS = {
-    "ADC", "EADC", "FA", "PERFUSION", "TTP", "MTT", "RCBV", "RCBF", "T1 MAP", "T2 MAP", "T2_STAR MAP", "R2 MAP", "R2_STAR MAP",
-    "FIELD_MAP", "FF", "MIP", "MIN IP", "MINIP", "PROJECTION IMAGE", "SUBTRACTION",
-}  # fmt: skip
-DERIVED_WORDS = {"MPR", "REFORMATTED", "CPR", "VRT", "3D", "RESAMPLED", "CURVED"}  # where the first word is DERIVED
 
 
 @dataclass(frozen=True)
@@ -47,25 +31,6 @@ class Volumes:
     rejects: tuple[Reject, ...] = ()
     counts: tuple[LayoutCount, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Match:
-    """A file and the layouts that take it, with the groups of the image pattern."""
-
-    file: SourceFile
-    layouts: Mapping[str, Mapping[str, str]]
-
-
-@dataclass
-class _Sorted:
-    """The files of a tree by what they are; filled once, then only read."""
-
-    matches: dict[str, _Match] = field(default_factory=dict)
-    series: dict[str, list[Instance]] = field(default_factory=dict)
-    annotations: list[Instance] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -84,7 +49,7 @@ def find_volumes(spec: CollectionSpec, tree: Tree, salt: bytes) -> Volumes:
     layouts = [layout for layout in spec.layouts if layout.reader == "dicom"]
     if not layouts:
         return Volumes()
-    found = _sort_files(spec, layouts, tree, salt)
+    found = sort_files(spec, layouts, tree, salt)
     volumes: list[_Volume] = []
     rejects: list[tuple[str, Reject]] = [(layouts[0].id, reject) for reject in found.rejects]
     for _, instances in sorted(found.series.items()):
@@ -105,79 +70,17 @@ def find_volumes(spec: CollectionSpec, tree: Tree, salt: bytes) -> Volumes:
     )
 
 
-def _sort_files(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree, salt: bytes) -> _Sorted:
-    """Read the header of every file that a layout takes."""
-    found = _Sorted()
-    texts = any(layout.sequences for layout in layouts)
-    fullest: dict[str, Instance] = {}
-    for match in _matches(spec, layouts, tree):
-        path = match.file.path
-        found.matches[path] = match
-        try:
-            instance = read_instance(tree.root, path, texts=texts) if match.file.n_bytes else None
-            if instance and not instance.frames and instance.sop_class in ("", *IMAGES):
-                raise CaseRejected(Reason.TRUNCATED, "a DICOM header ends before it says how large its picture is")
-        except CaseRejected as error:
-            found.rejects.append(make_reject(spec, f"file-{_hashed(salt, spec, path)}", error.reason, error.detail))
-            continue
-        if instance is None:
-            _pass_over(spec, match.file, found, salt)
-            continue
-        other = fullest.setdefault(instance.sop or path, instance)
-        if other is not instance:
-            found.passed_over["files passed over since they are copies of others"] += 1
-            if match.file.n_bytes > found.matches[other.path].file.n_bytes:  # a copy cut short does not hide the whole
-                fullest[instance.sop] = instance
-    for instance in fullest.values():
-        if is_annotation(instance):
-            found.annotations.append(instance)
-        elif not instance.frames or instance.modality in NO_IMAGES:
-            found.passed_over["DICOM objects passed over since they hold no image"] += 1
-        else:
-            series = instance.series or f"{instance.study}/{PurePosixPath(instance.path).parent}"
-            found.series.setdefault(series, []).append(instance)
-    return found
-
-
-def _matches(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree) -> Iterator[_Match]:
-    for file in tree.files:
-        if any(re.search(pattern, file.path) for pattern in spec.exclude):
-            continue
-        groups: dict[str, Mapping[str, str]] = {}
-        for layout in layouts:
-            match = re.search(layout.image, file.path)
-            if match:
-                groups[layout.id] = {k: v or "" for k, v in match.groupdict().items()}
-            elif layout.label and re.search(layout.label, file.path):
-                groups[layout.id] = {}
-        if groups:
-            yield _Match(file, groups)
-
-
-def _pass_over(spec: CollectionSpec, file: SourceFile, found: _Sorted, salt: bytes) -> None:
-    """A file that is no DICOM is a reject where its name promises DICOM, else one of those counted."""
-    if not file.path.lower().endswith(NAMED_DICOM):
-        found.passed_over["files passed over since they are no DICOM"] += 1
-        return
-    reason, detail = (
-        (Reason.NOT_AN_IMAGE, "the content is not DICOM, whatever the name says; export it again")
-        if file.n_bytes
-        else (Reason.FILE_EMPTY, "the file has 0 bytes; export it again")
-    )
-    found.rejects.append(make_reject(spec, f"file-{_hashed(salt, spec, file.path)}", reason, detail))
-
-
 def _layout_of(
-    instances: Sequence[Instance], spec: CollectionSpec, layouts: Sequence[Layout], found: _Sorted
+    instances: Sequence[Instance], spec: CollectionSpec, layouts: Sequence[Layout], found: SortedFiles
 ) -> Layout:
     """The first layout that takes the series' files and its modality; else the first that takes its files."""
-    taking = [layout for layout in layouts if layout.id in found.matches[instances[0].path].layouts]
+    taking = [layout for layout in layouts if layout.id in found.matches[instances[0].path].as_image]
     fitting = [layout for layout in taking if (layout.modality or spec.modality) == instances[0].modality]
     return (fitting or taking)[0]
 
 
 def _judge_series(
-    spec: CollectionSpec, layout: Layout, instances: Sequence[Instance], found: _Sorted, root: Path, salt: bytes
+    spec: CollectionSpec, layout: Layout, instances: Sequence[Instance], found: SortedFiles, root: Path, salt: bytes
 ) -> Iterator[_Volume | Reject]:
     """Leave out the images that are none, split the rest into volumes and judge each by its geometry."""
     modality = layout.modality or spec.modality
@@ -186,9 +89,9 @@ def _judge_series(
     frames: list[Frame] = []
     owners: dict[str, Instance] = {}
     for instance in instances:
-        verdict = _verdict(instance, modality, layout.derived)
-        if verdict:
-            unfit[verdict] = unfit.get(verdict, 0) + 1
+        why = verdict(instance, modality, layout.derived)
+        if why:
+            unfit[why] = unfit.get(why, 0) + 1
         else:
             frames += instance.frames
             owners[instance.path] = instance
@@ -212,25 +115,6 @@ def _judge_series(
             )
         except CaseRejected as error:
             yield make_reject(spec, key, error.reason, error.detail)
-
-
-def _verdict(instance: Instance, modality: str, derived: bool) -> tuple[Reason, str] | None:
-    """Why an image is no slice of a volume; None where it may be one."""
-    words = {word for frame in instance.frames for word in frame.kinds}
-    first = instance.frames[0].kinds[:1]
-    if instance.sop_class.startswith(SECONDARY_CLASS) and instance.sop_class[len(SECONDARY_CLASS) :][:1] in ("", "."):
-        return Reason.SECONDARY_CAPTURE, "of a screen or another picture; wanted the scanner's own"
-    if instance.modality != modality or instance.sop_class not in IMAGE_CLASSES[modality]:
-        return Reason.WRONG_MODALITY, f"of another modality than {modality}, which the collection says"
-    if not instance.is_grey or instance.is_burned_in or words & SCREEN_WORDS:
-        return Reason.SECONDARY_CAPTURE, "in colour or with text burned in; wanted plain grey values"
-    if words & LOCALIZER_WORDS:
-        return Reason.LOCALIZER, "to plan the scan by; wanted the scan"
-    if "MOSAIC" in words:
-        return Reason.DIMENSIONS, "with many slices side by side (mosaic); export them as single or enhanced images"
-    if not derived and (words & MAP_WORDS or (first == ("DERIVED",) and words & DERIVED_WORDS)):
-        return Reason.DERIVED_MAP, "computed from other images; `derived = true` in the layout takes them too"
-    return None
 
 
 def _files(part: Part, frames: Sequence[Frame]) -> tuple[list[str], int]:
@@ -269,17 +153,18 @@ def _case(
     key: str,
     part: Part,
     files: tuple[list[str], int],
-    source: tuple[Instance, _Sorted, Path],
+    source: tuple[Instance, SortedFiles, Path],
     salt: bytes,
 ) -> Case:
     (paths, channel), (first, found, root) = files, source
     modality = layout.modality or spec.modality
-    groups = found.matches[first.path].layouts[layout.id]
-    patient = layout.group.format_map(groups) if layout.group else _patient(spec, first, salt)
+    groups = found.matches[first.path].as_image[layout.id]
+    owner = layout.patients_of or spec.family or spec.name
+    patient = layout.group.format_map(groups) if layout.group else _patient(owner, first, salt)
     return Case(
         collection=spec.name,
         case=key,
-        group=f"{layout.patients_of or spec.family or spec.name}/{patient}",
+        group=f"{owner}/{patient}",
         modality=modality,
         region=layout.region or spec.region,
         sequence=_sequence(layout, groups, first, part),
@@ -307,14 +192,15 @@ def _matches_any(pattern: str, texts: Iterable[str]) -> bool:
 
 
 def _pair(
-    spec: CollectionSpec, layouts: Sequence[Layout], volumes: Sequence[_Volume], found: _Sorted, salt: bytes
+    spec: CollectionSpec, layouts: Sequence[Layout], volumes: Sequence[_Volume], found: SortedFiles, salt: bytes
 ) -> tuple[dict[str, list[str]], list[tuple[str, Reject]]]:
     """Give each annotation to the volumes of the series it was drawn on; those whose images are not here are rejects."""
     labels: dict[str, list[str]] = {}
     lone: list[tuple[str, Reject]] = []
     named = {layout.id for layout in layouts if layout.labelled and any(row.roi for row in labels_of(spec, layout.id))}
+    known = {instances[0].series for instances in found.series.values()}
     for annotation in found.annotations:
-        takers = [layout for layout in layouts if _takes(layout, annotation, found)]
+        takers = [layout for layout in layouts if layout.id in found.matches[annotation.path].as_label]
         if not any(layout.id in named for layout in takers):
             found.passed_over["segmentations and structure sets passed over since no `roi` asks for them"] += 1
             continue
@@ -327,16 +213,11 @@ def _pair(
             mine = mine if len(mine) == 1 else []
         for volume in mine:
             labels.setdefault(volume.case.case, []).append(annotation.path)
-        if not mine and not annotation.series_referenced & found.series.keys():
-            key = f"label-{_hashed(salt, spec, annotation.sop or annotation.path)}"
+        if not mine and not annotation.series_referenced & known:
+            key = f"label-{hashed(salt, spec, annotation.sop or annotation.path)}"
             detail = "the images that a segmentation or structure set was drawn on are not here"
             lone.append((takers[0].id, make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, detail)))
     return labels, lone
-
-
-def _takes(layout: Layout, annotation: Instance, found: _Sorted) -> bool:
-    asked = not layout.label or re.search(layout.label, annotation.path) is not None
-    return asked and layout.id in found.matches[annotation.path].layouts
 
 
 def _drawn_on(annotation: Instance, volume: _Volume) -> bool:
@@ -346,7 +227,7 @@ def _drawn_on(annotation: Instance, volume: _Volume) -> bool:
     return not annotation.instances_referenced or bool(volume.sops & annotation.instances_referenced)
 
 
-def _with_labels(volume: _Volume, paths: list[str], found: _Sorted) -> Case:
+def _with_labels(volume: _Volume, paths: list[str], found: SortedFiles) -> Case:
     n_bytes = volume.case.n_bytes + sum(found.matches[path].file.n_bytes for path in paths)
     return replace(volume.case, label=tuple(sorted(paths)), n_bytes=n_bytes)
 
@@ -357,12 +238,12 @@ def _count(layout: Layout, volumes: Sequence[_Volume], cases: Sequence[Case], re
     return LayoutCount(layout.id, len(mine) + rejected.count(layout.id), layout.expected, unlabelled)
 
 
-def _base_key(spec: CollectionSpec, layout: Layout, first: Instance, found: _Sorted, salt: bytes) -> str:
+def _base_key(spec: CollectionSpec, layout: Layout, first: Instance, found: SortedFiles, salt: bytes) -> str:
     """Name a series: by a salted hash, after the layout's own words where it has any."""
-    series = _hashed(salt, spec, first.series or str(PurePosixPath(first.path).parent))
+    series = hashed(salt, spec, series_key(first))
     if not layout.case:
         return series
-    return f"{case_key(layout.case.format_map(found.matches[first.path].layouts[layout.id]), spec, salt)}-{series[:6]}"
+    return f"{case_key(layout.case.format_map(found.matches[first.path].as_image[layout.id]), spec, salt)}-{series[:6]}"
 
 
 def _cut(key: str) -> str:
@@ -373,10 +254,6 @@ def _counted(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def _patient(spec: CollectionSpec, first: Instance, salt: bytes) -> str:
+def _patient(owner: str, first: Instance, salt: bytes) -> str:
     """The patient as a salted hash of PatientID; of the study, else the series, where a file names none."""
-    return hmac(salt, f"{spec.name}/{first.patient or first.study or first.series}".encode(), "sha256").hexdigest()[:16]
-
-
-def _hashed(salt: bytes, spec: CollectionSpec, text: str) -> str:
-    return hmac(salt, f"{spec.name}/{text}".encode(), "sha256").hexdigest()[:12]
+    return hmac(salt, f"{owner}/{first.patient or first.study or first.series}".encode(), "sha256").hexdigest()[:16]

@@ -5,7 +5,6 @@ and warnings of pydicom are dropped, since their texts can hold header values.
 """
 
 import contextlib
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from typing import Any
 
 import pydicom
 from pydicom.config import disable_value_validation
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medvar_data.dicom.attributes import HEADER, PIXELS, PRIVATE_B_VALUES, STRUCTURES, TEXTS, in_block, private_tags
+from medvar_data.dicom.attributes import HEADER, PIXELS, STRUCTURES, TEXTS, private_tags
+from medvar_data.dicom.marks import Groups, marks_of
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.tree import read_bytes, read_head
 
@@ -28,8 +29,11 @@ PIXEL_TAGS = (
     b"\xe0\x7f\x09\x00",
     b"\xe0\x7f\x10\x00",
 )  # little-endian; else the file is read whole
-MAX_B_VALUE = 5000  # s/mm²
-GE_B_OFFSET = 10**9  # GE adds multiples of it
+FIRST_ELEMENTS = tuple(
+    bytes((group, 0, element, 0)) for group in (0x02, 0x08) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16, 0x18)
+)
+LONGEST_FIRST = 256  # bytes of such an element where its type is not written
+MAX_FRAMES = 1 << 16  # in one file; a header that asks for more is damaged
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,13 @@ def read_instance(root: Path, path: str, *, texts: bool = False) -> Instance | N
 
 
 def is_dicom(head: bytes) -> bool:
-    """Tell DICOM by its magic word, or, where the preamble is missing, by a data set that starts with group 2 or 8."""
-    return head[128:132] == b"DICM" or (
-        head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00" and len(head) > 8
-    )
+    """Tell DICOM by its magic word, or, where the preamble is missing, by a first element that a data set can start with."""
+    if head[128:132] == b"DICM":
+        return True
+    if head[:4] not in FIRST_ELEMENTS or len(head) < 8:
+        return False
+    kind, length = head[4:6], int.from_bytes(head[4:8], "little")
+    return (kind.isalpha() and kind.isupper()) or length <= LONGEST_FIRST
 
 
 def parse(data: bytes, *, pixels: bool = True, structures: bool = False) -> Dataset:
@@ -114,7 +121,14 @@ def parse(data: bytes, *, pixels: bool = True, structures: bool = False) -> Data
         CaseRejected: `not_an_image` or `truncated`.
     """
     tags = [*HEADER, *(PIXELS if pixels else ()), *(STRUCTURES if structures else ())]
-    return _parse(BytesIO(data), tags, stop=not pixels)
+    dataset = _parse(BytesIO(data), tags, stop=not pixels)
+    if not _text(
+        _meta(dataset), "TransferSyntaxUID"
+    ):  # a file without a head: as its elements turned out to be written
+        dataset.file_meta = FileMetaDataset()
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return dataset
 
 
 def instance_of(dataset: Dataset, path: str) -> Instance:
@@ -180,8 +194,11 @@ def _frames(dataset: Dataset, path: str) -> Iterator[Frame]:
     own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     shared = dataset.get("SharedFunctionalGroupsSequence") or ()
     common = next(iter(shared), Dataset())
-    for index in range(int(dataset.get("NumberOfFrames") or 1)):
-        found = _Groups(own[index] if index < len(own) else Dataset(), common, dataset)
+    n_frames = int(dataset.get("NumberOfFrames") or 1)
+    if not 0 < n_frames <= MAX_FRAMES:
+        raise CaseRejected(Reason.TRUNCATED, "a DICOM header asks for a number of frames that no file holds")
+    for index in range(n_frames):
+        found = Groups(own[index] if index < len(own) else Dataset(), common, dataset)
         kinds = found.values("MRImageFrameTypeSequence", "FrameType") or found.values("", "ImageType")
         segment = found.values("SegmentIdentificationSequence", "ReferencedSegmentNumber")
         slope, intercept = (
@@ -197,115 +214,11 @@ def _frames(dataset: Dataset, path: str) -> Iterator[Frame]:
             pixel_mm=found.numbers("PixelMeasuresSequence", "PixelSpacing", 2),
             stack="".join(str(v) for v in found.values("FrameContentSequence", "StackID")),
             kinds=tuple(str(kind).upper() for kind in kinds),
-            marks=_marks(found, tuple(str(kind).upper() for kind in kinds)),
+            marks=marks_of(found, tuple(str(kind).upper() for kind in kinds)),
             slope=1.0 if slope in (None, 0.0) else slope,
             intercept=intercept or 0.0,
             segment=int(segment[0]) if segment else 0,
         )
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """A frame's attributes: in its own functional group, in the shared one, or at the top of a classic file."""
-
-    own: Dataset
-    shared: Dataset
-    top: Dataset
-
-    def values(self, group: str, name: str) -> tuple[Any, ...]:
-        """Whatever the attribute holds, as a tuple; empty where it is absent or empty."""
-        for place in (self.own, self.shared):
-            items = place.get(group) if group else None
-            value = items[0].get(name) if items else None
-            if value not in (None, ""):
-                return _tuple(value)
-        value = self.top.get(name)
-        return () if value in (None, "") else _tuple(value)
-
-    def numbers(self, group: str, name: str, count: int) -> tuple[float, ...]:
-        """So many finite numbers, or none."""
-        found = tuple(float(v) for v in self.values(group, name))
-        return found if len(found) == count and all(map(math.isfinite, found)) else ()
-
-    def number(self, group: str, name: str) -> float | None:
-        """The first number."""
-        found = self.values(group, name)
-        return float(found[0]) if found else None
-
-
-def _marks(found: _Groups, kinds: tuple[str, ...]) -> dict[str, float | str]:
-    """What can set volumes of one series apart: numbers, and words of a closed vocabulary."""
-    first = {
-        "echo": found.number("MREchoSequence", "EffectiveEchoTime"),
-        "echo number": found.number("", "EchoNumbers"),
-        "inversion": found.number("MRModifierSequence", "InversionTimes"),
-        "flip": found.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
-        "b": _b_value(found),
-        "time": found.number("FrameContentSequence", "TemporalPositionIndex"),
-        "trigger": found.number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
-        "acquisition": found.number("FrameContentSequence", "FrameAcquisitionNumber"),
-    }
-    second = {
-        "echo": "EchoTime", "inversion": "InversionTime", "time": "TemporalPositionIdentifier", "trigger": "TriggerTime",
-        "acquisition": "AcquisitionNumber",
-    }  # fmt: skip
-    numbers = {name: found.number("", second[name]) if v is None and name in second else v for name, v in first.items()}
-    marks: dict[str, float | str] = {name: round(v, 4) for name, v in numbers.items() if v is not None}
-    part = found.values("MRImageFrameTypeSequence", "ComplexImageComponent")
-    words = (str(part[0]).upper(), *kinds) if part else kinds
-    marks["part"] = next((PARTS[word] for word in words if word in PARTS), "")
-    marks["dixon"] = next((DIXON[word] for word in kinds if word in DIXON), "")
-    marks["direction"] = _direction(found)
-    return marks
-
-
-PARTS = {
-    "M": "magnitude", "MAGNITUDE": "magnitude", "P": "phase", "PHASE": "phase", "R": "real", "REAL": "real",
-    "I": "imaginary", "IMAGINARY": "imaginary",
-}  # fmt: skip
-DIXON = {
-    "W": "water", "WATER": "water", "F": "fat", "FAT": "fat", "IP": "in-phase", "IN_PHASE": "in-phase",
-    "OP": "out-of-phase", "OPP_PHASE": "out-of-phase", "OUT_PHASE": "out-of-phase", "FF": "fat-fraction",
-}  # fmt: skip
-
-
-def _b_value(found: _Groups) -> float | None:
-    """The b-value in s/mm², from its public place or a vendor's private one."""
-    public = found.number("MRDiffusionSequence", "DiffusionBValue")
-    if public is not None:
-        return public
-    for element, creator, name in PRIVATE_B_VALUES:
-        tag = in_block(element)
-        if tag in found.top and str(found.top.get(creator).value if creator in found.top else "").strip() == name:
-            value = _private_number(found.top[tag].value)
-            if value is not None and 0 <= value % GE_B_OFFSET <= MAX_B_VALUE:
-                return value % GE_B_OFFSET
-    return None
-
-
-def _private_number(value: Any) -> float | None:
-    """A number that a file of unknown private types may hold as bytes."""
-    if isinstance(value, bytes):
-        value = value.split(b"\\")[0].strip(b" \0")
-    first = _tuple(value)[:1]
-    try:
-        return float(first[0]) if first else None
-    except (TypeError, ValueError):
-        return None
-
-
-def _direction(found: _Groups) -> str:
-    """The diffusion gradient as text, so that equal directions compare equal."""
-    for place in (found.own, found.shared):
-        items = place.get("MRDiffusionSequence")
-        inner = items[0].get("DiffusionGradientDirectionSequence") if items else None
-        if inner:
-            return _rounded(inner[0].get("DiffusionGradientOrientation") or ())
-    return _rounded(found.top.get("DiffusionGradientOrientation") or ())
-
-
-def _rounded(values: Sequence[Any]) -> str:
-    return " ".join(f"{float(v):.3f}" for v in values)
 
 
 def _references(dataset: Dataset) -> tuple[frozenset[str], frozenset[str]]:
@@ -329,9 +242,3 @@ def _text(dataset: Dataset, name: str) -> str:
 
 def _meta(dataset: Dataset) -> Dataset:
     return getattr(dataset, "file_meta", None) or Dataset()
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
-        return (value,)
-    return tuple(value)

@@ -154,11 +154,14 @@ def _by_value(part: Part, values: Sequence[float | str], template: str) -> list[
     distinct = sorted(set(values), key=lambda v: (isinstance(v, str), v))
     if len(distinct) == 1:
         return [part]
+    shown = [f"{value:g}" if isinstance(value, float) else value or "other" for value in distinct]
     parts = []
-    for rank, value in enumerate(distinct, start=1):
-        shown = f"{value:g}" if isinstance(value, float) else value or "other"
+    for rank, (value, text) in enumerate(zip(distinct, shown, strict=True), start=1):
+        word = template.replace("{}", text).replace("#", str(rank))
         frames = tuple(f for f, own in zip(part.frames, values, strict=True) if own == value)
-        parts.append(Part(frames, (*part.words, template.replace("{}", shown).replace("#", str(rank)))))
+        parts.append(
+            Part(frames, (*part.words, word if shown.count(text) == 1 or "#" in template else f"{word} {rank}"))
+        )
     return parts
 
 

@@ -10,6 +10,7 @@ from dicoms import cohort_toml, enhanced, image, item, segmentation, slices, str
 from pydicom.dataset import Dataset
 
 from medvar_data.catalog import CollectionSpec, parse_collection
+from medvar_data.dicom.headers import is_dicom
 from medvar_data.errors import Reason, SourceError
 from medvar_data.ingest import Ingested, ingest
 from medvar_data.readers import read_scan
@@ -454,4 +455,56 @@ def test_a_data_set_of_nothing_is_no_image(tmp_path):
     report = identified("1.2.840.10008.5.1.4.1.1.88.11", "SR", 5, 1)
     assert isinstance(report, Dataset)
     result = found(tmp_path, slices(volume(4)) | {"report": file_bytes(report)})
-    assert result.notes == ("DICOM objects passed over since they hold no image: 1",)
+    assert result.notes == ("DICOM objects passed over since they are no image that a layout takes: 1",)
+
+
+def test_annotations_from_a_place_of_their_own(tmp_path):
+    """With a `label` pattern only files that it takes are annotations, and no image is taken from there."""
+    text = cohort_toml(more="label = '^drawn/'\ngroup = \"{patient}\"\n")
+    spec = parse_collection(text.replace("image = '.'", "image = '^scans/(?P<patient>[^/]+)/'"), "test", own=True)
+    mask = np.ones((4, 12, 12), dtype=bool)
+    files = slices(volume(4), prefix="scans/p/") | slices(volume(4), prefix="drawn/", series=2)
+    files |= {"drawn/s": segmentation({"Lung": mask}), "scans/p/s": segmentation({"Lung": mask}, number=801)}
+    result = found(tmp_path, files, spec)
+    assert [(case.group, case.label) for case in result.cases] == [("cohort/p", ("drawn/s",))]
+
+
+def test_one_uid_for_everything_is_no_copy(tmp_path):
+    """A tool that gave all images one UID has made no copies of one; nor are two patients one series."""
+    files = {}
+    for n in range(2):
+        files |= slices(volume(4, seed=n), prefix=f"{n}", SOPInstanceUID="1.2.3", patient=f"P{n}")
+    result = found(tmp_path, files)
+    assert len(result.cases) == len({case.group for case in result.cases}) == 2
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x08\x00\x77\x01junk" * 20, b"\x02\x00", b"", bytes(200), b"\x08\x00\x05\x00\xff\xff\xff\xff"]
+)
+def test_bytes_that_only_look_like_dicom(head):
+    assert not is_dicom(head)
+
+
+def test_dicom_without_its_preamble(tmp_path):
+    """As scanners wrote it before files had a head: group 8 comes first, in implicit little endian."""
+    from io import BytesIO
+
+    import pydicom
+
+    pixels = volume(4)
+    files = {}
+    for name, data in slices(pixels).items():
+        dataset = pydicom.dcmread(BytesIO(data))
+        out = BytesIO()
+        dataset.preamble = None
+        del dataset.file_meta
+        pydicom.dcmwrite(out, dataset, implicit_vr=True, little_endian=True)
+        files[name] = out.getvalue()
+        assert files[name][128:132] != b"DICM"
+    (got,) = pixels_of(found(tmp_path, files))
+    assert np.array_equal(got, pixels)
+
+
+def test_a_number_of_frames_that_no_file_holds(tmp_path):
+    files = slices(volume(4)) | {"x": image(volume(1)[0], (0, 0, 0), series=2, NumberOfFrames="999999999")}
+    assert [reject.reason for reject in found(tmp_path, files).rejects] == [Reason.TRUNCATED]
