@@ -49,7 +49,7 @@ def decode_stack(
     stored = _decode_all(datasets, frames)
     padded = [_padding(datasets[f.path], picture) for f, picture in zip(frames, stored, strict=True)]
     planes = [rescaled(picture, f.slope, f.intercept) for f, picture in zip(frames, stored, strict=True)]
-    voxels = np.stack(planes, axis=-1).swapaxes(0, 1)
+    voxels = np.stack(planes).transpose(2, 1, 0)  # slices stay together in memory
     steps: tuple[str, ...] = ()
     if modality != "CT" and any(_text(datasets[f.path]) == "MONOCHROME1" for f in frames):
         voxels, steps = voxels.max() - voxels, ("inverted",)  # HU are HU, however a screen is told to show them
@@ -151,7 +151,7 @@ def _without_padding(
     Only where the padding stands apart, below air or below all the rest; else it may be what the scanner measured.
     """
     empty = np.zeros(voxels.shape[1::-1], dtype=bool)
-    mask = np.stack([empty if m is None else m for m in padded], axis=-1).swapaxes(0, 1)
+    mask = np.stack([empty if m is None else m for m in padded]).transpose(2, 1, 0)
     value = voxels[mask].max()
     nothing = AIR_HU if modality == "CT" else 0
     if value >= nothing or mask.all() or value >= voxels[~mask].min():

@@ -72,7 +72,7 @@ def read_dicom_png(case: Case, spec: CollectionSpec) -> Scan:
         return Scan(image, None)
     files = [read_bytes(Path(case.root), path) for path in case.label]
     masks = {path: _read_mask(data, frames[0].size) for path, data in zip(case.image, files, strict=True)}
-    label = np.stack([masks[f.path] for f in stack.frames], axis=-1).swapaxes(0, 1)
+    label = np.stack([masks[f.path] for f in stack.frames]).transpose(2, 1, 0)
     return Scan(image, LabelVolume(label_values(label), geometry, _digest(files), ("masks_paired_by_name",)))
 
 
