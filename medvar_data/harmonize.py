@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
-from medvar_data.catalog import CollectionSpec, Recipe
+from medvar_data.catalog import CollectionSpec, Recipe, labels_of
 from medvar_data.cleanup import (
     Body,
     BodyParams,
@@ -91,7 +91,7 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
     """
     plan = plan_slices(scan.image.geometry, spec.slice_axis)
     stack = np.ascontiguousarray(slices_first(canonical(scan.image.voxels, plan), plan.axis))
-    labels = _labels(scan, plan, spec)
+    labels = _labels(scan, plan, spec, case.layout)
     body_params = fit_body(stack, case.modality, recipe)
     body = find_body(stack, body_params, plan.spacing_mm, case.modality, recipe)
     clean = remove_label_dust(labels, plan.spacing_mm, recipe)
@@ -146,14 +146,14 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
     )
 
 
-def _labels(scan: Scan, plan: SlicePlan, spec: CollectionSpec) -> UInt8[np.ndarray, "z h w"]:
+def _labels(scan: Scan, plan: SlicePlan, spec: CollectionSpec, layout: str) -> UInt8[np.ndarray, "z h w"]:
     """Bring the label onto the slice stack with contiguous ids; zeros where there is no label."""
     if scan.label is None:
         axis_order = [a for a in range(3) if a != plan.axis]
         shape = [scan.image.geometry.shape[plan.stored_axes[a]] for a in (plan.axis, axis_order[1], axis_order[0])]
         return np.zeros(shape, dtype=np.uint8)
     stored = scan.label.voxels
-    table = label_table(spec)
+    table = label_table(spec, layout)
     unknown = [int(v) for v in np.flatnonzero(np.bincount(stored.reshape(-1))) if v and not table[v]]
     if unknown:
         shown = ", ".join(map(str, unknown[:MAX_VALUES_SHOWN])) + (" …" if len(unknown) > MAX_VALUES_SHOWN else "")
@@ -163,10 +163,10 @@ def _labels(scan: Scan, plan: SlicePlan, spec: CollectionSpec) -> UInt8[np.ndarr
     return np.ascontiguousarray(slices_first(canonical(table[stored], plan), plan.axis))
 
 
-def label_table(spec: CollectionSpec) -> UInt8[np.ndarray, "65536"]:
-    """Look-up table from published label value to contiguous id; 0 where the collection defines nothing."""
+def label_table(spec: CollectionSpec, layout: str) -> UInt8[np.ndarray, "65536"]:
+    """Look-up table from a layout's label value to contiguous id; 0 where the collection defines nothing."""
     table = np.zeros(65536, dtype=np.uint8)
-    for label in spec.labels:
+    for label in labels_of(spec, layout):
         table[label.low : label.high + 1] = label.id
     return table
 
