@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation, Resize, ScaleIntensityRange
 
+from medvar_data.body import fit_body
 from medvar_data.catalog import Recipe, load_collection, load_recipe
-from medvar_data.cleanup import fit_body
 from medvar_data.contact import grid, outlined
 from medvar_data.geometry import canonical, plan_slices, resize_image, slices_first
 from medvar_data.harmonize import harmonize

@@ -168,6 +168,13 @@ def as_stored(stack: Shaped[np.ndarray, "z row column"], plan: SlicePlan) -> Sha
     return unflipped.transpose(np.argsort(plan.stored_axes))
 
 
+def picture_stack(voxels: Shaped[np.ndarray, "i j k"], plan: SlicePlan) -> Shaped[np.ndarray, "z row column"]:
+    """View stored voxels as canonical pictures, slice by slice; copied only where slices interleave in memory."""
+    stack = slices_first(canonical(voxels, plan), plan.axis)
+    strides = [abs(step) for step in stack.strides]
+    return stack if strides[0] >= max(strides) else np.ascontiguousarray(stack)
+
+
 def resize_image(image: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "s s"]:
     """Resample one slice to side x side (`resample_image`)."""
     return resample_image(image, side, side)
@@ -196,7 +203,7 @@ def resize_mask(mask: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray
 def resample_mask(mask: Shaped[np.ndarray, "h w"], rows: int, columns: int) -> Shaped[np.ndarray, "r c"]:
     """Resample labels by exact-centre nearest: output pixel n of S takes source pixel floor((2n + 1) N / 2S) of N."""
     at = [((2 * np.arange(side) + 1) * n) // (2 * side) for n, side in zip(mask.shape, (rows, columns), strict=True)]
-    return mask[at[0][:, None], at[1][None, :]]
+    return mask.take(at[0], axis=0).take(at[1], axis=1)
 
 
 def _through_plane_axis(geometry: Geometry) -> int:

@@ -11,7 +11,10 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
 from medvar_data.catalog import Recipe
+from medvar_data.counts import Counts, count, is_countable, percentiles
 from medvar_data.errors import CaseRejected, Reason
+
+Values = Shaped[np.ndarray, "..."] | Counts  # the voxels of a volume, or how often each value occurs among them
 
 
 @dataclass(frozen=True)
@@ -23,28 +26,30 @@ class IntensityParams:
     high: float
 
 
-def fit_window(voxels: Shaped[np.ndarray, "..."], recipe: Recipe) -> IntensityParams:
+def fit_window(values: Values, recipe: Recipe) -> IntensityParams:
     """Bounds of a fixed CT window: level ± width / 2, in HU, whatever the scan holds."""
     half = recipe.ct_width_hu / 2
     return IntensityParams("window", recipe.ct_level_hu - half, recipe.ct_level_hu + half)
 
 
-def fit_percentiles(voxels: Shaped[np.ndarray, "..."], recipe: Recipe) -> IntensityParams:
+def fit_percentiles(values: Values, recipe: Recipe) -> IntensityParams:
     """Percentiles of the volume's non-zero voxels, linearly interpolated.
 
     Raises:
         CaseRejected: `constant_image` where the two percentiles coincide.
     """
-    nonzero = voxels[voxels != 0]
-    if nonzero.size == 0:
+    if not isinstance(values, Counts) and is_countable(values.dtype):
+        values = count(values)
+    nonzero = values.without(0) if isinstance(values, Counts) else values[values != 0]
+    if not (nonzero.total if isinstance(nonzero, Counts) else nonzero.size):
         raise CaseRejected(Reason.CONSTANT_IMAGE, "every voxel is zero; wanted an image")
-    low, high = np.percentile(nonzero, [recipe.mr_low_percentile, recipe.mr_high_percentile])
+    low, high = percentiles(nonzero, (recipe.mr_low_percentile, recipe.mr_high_percentile))
     if not high > low:
         raise CaseRejected(
             Reason.CONSTANT_IMAGE,
             f"percentiles {recipe.mr_low_percentile} and {recipe.mr_high_percentile} of the non-zero voxels are equal",
         )
-    return IntensityParams("percentiles", float(low), float(high))
+    return IntensityParams("percentiles", low, high)
 
 
 def apply_intensity(image: Shaped[np.ndarray, "h w"], params: IntensityParams) -> UInt8[np.ndarray, "h w"]:
@@ -59,7 +64,8 @@ def invert_intensity(image: UInt8[np.ndarray, "h w"], params: IntensityParams) -
     return image.astype(np.float32) * np.float32((params.high - params.low) / 255.0) + np.float32(params.low)
 
 
-NORMALIZERS: dict[str, Callable[[Shaped[np.ndarray, "..."], Recipe], IntensityParams]] = {
+NORMALIZERS: dict[str, Callable[[Values, Recipe], IntensityParams]] = {
     "window": fit_window,
     "percentiles": fit_percentiles,
 }
+FIXED_BOUNDS = frozenset({"window"})  # normalizers that never look at a voxel

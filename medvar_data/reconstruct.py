@@ -14,8 +14,8 @@ from isal import igzip
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from medvar_data.archives import DEFAULT_ACCESS, AccessSpec, open_access
+from medvar_data.body import BodyParams, apply_body, find_body
 from medvar_data.catalog import Recipe
-from medvar_data.cleanup import BodyParams, apply_body, find_body
 from medvar_data.codec import decode_png
 from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.geometry import (

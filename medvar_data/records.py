@@ -79,9 +79,9 @@ class Volume:
 
 @dataclass(frozen=True)
 class LabelVolume:
-    """Label voxels [i, j, k] on their image's grid, with the values as published (uint16)."""
+    """Label voxels [i, j, k] on their image's grid, with the values as published; uint8 where they fit, else uint16."""
 
-    voxels: UInt16[np.ndarray, "i j k"]
+    voxels: UInt8[np.ndarray, "i j k"] | UInt16[np.ndarray, "i j k"]
     geometry: Geometry
     digest: str
     steps: tuple[str, ...] = ()

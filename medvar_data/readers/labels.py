@@ -7,7 +7,7 @@ steps it took: files of single structures merged, raters put to the vote, a grid
 from hashlib import sha256
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import Shaped, UInt16
 
 from medvar_data.catalog import Layout
 from medvar_data.errors import CaseRejected, Reason
@@ -60,14 +60,14 @@ def merge_structures(parts: list[Volume], values: list[int]) -> UInt16[np.ndarra
     Raises:
         CaseRejected: `label_values` where a file holds no whole numbers.
     """
-    merged = np.zeros(parts[0].voxels.shape, dtype=np.uint16)
+    merged = np.zeros_like(parts[0].voxels, dtype=np.uint16)  # in the order of memory that the files have
     for part, value in zip(parts, values, strict=True):
         if part.voxels.any():  # a structure that this patient does not have is an empty file
             merged[label_values(part.voxels) > 0] = value
     return merged
 
 
-def vote(raters: list[UInt16[np.ndarray, "i j k"]]) -> UInt16[np.ndarray, "i j k"]:
+def vote(raters: list[Shaped[np.ndarray, "i j k"]]) -> UInt16[np.ndarray, "i j k"]:
     """Let raters vote on each voxel: foreground where at least half of them see any, then the value that most of them give.
 
     Where values tie, the lowest one wins.
@@ -77,8 +77,7 @@ def vote(raters: list[UInt16[np.ndarray, "i j k"]]) -> UInt16[np.ndarray, "i j k
     """
     values = sorted({int(value) for rater in raters for value in np.unique(rater)} - {0})
     foreground = 2 * sum((rater > 0).astype(np.uint8) for rater in raters) >= len(raters)
-    winner = np.zeros(raters[0].shape, dtype=np.uint16)
-    most = np.zeros(raters[0].shape, dtype=np.uint8)
+    winner, most = np.zeros_like(raters[0], dtype=np.uint16), np.zeros_like(raters[0], dtype=np.uint8)
     for value in values:
         votes = sum((rater == value).astype(np.uint8) for rater in raters)
         ahead = foreground & (votes > most)
@@ -89,7 +88,7 @@ def vote(raters: list[UInt16[np.ndarray, "i j k"]]) -> UInt16[np.ndarray, "i j k
 def resample_label(label: Volume, grid: Geometry) -> Volume:
     """Bring a label onto another grid: each voxel takes the value of the label voxel that its centre falls into, else 0."""
     to_label = np.linalg.inv(label.geometry.affine) @ grid.affine
-    out = np.zeros(grid.shape, dtype=label.voxels.dtype)
+    out = np.zeros(grid.shape, dtype=label.voxels.dtype, order="F")
     i, j = np.meshgrid(np.arange(grid.shape[0]), np.arange(grid.shape[1]), indexing="ij")
     plane = to_label[:3, 0, None, None] * i + to_label[:3, 1, None, None] * j + to_label[:3, 3, None, None]
     limits = np.asarray(label.voxels.shape).reshape(3, 1, 1)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Shaped, UInt16
+from jaxtyping import Shaped, UInt8, UInt16
 
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.records import LabelVolume, Volume
@@ -58,8 +58,10 @@ def _check_real(voxels: Shaped[np.ndarray, "i j k"]) -> None:
         raise CaseRejected(Reason.DIMENSIONS, "a voxel holds a colour or a complex number; wanted one real number")
 
 
-def label_values(voxels: Shaped[np.ndarray, "i j k"]) -> UInt16[np.ndarray, "i j k"]:
-    """Read stored label voxels as whole numbers.
+def label_values(
+    voxels: Shaped[np.ndarray, "i j k"],
+) -> UInt8[np.ndarray, "i j k"] | UInt16[np.ndarray, "i j k"]:
+    """Read stored label voxels as whole numbers, uint8 where they fit (uint8 as stored is not copied), else uint16.
 
     Raises:
         CaseRejected: `label_values` (not whole, negative, above 65535), `empty_label`, or `dimensions`.
@@ -77,7 +79,7 @@ def label_values(voxels: Shaped[np.ndarray, "i j k"]) -> UInt16[np.ndarray, "i j
         raise CaseRejected(Reason.LABEL_VALUES, f"the label holds values from {low} to {high}; wanted 0 to 65535")
     if high == 0:
         raise CaseRejected(Reason.EMPTY_LABEL, "the label is zero everywhere; wanted at least one annotated voxel")
-    return voxels.astype(np.uint16)
+    return voxels.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
 def check_same_shape(image: tuple[int, ...], label: tuple[int, ...]) -> None:

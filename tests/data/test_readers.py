@@ -248,7 +248,7 @@ class TestLabels:
     def test_a_good_one(self, tmp_path):
         for dtype in ("u1", "i2", "f4", "f8"):
             found = read(tmp_path, GOOD, nifti_bytes(LABEL.astype(dtype)))
-            assert found.label.voxels.dtype == np.uint16
+            assert found.label.voxels.dtype == np.uint8
             assert np.array_equal(found.label.voxels, LABEL)
 
     def test_almost_whole_numbers_are_whole(self, tmp_path):
