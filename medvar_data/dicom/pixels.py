@@ -99,7 +99,7 @@ def untilt(
 
 
 def _shifted(
-    voxels: Shaped[np.ndarray, "i j k"], shifts: Float64[np.ndarray, "k"], extra: int, axis: int, fill: float
+    voxels: Shaped[np.ndarray, "i j k"], shifts: Float64[np.ndarray, " k"], extra: int, axis: int, fill: float
 ) -> Shaped[np.ndarray, "x y z"]:
     """Move slice k by `shifts[k]` >= 0 voxels along an axis, on a grid enlarged by `extra`, which no shift exceeds."""
     shape = list(voxels.shape)
