@@ -190,6 +190,7 @@ def test_segmentations_equal_the_label_maps_they_were_made_from():
     assert any(np.array_equal(one, wanted) for one in ours)
 
 
+@pytest.mark.slow
 def test_a_chest_from_its_archive_with_its_structure_set():
     """LUNG1-001: lungs of a plausible size that hold air, a cord that holds none; GTV-1 is not asked for."""
     (case,) = found(DICOM / "LUNG1-001.zip", CT).cases
