@@ -19,13 +19,14 @@ PART = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # reading of it as (collection, layouts; all that are no variants where empty, cases of ours that make one volume of theirs).
 CELLS: tuple[tuple[str, str, str, int, tuple[tuple[str, tuple[str, ...], int], ...]], ...] = (
     ("abdomen", "CT", "AbdomenCT-1K, AMOS, BTCV, CHAOS, KiTS2023, LiTS2017, MSD-Colon, MSD-Spleen, WORD", 2701, (
-        ("abdomenct1k", (), 1), ("amos", ("ct", "ct-test"), 1), ("btcv", (), 1), ("chaos", (), 1), ("kits23", (), 1),
+        ("abdomenct1k", (), 1), ("amos", ("ct", "ct-test"), 1), ("btcv", (), 1), ("chaos", ("ct-train", "ct-test"), 1), ("kits23", (), 1),
         ("lits", (), 1), ("msd-colon", (), 1), ("msd-spleen", (), 1), ("word", ("train", "validation", "test"), 1))),
     ("chest", "CT", "COVID19, SegTHOR", 290, (("covid19-20", (), 1), ("segthor", (), 1))),
     ("heart", "CT", "MMWHS", 60, (("mmwhs", ("ct-train", "ct-test"), 1),)),
     ("spine", "CT", "Spine, VerSe2019", 95, (("xvertseg", (), 1), ("verse", (), 1))),
     ("abdomen", "MR", "AMOS, ATLAS, CHAOS, Multi-center HCC*", 3410, (
-        ("amos", ("mr", "mr-test"), 1), ("atlas-liver", (), 1))),
+        ("amos", ("mr", "mr-test"), 1), ("atlas-liver", (), 1),
+        ("chaos", ("mr-t1-in-train", "mr-t1-out-train", "mr-t2-train"), 3))),
     ("brain", "MR", "BraTS", 1251, (("brats", ("training-2021",), 4),)),
     ("heart", "MR", "ACDC, Cardic, MMWHS, MSD-Cardiac", 270, (
         ("acdc", (), 2), ("lasc2013", (), 1), ("mmwhs", ("mr-train", "mr-test"), 1), ("msd-heart", (), 1))),

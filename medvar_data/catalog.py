@@ -25,7 +25,7 @@ LABEL_GRIDS = ("image", "affine")
 CONFIRMED = ("originals", "listing", "unconfirmed")
 NORMALIZER_NAMES = ("window", "percentiles")  # keys of intensity.NORMALIZERS
 CODEC_NAMES = ("png",)  # keys of codec.CODECS
-READER_NAMES = ("volume", "dicom_png")  # keys of readers.READERS
+READER_NAMES = ("volume", "dicom", "dicom_png")  # keys of readers.READERS
 FINDER_NAMES = ("", "msd", "mms")  # keys of finders.FINDERS
 MAX_LABEL_VALUE = 65535
 OWN_CONDITION_IDS = range(1000, 2000)  # reserved for users' own collections
@@ -33,12 +33,19 @@ OWN_CONDITION_IDS = range(1000, 2000)  # reserved for users' own collections
 
 @dataclass(frozen=True)
 class LabelSpec:
-    """Map the published values `low`..`high` to the contiguous id 1..255 that masks hold."""
+    """Map the published values `low`..`high` to the contiguous id 1..255 that masks hold.
+
+    A structure of a DICOM segmentation or structure set is known by its name: `roi` is a regular expression on the whole
+    name, whatever its case, and the structure's voxels take the value `low`. `layouts` names the layouts whose files hold
+    these values; empty means all.
+    """
 
     low: int
     high: int
     id: int
     name: str
+    roi: str = ""
+    layouts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,16 @@ class Layout:
     of painting (a later one covers an earlier one), the label value that the file's voxels above 0 take. Where several
     raters drew the whole label, `label` captures them as `rater`, and `vote` makes one of them. Where no folder
     tells the official split, `splits` lists for each split the values of the image's group `number`: "1-10 12 15-20".
+
+    With the reader `dicom` the patterns say which files to look into, and the headers which of them make a volume. `case`
+    and `group` may then be empty: the case is named after its series, the patient after PatientID, both by salted hashes.
+    `sequences` maps regular expressions on the series' description to the names that are stored in its place.
     """
 
     id: str
     image: str
-    case: str
-    group: str
+    case: str = ""
+    group: str = ""
     label: str = ""
     vote: bool = False  # several raters drew one label each; they vote, voxel by voxel
     pair_on: tuple[str, ...] = ()
@@ -72,6 +83,7 @@ class Layout:
     sequences: Mapping[str, str] = field(default_factory=dict)  # group value -> field's name
     reader: str = "volume"
     stack: bool = False  # many files are one volume, stacked in file-name order
+    derived: bool = False  # reader `dicom`: take maps computed from other images (ADC, FA, MIP …) too
     channels: tuple[str, ...] = ()  # the fourth dimension, one sequence each
     labelled: bool = True
     expected: int = 0  # cases as published; 0 means unknown
@@ -333,6 +345,11 @@ def parse_numbers(text: str) -> frozenset[int]:
     return frozenset(numbers)
 
 
+def labels_of(spec: CollectionSpec, layout_id: str) -> tuple[LabelSpec, ...]:
+    """The rows of a collection's label table that hold for one of its layouts."""
+    return tuple(label for label in spec.labels if not label.layouts or layout_id in label.layouts)
+
+
 def condition_name(spec: CollectionSpec, modality: str) -> str:
     """Name the condition that a case of this collection and modality is generated under."""
     return spec.condition or f"{spec.name}-{modality.lower()}"
@@ -434,7 +451,7 @@ def _rows(table: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
 
 
 def _label(row: Mapping[str, Any], where: str) -> LabelSpec:
-    value = row.get("value")
+    value = row.get("value", row.get("id") if "roi" in row else None)
     bounds: list[Any] = value if isinstance(value, list) and len(value) == 2 else [value, value]
     if not all(isinstance(v, int) and not isinstance(v, bool) for v in bounds):
         raise SpecError(f"{where}: value is {value!r}; wanted an integer or [low, high].")
@@ -458,20 +475,30 @@ def _check_collection(spec: CollectionSpec, where: str) -> None:
     ids = sorted({label.id for label in spec.labels})
     if ids != list(range(1, len(ids) + 1)) or len(ids) > 255:
         raise SpecError(f"{where}: label ids are {ids}; wanted 1, 2, 3 … without a gap (masks are 8-bit).")
-    taken: set[int] = set()
-    for label in spec.labels:
-        values = set(range(label.low, label.high + 1))
-        if taken & values:
-            raise SpecError(f"{where}: label value {min(taken & values)} is given twice; wanted one id for it.")
-        taken |= values
     if not spec.layouts:
         raise SpecError(f"{where}: no [[layout]]; wanted at least one that says where the images are.")
+    for label in spec.labels:
+        _regex(label.roi, f"{where}: roi of label {label.name}")
+        for layout_id in label.layouts:
+            _one_of(layout_id, tuple(layout.id for layout in spec.layouts), f"{where}: layouts of label {label.name}")
     for layout in spec.layouts:
+        defined = _label_values(labels_of(spec, layout.id), where)
         _check_layout(layout, spec, f"{where}, layout {layout.id}")
-        _check_label_files(layout, taken, f"{where}, layout {layout.id}")
+        _check_label_files(layout, defined, f"{where}, layout {layout.id}")
         if layout.vote and "rater" not in re.compile(layout.label).groupindex:
             raise SpecError(f"{where}, layout {layout.id}: label has no group rater, which vote needs.")
         _check_splits(layout, f"{where}, layout {layout.id}")
+
+
+def _label_values(labels: tuple[LabelSpec, ...], where: str) -> set[int]:
+    """All values that one layout's labels define; one id each, and one row unless rows go by name."""
+    taken: dict[int, LabelSpec] = {}
+    for label in labels:
+        for value in range(label.low, label.high + 1):
+            other = taken.setdefault(value, label)
+            if other is not label and not (label.roi and other.roi and other.id == label.id):
+                raise SpecError(f"{where}: label value {value} is given twice; wanted one id for it.")
+    return set(taken)
 
 
 def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
@@ -480,6 +507,10 @@ def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
     if layout.variant_of:
         _one_of(layout.variant_of, tuple(o.id for o in spec.layouts if not o.variant_of), f"{where}: variant_of")
     _one_of(layout.reader, READER_NAMES, f"{where}: reader")
+    if layout.reader != "dicom" and not (layout.case and layout.group):
+        raise SpecError(f"{where}: key {'group' if layout.case else 'case'!r} is missing.")
+    for text in layout.sequences if layout.reader == "dicom" else ():
+        _regex(text, f"{where}: sequences")
     for key in ("image", "label"):
         pattern = _regex(getattr(layout, key), f"{where}: {key}")
         missing = set(layout.pair_on) - set(pattern.groupindex) if getattr(layout, key) else set()

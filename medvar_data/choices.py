@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from medvar_data.catalog import CollectionSpec, Layout, Recipe
+from medvar_data.catalog import CollectionSpec, Layout, Recipe, labels_of
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.records import Case
 
@@ -82,7 +82,7 @@ def _collection(case: Case, spec: CollectionSpec) -> dict[str, Any]:
     layout: Layout | None = next((layout for layout in spec.layouts if layout.id == case.layout), None)
     return {
         **_without(spec, COLLECTION_ALONE),
-        "labels": [(v.low, v.high, v.id) for v in spec.labels] if case.label else [],
+        "labels": [(v.low, v.high, v.id, v.roi) for v in labels_of(spec, case.layout)] if case.label else [],
         "repairs": [dataclasses.astuple(repair) for repair in spec.repairs if repair.holds_for(case.case)],
         "steps": [quirk.step for quirk in spec.quirks if quirk.step and quirk.holds_for(case.case)],
         "layout": _without(layout, LAYOUT_ALONE) if layout else {},

@@ -22,7 +22,7 @@ def describe_collection(spec: CollectionSpec) -> str:
         f"  licence       {spec.license} ({known}); commercial use: {spec.commercial}",
         f"  access        {spec.access or 'unknown'}: {', '.join((spec.homepage, *spec.download))}",
         f"  slices        {spec.slice_axis}",
-        f"  labels        {', '.join(f'{label.id} {label.name}' for label in spec.labels) or 'none'}",
+        f"  labels        {', '.join(dict.fromkeys(f'{label.id} {label.name}' for label in spec.labels)) or 'none'}",
     ]
     if spec.notes:
         head.append(f"  note          {spec.notes}")
@@ -47,7 +47,12 @@ def describe_collection(spec: CollectionSpec) -> str:
 
 def _layout_lines(layout: Layout) -> list[str]:
     count = f"{layout.expected:,} cases" if layout.expected else "count unknown"
-    lines = [f"  {layout.id}: {count}; {STATUS[layout.confirmed]}", f"    image  {readable(layout.image)}"]
+    image = (
+        "DICOM files, whatever their names; headers tell what they are"
+        if layout.image == "."
+        else readable(layout.image)
+    )
+    lines = [f"  {layout.id}: {count}; {STATUS[layout.confirmed]}", f"    image  {image}"]
     if layout.label:
         lines.append(f"    label  {readable(layout.label)}")
     if layout.channels:

@@ -41,6 +41,12 @@ class Reason(StrEnum):
     DUPLICATE_POSITION = "duplicate_position"  # two slices at one place
     UNEVEN_SPACING = "uneven_spacing"  # slices at irregular distances
     MIXED_SERIES = "mixed_series"  # slices of several orientations, sizes or series in one stack
+    TOO_FEW_SLICES = "too_few_slices"  # single images, or images that all lie at one or two places
+    WRONG_MODALITY = "wrong_modality"  # neither CT nor MR, not what the collection says, or a "CT" that holds no HU
+    LOCALIZER = "localizer"  # planning images in a few planes
+    SECONDARY_CAPTURE = "secondary_capture"  # a picture of a screen: colour, burned-in text or no place in the patient
+    DERIVED_MAP = "derived_map"  # computed from other images: ADC, FA, projections, reformats
+    LABEL_GEOMETRY = "label_geometry"  # a segmentation or structure set that does not lie on its image's grid
     SLICE_COUNT = "slice_count"  # image and mask stacks of other lengths
     DUPLICATE_CASE = "duplicate_case"  # two files claim one case key
     KNOWN_BAD = "known_bad"  # the collection's description leaves it out and says why

@@ -63,17 +63,27 @@ def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
     Raises:
         CaseRejected: `spacing_implausible` or `nonorthonormal`.
     """
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    low, high = SPACING_LIMITS_MM
-    if not np.all(np.isfinite(affine)) or steps.min() < low or steps.max() > high:
-        found = " x ".join(f"{s:.4g}" for s in steps)
-        raise CaseRejected(Reason.SPACING_IMPLAUSIBLE, f"spacing is {found} mm; wanted {low} to {high} mm")
+    steps = check_spacing(affine)
     directions = affine[:3, :3] / steps
     shear = np.abs(directions.T @ directions - np.eye(3)).max()
     if shear > SHEAR_LIMIT:
         raise CaseRejected(
             Reason.NONORTHONORMAL, f"the axes are sheared (cosine {shear:.3f}); wanted at most {SHEAR_LIMIT}"
         )
+
+
+def check_spacing(affine: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "3"]:
+    """Reject steps between voxels that no scanner makes; gives the steps, mm.
+
+    Raises:
+        CaseRejected: `spacing_implausible`.
+    """
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = SPACING_LIMITS_MM
+    if not np.all(np.isfinite(affine)) or steps.min() < low or steps.max() > high:
+        found = " x ".join(f"{s:.4g}" for s in steps)
+        raise CaseRejected(Reason.SPACING_IMPLAUSIBLE, f"spacing is {found} mm; wanted {low} to {high} mm")
+    return steps
 
 
 def resolve_spacing(

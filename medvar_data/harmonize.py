@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
 from medvar_data.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3, spurious
-from medvar_data.catalog import CollectionSpec, Recipe
+from medvar_data.catalog import CollectionSpec, LabelSpec, Recipe, labels_of
 from medvar_data.choices import recipe_for, slice_axis
 from medvar_data.cleanup import CleanLabels, remove_label_dust, remove_slice_dust
 from medvar_data.components import bounding_box
@@ -174,7 +174,7 @@ def _clean(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe, body_pa
     """Bring a scan onto its slice stack and clean it in 3D, with recorded parameters where there are any."""
     plan = plan_slices(scan.image.geometry, slice_axis(spec, recipe))
     stack = picture_stack(scan.image.voxels, plan)
-    labels, label_counts = _clean_labels(scan, stack.shape, plan, spec, recipe)
+    labels, label_counts = _clean_labels(scan, stack.shape, plan, labels_of(spec, case.layout), recipe)
     counts = count(scan.image.voxels) if is_countable(stack.dtype) else None
     body_params = body_params or fit_body(stack, case.modality, recipe)
     body = find_body(stack, body_params, plan.spacing_mm, case.modality, recipe)
@@ -182,7 +182,7 @@ def _clean(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe, body_pa
 
 
 def _clean_labels(
-    scan: Scan, shape: tuple[int, ...], plan: SlicePlan, spec: CollectionSpec, recipe: Recipe
+    scan: Scan, shape: tuple[int, ...], plan: SlicePlan, rows: Sequence[LabelSpec], recipe: Recipe
 ) -> tuple[CleanLabels, Int64[np.ndarray, "256"]]:
     """Bring the label onto the slice stack with contiguous ids, without dust; and count the ids' voxels before that."""
     labels, counts = np.zeros(shape, dtype=np.uint8), np.zeros(256, dtype=np.int64)
@@ -191,7 +191,7 @@ def _clean_labels(
     if stored is None or box is None:
         return CleanLabels(labels), counts
     crop = np.ascontiguousarray(stored[box])
-    table, published = label_table(spec), count(crop)
+    table, published = _table(rows), count(crop)
     values = np.flatnonzero(published.n)
     unknown = [int(v) for v in values if v and not table[v]]
     if unknown:
@@ -206,10 +206,14 @@ def _clean_labels(
     return CleanLabels(labels, clean.removed_mm3), counts
 
 
-def label_table(spec: CollectionSpec) -> UInt8[np.ndarray, "65536"]:
-    """Look-up table from published label value to contiguous id; 0 where the collection defines nothing."""
+def label_table(spec: CollectionSpec, layout: str) -> UInt8[np.ndarray, "65536"]:
+    """Look-up table from a layout's label value to contiguous id; 0 where the collection defines nothing."""
+    return _table(labels_of(spec, layout))
+
+
+def _table(rows: Sequence[LabelSpec]) -> UInt8[np.ndarray, "65536"]:
     table = np.zeros(65536, dtype=np.uint8)
-    for label in spec.labels:
+    for label in rows:
         table[label.low : label.high + 1] = label.id
     return table
 

@@ -16,6 +16,7 @@ from medvar_data.readers.detached import data_files, no_data_file
 from medvar_data.readers.scan import check_same_shape
 from medvar_data.readers.size import sized
 from medvar_data.records import Case, Reject
+from medvar_data.series import find_volumes
 from medvar_data.tree import Tree, modified_ns
 
 # All that an error may say of file names: a name can be a patient's, and so can what follows its first dot.
@@ -64,12 +65,14 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
         SourceError: nothing in the tree looks like this collection; says what was looked for and what is there.
     """
     matched = match_files(spec, tree, salt)
-    rejects = [*archive_rejects(spec.name, tree.broken), *matched.rejects]
-    if not matched.candidates and not rejects:
+    volumes = find_volumes(spec, tree, salt)
+    candidates = (*matched.candidates, *volumes.candidates)
+    rejects = [*archive_rejects(spec.name, tree.broken), *matched.rejects, *volumes.rejects]
+    if not candidates and not rejects:
         raise SourceError(_nothing_found(spec, tree))
-    found = Found(matched.candidates)
+    found = Found(candidates)
     if spec.finder:
-        found = FINDERS[spec.finder](spec, tree, list(matched.candidates))
+        found = FINDERS[spec.finder](spec, tree, list(candidates))
     named = {reject.case for reject in rejects}
     rejects += [reject for reject in found.rejects if reject.case not in named]
     cases = []
@@ -87,8 +90,8 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
         spec.name,
         tuple(order),
         tuple(sorted(rejects, key=lambda r: natural(r.case))),
-        matched.counts,
-        found.notes,
+        (*matched.counts, *volumes.counts),
+        (*volumes.notes, *found.notes),
     )
 
 
@@ -134,7 +137,7 @@ def _judge(spec: CollectionSpec, candidates: Iterable[Case]) -> Iterable[tuple[C
 
 def _judge_headers(spec: CollectionSpec, case: Case, headers: dict[str, Header | CaseRejected | None]) -> None:
     if case.reader != "volume":
-        if case.label and len(case.label) != len(case.image):
+        if case.reader == "dicom_png" and case.label and len(case.label) != len(case.image):
             detail = f"{len(case.image)} slices but {len(case.label)} masks; wanted one mask a slice"
             raise CaseRejected(Reason.SLICE_COUNT, detail)
         return
@@ -168,7 +171,9 @@ def _header(root: str, path: str, spacing_from: str, headers: dict[str, Header |
 
 
 def _nothing_found(spec: CollectionSpec, tree: Tree) -> str:
-    wanted = "; ".join(dict.fromkeys(readable(layout.image) for layout in spec.layouts))
+    wanted = "; ".join(
+        dict.fromkeys("DICOM files" if layout.reader == "dicom" else readable(layout.image) for layout in spec.layouts)
+    )
     kinds: dict[str, int] = {}
     for file in tree.files:
         kind = next((s for s in SHOWN_SUFFIXES if file.path.lower().endswith(s)), "other")

@@ -52,7 +52,8 @@ def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
     unlabelled, claimed, spares = [], set(), []
     seen: set[str] = set()
     found: dict[str, int] = {}
-    for layout in spec.layouts:
+    layouts = [layout for layout in spec.layouts if layout.reader != "dicom"]  # those go by headers: `series`
+    for layout in layouts:
         matched, spare = _match(spec, layout, files, tree, salt)
         found[layout.id] = len(matched)
         unlabelled.append(sum(layout.labelled and not case.label for case, _ in matched))
@@ -71,7 +72,7 @@ def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
             claimed |= set(paths)
     counts = tuple(
         LayoutCount(layout.id, found[layout.id], _expected(spec, layout, found), n)
-        for layout, n in zip(spec.layouts, unlabelled, strict=True)
+        for layout, n in zip(layouts, unlabelled, strict=True)
     )
     return Matched(tuple(candidates), tuple(rejects), counts, frozenset(claimed))
 
@@ -79,7 +80,7 @@ def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
 def _expected(spec: CollectionSpec, layout: Layout, found: Mapping[str, int]) -> int:
     """Hold a layout to its published number, unless its cases are here in another variant or it is one not used."""
     others = [o.id for o in spec.layouts if o.variant_of == layout.id]
-    elsewhere = not found[layout.id] and (layout.variant_of or any(found[other] for other in others))
+    elsewhere = not found[layout.id] and (layout.variant_of or any(found.get(other) for other in others))
     return 0 if elsewhere else layout.expected
 
 
@@ -168,7 +169,7 @@ def _cases(
     return [
         (
             _case(spec, layout, groups, (images, labels), tree, f"{base}{tail}", title, channel),
-            _skip(spec, f"{slug(name)}{tail}"),
+            skip_reason(spec, f"{slug(name)}{tail}"),
         )
         for channel, title, tail in channels or [(-1, layout.sequences.get(sequence, sequence), "")]
     ]
@@ -192,7 +193,7 @@ def _case(
         modality=modality,
         region=layout.region or spec.region,
         sequence=sequence,
-        official_split=_official_split(layout, groups),
+        official_split=official_split(layout, groups),
         condition=condition_name(spec, modality),
         layout=layout.id,
         reader=layout.reader,
@@ -205,7 +206,8 @@ def _case(
     )
 
 
-def _official_split(layout: Layout, groups: Mapping[str, str]) -> str:
+def official_split(layout: Layout, groups: Mapping[str, str]) -> str:
+    """The split that the publisher gives: by number where the layout lists numbers."""
     for name, text in layout.splits.items():
         if int(groups["number"]) in parse_numbers(text):
             return name
@@ -224,7 +226,7 @@ def _label_order(layout: Layout, paths: list[str]) -> tuple[str, ...]:
     return tuple(path for _, path in sorted(known))
 
 
-def _skip(spec: CollectionSpec, name: str) -> str:
+def skip_reason(spec: CollectionSpec, name: str) -> str:
     """Tell why a case is left out before it is opened; "" where it is not."""
     for quirk in spec.quirks:
         if quirk.skip and quirk.holds_for(name):

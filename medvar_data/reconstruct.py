@@ -168,7 +168,7 @@ def measure_losses(
     params = IntensityParams(row["normalizer"], row["low"], row["high"])
     labels = np.zeros(source.shape, dtype=np.uint8)
     if scan.label is not None:
-        labels = slices_first(canonical(label_table(spec)[scan.label.voxels], plan), plan.axis)
+        labels = slices_first(canonical(label_table(spec, case.layout)[scan.label.voxels], plan), plan.axis)
     sums, n = np.zeros(5), 0
     for z in kept:
         inside = body.mask[z]
@@ -179,7 +179,7 @@ def measure_losses(
     window, resampling, cleanup, quantization, error = (float(v) for v in sums / max(n, 1))
     dice = {}
     if scan.label is not None:
-        published = label_table(spec)[scan.label.voxels]
+        published = label_table(spec, case.layout)[scan.label.voxels]
         dice = {int(v): _dice(published == v, rebuilt.mask == v) for v in np.unique(published) if v}
     return Losses(window, resampling, cleanup, quantization, error, dice)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from medvar_data.catalog import CollectionSpec
-from medvar_data.readers.dicom import read_dicom_png
+from medvar_data.readers.dicom import read_dicom, read_dicom_png
 from medvar_data.readers.repair import repair_intensities
 from medvar_data.readers.scan import Header, Scan
 from medvar_data.readers.volume import read_volume_header, read_volume_scan
@@ -17,6 +17,7 @@ __all__ = ["READERS", "Header", "Scan", "read_scan", "read_volume_header"]
 
 READERS: dict[str, Callable[[Case, CollectionSpec], Scan]] = {
     "volume": read_volume_scan,
+    "dicom": read_dicom,
     "dicom_png": read_dicom_png,
 }
 

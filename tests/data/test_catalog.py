@@ -14,6 +14,7 @@ from medvar_data.catalog import (
     collection_text,
     condition_name,
     find_collections,
+    labels_of,
     load_collection,
     load_collections,
     load_conditions,
@@ -184,6 +185,37 @@ class TestOwnCollections:
         assert old in text
         with pytest.raises(SpecError, match=says):
             parse_collection(text.replace(old, new, 1), "own.toml", own=True)
+
+    def test_labels_by_name_and_by_layout(self):
+        """A row by name needs no value; two rows by name may share an id; values may mean other things in other layouts."""
+        two = '[[layout]]\nid = "b"\nreader = "dicom"\nimage = "."\n\n'
+        rows = (
+            '[[label]]\nid = 1\nname = "lung"\nroi = "left"\n\n[[label]]\nid = 1\nname = "lung"\nroi = "right"\n\n'
+            '[[label]]\nid = 2\nname = "cord"\nvalue = 7\nlayouts = ["b"]\n\n'
+            '[[label]]\nid = 3\nname = "liver"\nvalue = 7\nlayouts = ["pairs"]\n'
+        )
+        text = pairs_toml().split("[[label]]")[0] + two + rows
+        spec = parse_collection(text, "own.toml", own=True)
+        assert [(row.low, row.id, row.roi) for row in labels_of(spec, "b")] == [
+            (1, 1, "left"),
+            (1, 1, "right"),
+            (7, 2, ""),
+        ]
+        assert [row.id for row in labels_of(spec, "pairs")] == [1, 1, 3]
+        for old, new, says in (
+            ('layouts = ["pairs"]', 'layouts = ["c"]', "layouts of label liver is 'c'"),
+            ('layouts = ["pairs"]', 'layouts = ["b"]', "value 7 is given twice"),
+            ('roi = "left"', 'roi = "("', "roi of label lung is not a regular expression"),
+            ('roi = "left"', "", "value is None"),
+            ('reader = "dicom"', "", "'case' is missing"),
+            (
+                'reader = "dicom"',
+                'reader = "dicom"\nsequences = { "(" = "T2" }',
+                "sequences is not a regular expression",
+            ),
+        ):
+            with pytest.raises(SpecError, match=says):
+                parse_collection(text.replace(old, new, 1), "own.toml", own=True)
 
     def test_a_missing_file_is_a_sentence(self):
         with pytest.raises(SpecError, match="No collection file"):

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import nifti_bytes, scan, spaced, write_files
+from dicoms import slices, structure_set, volume
 from typer.main import get_command
 
 from medvar_data.catalog import load_conditions, parse_collection
 from medvar_data.ingest import ingest
+from medvar_data.readers import read_scan
 from medvar_data.tree import open_tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +58,7 @@ def test_commands_and_options_exist(page):
 
 
 def test_own_data_example_ingests(tmp_path):
-    (toml,) = blocks("docs/own-data.md", "toml")
+    toml, _ = blocks("docs/own-data.md", "toml")
     image, label = scan((20, 18, 6))
     write_files(
         tmp_path / "images",
@@ -68,6 +70,24 @@ def test_own_data_example_ingests(tmp_path):
     assert [len(found.cases), len(found.rejects)] == [2, 0]
     assert {case.sequence for case in found.cases} == {"t1", "t2"}
     assert all(case.label and case.condition not in load_conditions() for case in found.cases)
+
+
+def test_own_data_example_of_a_dicom_cohort_ingests(tmp_path):
+    """One folder with CT and MR of a patient, a structure set and a computed map, as the page describes it."""
+    _, toml = blocks("docs/own-data.md", "toml")
+    square = np.array([[2, 2, 2], [8, 2, 2], [8, 8, 2], [2, 8, 2]])
+    files = slices(volume(4), series=1, modality="CT", prefix="a")
+    files |= slices(volume(4), series=2, prefix="b", SeriesDescription="ax T2 SPIR")
+    files |= slices(volume(4), series=3, prefix="c", ImageType=["DERIVED", "PRIMARY", "ADC"], ProtocolName="ep2d_ADC")
+    files["s"] = structure_set({"Lung-Left": [square], "Spinal_Cord": [square], "GTV-1": [square]})
+    spec = parse_collection(toml, "docs", own=True)
+    found = ingest(spec, open_tree(write_files(tmp_path, files)), b"salt")
+    assert {(case.layout, case.sequence, len(case.label)) for case in found.cases} == {
+        ("ct", "", 1), ("mr", "T2 fat-saturated", 0), ("mr", "ADC", 0)
+    }  # fmt: skip
+    labelled = next(case for case in found.cases if case.label)
+    assert set(np.unique(read_scan(labelled, spec).label.voxels)) == {0, 2}
+    assert len({case.group for case in found.cases}) == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")

@@ -8,7 +8,7 @@ import pytest
 from builders import case_of, pairs_spec, scan, small_recipe, spaced
 
 from medvar_data.casefile import read_case_file, read_pictures, read_slice_index, wanted_inputs, write_kept
-from medvar_data.catalog import load_collection
+from medvar_data.catalog import labels_of, load_collection
 from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import resize_mask
@@ -175,10 +175,11 @@ def test_a_value_the_collection_does_not_define(recipe):
 @pytest.mark.parametrize("name", ["acdc", "mmwhs", "chaos"])
 def test_label_tables_are_8_bit_and_complete(name):
     spec = load_collection(name)
-    table = label_table(spec)
-    assert table.dtype == np.uint8
-    assert set(np.unique(table)) == {0, *(v.id for v in spec.labels)}
-    assert table[0] == 0
+    for layout in spec.layouts:
+        table = label_table(spec, layout.id)
+        assert table.dtype == np.uint8
+        assert set(np.unique(table)) == {0, *(v.id for v in labels_of(spec, layout.id))}
+        assert table[0] == 0
 
 
 def test_ct_bounds_are_the_recipe_and_its_table_goes(recipe):

@@ -147,7 +147,7 @@ class TestMms:
             scan = read_scan(case, spec)
             assert np.array_equal(scan.image.voxels, cine[..., frame])
             assert np.argwhere(scan.label.voxels).tolist() == [list(place)]
-            assert label_table(spec)[scan.label.voxels[place]] == value
+            assert label_table(spec, case.layout)[scan.label.voxels[place]] == value
         assert len({case.group for case in found.cases[:2]}) == 1
         assert np.array_equal(read_scan(found.cases[2], spec).image.voxels, cine[..., 0])
 

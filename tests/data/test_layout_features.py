@@ -72,7 +72,7 @@ def test_files_are_painted_in_the_order_of_the_table(tmp_path):
     wanted = np.where(wall > 0, 3, np.where(cavity > 0, 7, 0))
     assert np.array_equal(scan.label.voxels, wanted)
     assert scan.label.steps == ("merged_labels",)
-    assert set(np.unique(label_table(spec)[scan.label.voxels])) == {0, 1, 2}
+    assert set(np.unique(label_table(spec, "all")[scan.label.voxels])) == {0, 1, 2}
 
 
 def test_an_empty_file_is_a_structure_that_the_patient_lacks(tmp_path):

@@ -39,7 +39,7 @@ def test_every_case_comes_back_on_its_grid(road):
         assert rebuilt.image.shape == rebuilt.mask.shape == scan.image.geometry.shape
         assert np.array_equal(rebuilt.geometry.affine, scan.image.geometry.affine)
         if scan.label is not None:  # 32 pixels a side are no fewer than the source's: masks lose nothing but dust
-            lost = label_table(spec)[scan.label.voxels] != rebuilt.mask
+            lost = label_table(spec, case.layout)[scan.label.voxels] != rebuilt.mask
             assert lost.mean() < 0.001
         kept = rebuilt.kept & (scan.image.voxels > rebuilt.image.min()) & (scan.image.voxels < rebuilt.image.max())
         assert np.corrcoef(rebuilt.image[kept], scan.image.voxels[kept])[0, 1] > 0.8

@@ -8,14 +8,29 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk
-from builders import acdc_tree, chaos_members, nifti_bytes, pairs_toml, recipe_file, scan, write_files, write_zip
+from builders import (
+    acdc_tree,
+    chaos_members,
+    ct_stack,
+    nifti_bytes,
+    pairs_toml,
+    recipe_file,
+    scan,
+    write_files,
+    write_zip,
+)
+from dicoms import cohort_toml, enhanced, fill_identities, image, segmentation, slices, structure_set, volume
+from pydicom.config import disable_value_validation
 
 from medvar_data.catalog import load_recipe
 from medvar_data.shard import ShardSpec, write_shards
@@ -34,6 +49,7 @@ for arguments in json.loads(sys.argv.pop()):
 CANARY = "Zyxwquagga"
 BIRTH = "19470913"
 UID = "1.2.826.0.1.3680043.8.498.7391739173917"
+PLACEHOLDER = "1234567890"  # as long as the canary, which no writer puts where a number belongs
 SECRETS = (CANARY.lower(), BIRTH, UID, UID.rsplit(".", 1)[1])
 DICOM_TAGS = {
     "PatientName": f"{CANARY}^Jane", "PatientID": f"{CANARY}-17", "PatientBirthDate": BIRTH, "InstitutionName": f"{CANARY} Hospital",
@@ -107,9 +123,64 @@ def sources(root: Path) -> dict[str, Path]:
     (root / "itk" / f"{name}_cut_image.mha").write_bytes((root / "itk" / f"{name}_mha_image.mha").read_bytes()[:900])
     (root / "itk" / f"{name}_text_image.nrrd").write_bytes(CANARY.encode() * 40)
     (root / "itk.toml").write_text(pairs_toml(name="itk", suffix="(?:mha|nrrd)"))
+    write_cohort(root / "cohort")
+    (root / "cohort.toml").write_text(cohort_toml(more='sequences = { "zyx" = "a scan" }\n', modality="CT"))
     return {
         "acdc": root / "acdc", "chaos": root / "chaos", str(root / "own.toml"): root / "own", str(root / "itk.toml"): root / "itk",
+        str(root / "cohort.toml"): root / "cohort",
     }  # fmt: skip
+
+
+def write_cohort(root: Path) -> None:
+    """A hospital's export: every attribute that can hold words, a date or a UID holds the canary, and so do names of files."""
+    mask = np.zeros((6, 32, 32), dtype=bool)
+    mask[1:5, 8:24, 8:24] = True
+    square = np.array([[8, 8], [24, 8], [24, 24], [8, 24]])
+    body = ct_stack(6)[0]
+
+    def scan_of(study: int, series: int, heights: Sequence[float] = (), **more: object) -> dict[str, bytes]:
+        prefix = f"{study}-{series}-"
+        return slices(body, study=study, series=series, modality="CT", prefix=prefix, heights=heights, **more)
+
+    files = scan_of(1, 1) | scan_of(2, 1) | scan_of(3, 1) | scan_of(4, 1)
+    files["rt"] = structure_set(
+        {
+            "Lung-Left": [np.column_stack([square, np.full(4, 2.0 * k)]) for k in range(1, 5)],
+            f"{CANARY} tumour": [],
+            BIRTH: [],
+        }
+    )
+    files["seg"] = segmentation({"cord": mask, f"{CANARY} node": ~mask}, study=2)
+    files["rt3"] = structure_set({f"{CANARY} tumour": [np.column_stack([square, np.full(4, 2.0)])]}, study=3)
+    files["seg4"] = segmentation({"cord": mask}, study=4, origin=(0.5, 0, 0))
+    files["lone"] = segmentation({f"{CANARY} cord": mask}, study=1, series=77)
+    files |= (
+        scan_of(1, 2, (0, 2, 4, 8, 10, 12)) | scan_of(1, 3, (0, 2, 4, 4, 6, 8)) | scan_of(1, 4, (0, 2, 4.7, 6, 8, 9))
+    )
+    files |= scan_of(1, 5, ImageType=["DERIVED", "PRIMARY", "MPR"]) | scan_of(
+        1, 6, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )
+    files |= scan_of(1, 7, SOPClassUID="1.2.840.10008.5.1.4.1.1.7") | scan_of(1, 8, Modality="PT")
+    files |= scan_of(1, 9, AcquisitionNumber=1) | {
+        f"{name}b": data for name, data in slices(body, series=9, modality="CT", first=7, AcquisitionNumber=2).items()
+    }
+    files |= scan_of(1, 11, StudyInstanceUID=PLACEHOLDER) | scan_of(1, 12, EchoTime=PLACEHOLDER)
+    files["one"] = image(body[0], (0, 0, 0), modality="CT", series=10)
+    files["enhanced"] = enhanced(volume(4), [(0, 0, 2.0 * k) for k in range(4)], [{}] * 4, series=13)
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the canary is no valid URL
+        filled = {name: fill_identities(data, CANARY, BIRTH, UID) for name, data in files.items()}
+    sound = filled["1-1-0002"]
+    filled["cut.dcm"] = sound[:9000]
+    filled["text.dcm"] = CANARY.encode() * 40
+    filled["empty.dcm"] = b""
+    filled["notes.txt"] = CANARY.encode()
+    for n in range(1, 7):  # numbers and UIDs that are words, of which pydicom says so aloud; and pixels cut short
+        series, echo = filled[f"1-11-{n:04d}"], filled[f"1-12-{n:04d}"]
+        filled[f"1-11-{n:04d}"] = series.replace(PLACEHOLDER.encode(), CANARY.encode())
+        filled[f"1-12-{n:04d}"] = echo.replace(PLACEHOLDER.encode(), CANARY.encode())
+        filled[f"cut{n}"] = filled[f"4-1-{n:04d}"].replace(f"{UID}.4.1".encode(), f"{UID}.5.1".encode())[:-900]
+    write_files(root, {f"{CANARY}/{BIRTH}_{name}": data for name, data in filled.items()})
 
 
 @pytest.fixture(scope="module")
@@ -172,14 +243,15 @@ def test_every_kind_of_reject_was_met(run):
     reasons = set(pq.read_table(run.folder / "shards" / "rejects.parquet")["reason"].to_pylist())
     wanted = {
         "not_an_image", "file_empty", "truncated", "label_shape", "label_values", "label_without_image", "duplicate_case",
-        "unsafe_archive", "archive_unreadable", "missing_slice", "mixed_series", "unreadable",
+        "unsafe_archive", "archive_unreadable", "missing_slice", "mixed_series", "unreadable", "duplicate_position",
+        "uneven_spacing", "derived_map", "localizer", "secondary_capture", "wrong_modality", "too_few_slices", "label_geometry",
     }  # fmt: skip
     assert wanted <= reasons
 
 
 def test_cases_of_every_source_were_kept(run):
     kept = pq.read_table(run.folder / "shards" / "cases.parquet")["collection"].to_pylist()
-    assert set(kept) == {"acdc", "chaos", "own", "itk"}
+    assert set(kept) == {"acdc", "chaos", "own", "itk", "cohort"}
 
 
 def test_nothing_in_the_shard_set(run):
@@ -212,6 +284,24 @@ def test_case_files_rejects_and_patients_in_the_workspace_are_hashed(run):
         if path.parent.parent.name == "harmonized":
             assert leaks(texts_of(path)) == []
             assert str(run.folder).lower() not in texts_of(path)
+
+
+def test_of_a_dicom_header_nothing_but_paths_is_in_the_workspace(run):
+    """The workspace says where a cohort's files lie, and that is all it takes from them."""
+    work = run.folder / "work"
+    rows = pq.read_table(work / "ingest" / "cohort.parquet").to_pylist()
+    assert len(rows) >= 6
+    assert {bool(row["label"]) for row in rows} == {True, False}
+    for row in rows:
+        assert leaks(json.dumps(row["image"])) != []
+        assert leaks(json.dumps({k: v for k, v in row.items() if k not in ("root", "image", "label")})) == []
+    for path in (work / "harmonized" / "cohort").iterdir():
+        note = json.loads(pq.read_schema(path).metadata[b"medvar.case"])
+        assert note["case"] in {row["case"] for row in rows}
+        assert leaks(json.dumps(note)) == []
+        assert leaks(json.dumps(pq.read_table(path).to_pylist(), default=str)) == []
+    for path in (*(work / "ingest").glob("cohort.*json"), *(work / "ingest").glob("cohort.rejects*")):
+        assert leaks(texts_of(path)) == []
 
 
 def test_patients_are_salted(run, tmp_path):
