@@ -63,6 +63,17 @@ def strike(process: subprocess.Popen, kind: str) -> None:
         os.killpg(process.pid, signal.SIGINT)
 
 
+def wait_for_orphans(group: int) -> None:
+    """No child outlives its parent by much, whatever killed the parent."""
+    for _ in range(1000):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    raise AssertionError("worker processes outlive a parent that was killed")
+
+
 def kill_when(arguments: list[str], ready: Callable[[], bool], kind: str) -> bool:
     """Start a command and strike once `ready`; tells whether it was still at work."""
     process = start(arguments)
@@ -74,6 +85,7 @@ def kill_when(arguments: list[str], ready: Callable[[], bool], kind: str) -> boo
     if was_running:
         strike(process, kind)
     _, told = process.communicate(timeout=120)
+    wait_for_orphans(process.pid)
     if was_running and kind == "ctrl-c" and process.returncode != 0:
         assert process.returncode == 130
         assert told.splitlines() == ["Stopped. What is finished stays; the same command goes on from here."]
