@@ -102,12 +102,17 @@ def find_body(
         keep = without_tables(parts, keep, spacing_mm)
     if not keep.any():
         return _everything(foreground)
-    hull, mask = np.zeros_like(solid), np.zeros_like(solid)
+    # mask and hull take the places of foreground and opened foreground, slice by slice: a large volume is short of memory
+    mask, hull = foreground, solid if solid is not foreground else np.empty_like(solid)
     radius = _radius_pixels(spacing_mm, recipe.body_opening_mm) if modality == "CT" else (0, 0)
-    for z, ids in enumerate(parts.ids, start=box[0].start):
-        outlines = _body_outlines(solid[z], ids, box, keep)
-        _draw(outlines, hull[z].view(np.uint8), mask[z].view(np.uint8), radius, spacing_mm, recipe)
-    n_spurious = np.array([np.count_nonzero(layers[0] > layers[1]) for layers in zip(foreground, hull, strict=True)])
+    n_spurious = np.zeros(len(stack), dtype=np.int64)
+    for z, inside in enumerate(foreground):
+        here = box[0].start <= z < box[0].stop
+        outlines = _body_outlines(solid[z], parts.ids[z - box[0].start], box, keep) if here else []
+        picture, outline = np.zeros_like(inside), np.zeros_like(inside)
+        _draw(outlines, picture.view(np.uint8), outline.view(np.uint8), radius, spacing_mm, recipe)
+        n_spurious[z] = np.count_nonzero(inside > picture)
+        hull[z], mask[z] = picture, outline
     removed = int(n_spurious.sum()) * voxel_mm3
     return Body(hull, mask, n_spurious, removed_mm3=removed, n_components=int(keep.sum()))
 

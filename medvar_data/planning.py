@@ -20,7 +20,7 @@ from medvar_data.workspace import Workspace
 # Measured by `python bench/memory.py` (docs/bench.md) on whole scans of several kinds, one process.
 BASE_BYTES = 320_000_000  # of a process that has harmonized nothing yet
 PEAK_BYTES_PER_VOXEL = 8.0  # beyond that and the inflated files, for images of 16-bit whole numbers
-PEAK_BYTES_PER_WIDE_VOXEL = 12.0  # for floats, which are converted
+PEAK_BYTES_PER_WIDE_VOXEL = 14.0  # for floats, which are converted
 WIDE_VOXEL_BYTES = 4  # of image and label together; above, one of them is no 16-bit number
 SECONDS_PER_CASE = 0.16
 SECONDS_PER_BYTE = 10e-9  # of the inflated files, image and label, on one core

@@ -143,8 +143,8 @@ def _is_alive(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except OSError:  # alive, but another user's; or no Linux
-        return True
+    except OSError:  # it has just gone, or it is another user's, or this is no Linux
+        return not Path("/proc/self").exists() or Path(f"/proc/{pid}").exists()
     return state not in ("Z", "X")
 
 
