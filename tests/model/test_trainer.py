@@ -184,7 +184,9 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_and_counted(shards, tmp_pat
 def test_ten_such_steps_in_a_row_end_the_run(shards, tmp_path, monkeypatch):
     poison(monkeypatch, set(range(5, 99)) - {8})
     logs = []
-    with pytest.raises(ModelError, match=r"not finite in 10 steps in a row .* lower base_learning_rate"):
+    with pytest.raises(
+        ModelError, match=r"not finite in 10 steps in a row .* --init-from .*best and a lower --base-learning-rate"
+    ):
         run(tokenizer_spec(shards, tmp_path / "run", samples=400), logs.append)
     assert logs[-1].step == 18  # five good, three bad, one good, then the tenth bad one in a row ends it
 
