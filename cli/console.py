@@ -21,6 +21,7 @@ from rich.table import Table
 from medvar_data.errors import MedvarError
 
 OK, SOME_REJECTED, WRONG = 0, 1, 2
+INTERRUPTED = 130  # the shell's number for a process that an interrupt ended
 PIPED_WIDTH = 160  # columns where the output is no terminal
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -35,13 +36,19 @@ def run(app: typer.Typer) -> None:
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt:
-        fail("Stopped. The same command goes on from here.")
+        interrupted("Stopped. The same command goes on from here.")
 
 
 def fail(sentence: str) -> None:
     """Print one sentence and leave with exit code 2."""
     errors.print(f"error: {sentence}", markup=False)
     sys.exit(WRONG)
+
+
+def interrupted(sentence: str) -> None:
+    """Print one sentence and leave as a process that was interrupted."""
+    errors.print(sentence, markup=False)
+    sys.exit(INTERRUPTED)
 
 
 def print_json(value: Any) -> None:

@@ -108,7 +108,8 @@ def in_use(folder: Path) -> FolderInUse:
 
 def _below(folder: Path, fits: Callable[[Path], bool]) -> list[Path]:
     """Find what fits below a folder, nearest first; give up where there is too much to look at."""
-    found, layer, looked = [], [folder], 0
+    found: list[Path] = []
+    layer, looked = [folder], 0
     for _ in range(DEEPEST):
         below: list[Path] = []
         for parent in layer:

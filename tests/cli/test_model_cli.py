@@ -49,6 +49,12 @@ def transformer(shards, tokenizer, tmp_path_factory):
     out = tmp_path_factory.mktemp("var") / "run"
     result = call("train", "transformer", shards, "-o", out, "--tokenizer", tokenizer, "--size", "d2", *SHORT)
     assert "validation loss" in result.output
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"transformer: fresh run in {out}, log in {out / 'log.jsonl'}"
+    assert re.fullmatch(
+        r"transformer: cpu, float32; 12 training slices of 32 pixels a side; [\d,]+ parameters; 8 images in 2 steps of 4",
+        lines[1],
+    )
     return out
 
 
@@ -95,20 +101,22 @@ def test_info_gives_the_published_counts():
     assert "310,283,520 parameters" in call("info", "d16").output
 
 
-@pytest.mark.parametrize("command", ["tokenizer", "transformer", "sample"])
-def test_a_dry_run_shows_the_configuration_and_does_nothing(command, tmp_path):
+@pytest.mark.parametrize("command", ["tokenizer", "transformer", "sample", "evaluate"])
+def test_a_dry_run_shows_the_configuration_and_does_nothing(command, shards, tokenizer, transformer, tmp_path):
+    mix = ["--mix", "alpha-ct=0.5", "--mix", "beta-mr=1"]
     arguments = {
-        "tokenizer": ["train", "tokenizer", "S", "--no-lpips", "--mix", "a-ct=0.5", "--mix", "b-mr=1"],
-        "transformer": ["train", "transformer", "S", "--tokenizer", "T", "--seed", "9"],
-        "sample": ["sample", "R", "--condition", "a-ct"],
+        "tokenizer": ["train", "tokenizer", shards, "--no-lpips", "--preset", "tiny", *mix],
+        "transformer": ["train", "transformer", shards, "--tokenizer", tokenizer, "--seed", "9", "--size", "d2"],
+        "sample": ["sample", transformer, "--condition", "alpha-ct"],
+        "evaluate": ["evaluate", shards, transformer],
     }[command]
     for more in ([], ["--json"]):
         said = json.loads(call(*arguments, "-o", tmp_path / "out", "--dry-run", *more).stdout)
         assert said["out"] == str(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     if command == "tokenizer":
-        assert said["data"]["mixture"] == [["a-ct", 0.5], ["b-mr", 1.0]]
-        assert said["config"]["width"] == 160
+        assert said["data"]["mixture"] == [["alpha-ct", 0.5], ["beta-mr", 1.0]]
+        assert said["config"]["width"] == 8
     if command == "transformer":
         assert said["loop"]["seed"] == 9
 
@@ -118,7 +126,7 @@ def test_a_dry_run_shows_the_configuration_and_does_nothing(command, tmp_path):
     [
         (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "tiny"], "--no-lpips"),
         (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "huge", "--no-lpips"], "no tokenizer preset 'huge'"),
-        (["train", "tokenizer", "nowhere", "-o", "x", "--preset", "tiny", "--no-lpips"], "holds no dataset.json"),
+        (["train", "tokenizer", "nowhere", "-o", "x", "--preset", "tiny", "--no-lpips"], "There is no folder nowhere"),
         (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "demo", "--no-lpips"], "the network takes 64"),
         (["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--mix", "alpha-ct"], "wanted CONDITION=WEIGHT"),
         (["train", "transformer", "{shards}", "-o", "x", "--tokenizer", "nowhere"], "holds no checkpoint"),
@@ -151,13 +159,39 @@ def commands():
     return list(walk("medvar-model", typer.main.get_command(app)))
 
 
+def snippet(help_text):
+    """The lines of Python that a command's help ends with."""
+    return help_text.split("Python:", 1)[1].replace("\b", "").strip()
+
+
 @pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
 def test_every_command_has_an_example_and_a_python_twin(name, command):
     assert re.search(rf"Example: .*{name} ", command.help)
-    twin = re.search(r"Python: (medvar_model[\w.]+)\.(\w+)\(", command.help)
-    module = __import__(twin[1], fromlist=[twin[2]])
-    assert callable(getattr(module, twin[2]))
+    assert all(line.strip().startswith("from ") for line in snippet(command.help).splitlines()[:1])
     assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
+
+
+def test_the_python_twins_run_as_printed(tmp_path, monkeypatch):
+    """Each as its help shows it, in a folder where S is a shard set; training alone is cut to its first step."""
+    from medvar_model import train_tokenizer, train_transformer, trainer
+
+    def one_step(*arguments):
+        *most, begun = arguments
+        return trainer.train(*most[:-1], lambda: True, begun)
+
+    monkeypatch.setattr(train_tokenizer, "train", one_step)
+    monkeypatch.setattr(train_transformer, "train", one_step)
+    write_shard_set(tmp_path / "S", {"train": 20, "val": 6, "test": 6}, side=64)
+    write_shard_set(tmp_path / "demo" / "shards-64", {"train": 20, "val": 6, "test": 6}, side=64)
+    monkeypatch.chdir(tmp_path)
+    helps = {name.removeprefix("medvar-model "): command.help for name, command in commands()}
+    order = ["train tokenizer", "train transformer", "sample", "evaluate", "info", "demo"]
+    assert set(order) <= set(helps)
+    for name in [*order, *sorted(set(helps) - set(order))]:
+        lines = "\n".join(line.strip() for line in snippet(helps[name]).splitlines())
+        exec(compile(lines, name, "exec"), {})
+    made = ("runs/tok/last", "runs/d4/tokenizer", "drawn/grid.png", "report/report.json", "demo/model/evaluation")
+    assert all((tmp_path / name).exists() for name in made)
 
 
 def test_every_size_has_its_training_settings():
@@ -174,16 +208,20 @@ def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(shards, t
     command += ["--validate-every", "40", "--checkpoint-every", "4000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    assert "validation" in process.stderr.readline()
+    while "validation" not in process.stderr.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "the same command goes on" in said
     step = json.loads((tmp_path / "run" / "last" / "state" / "progress.json").read_text())["step"]
     assert 10 <= step < 1000
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    line = process.stderr.readline()
+    lines = [process.stderr.readline()]
+    assert f"resumed at step {step:,} of 1,000" in lines[0]
+    while "validation" not in lines[-1]:
+        lines.append(process.stderr.readline())
     process.kill()
     process.communicate()
-    assert int(line.split()[1]) == (step // 10 + 1) * 40
+    assert int(lines[-1].split()[1]) == (step // 10 + 1) * 40

@@ -152,7 +152,7 @@ def test_what_does_not_belong_together_is_refused(spec, trained, tmp_path):
         evaluate(replace(spec, data=DataSpec(str(bare)), out=out), CPU)
     with pytest.raises(ShardSetMismatch, match="trained with the conditions"):
         evaluate(replace(spec, data=DataSpec(str(other)), out=out), CPU)
-    with pytest.raises(ShardSetMismatch, match=r"no dataset\.json"):
+    with pytest.raises(ShardSetMismatch, match="There is no folder"):
         split_sizes(str(tmp_path / "nothing"))
     with pytest.raises(MissingCheckpoint, match=r"no samples\.json"):
         evaluate(replace(spec, samples=str(tmp_path), out=out), CPU)

@@ -167,7 +167,7 @@ class TestInitFrom:
         assert (codes - kept.weights["pyramid.codebook.codes"]).abs().max() < 0.02  # one step away
         assert run(spec).is_finished
         assert json.loads((tmp_path / "run" / "last" / "run.json").read_text())["init_from"] == said["init_from"]
-        with pytest.raises(ConfigMismatch, match="--init-from was .*, now not given"):
+        with pytest.raises(ConfigMismatch, match=r"--init-from was .*, now not given"):
             run(replace(spec, init_from=""))
 
     def test_a_transformer_keeps_the_rows_of_the_conditions_it_knows(self, finished, tmp_path):
