@@ -45,8 +45,9 @@ def evaluate_command(
 ) -> None:
     """Judge a run: reconstructions, codes, predictions, samples, copies, conditions.
 
-    Judge with the preset the run is to be used with: paper for well trained networks, demo for small or briefly trained
-    ones. Some metrics need 30 or 130 images of a set, so small counts leave them out.
+    Judge with the preset the run is to be used with: paper for well trained
+    networks, demo for small or briefly trained ones. Some metrics need 30 or
+    130 images of a set, so small counts leave them out.
 
     Example: medvar-model evaluate S runs/d4 -o report
 
@@ -56,7 +57,8 @@ def evaluate_command(
     from medvar_model.dist import Place
     from medvar_model.evaluate import Evaluate, evaluate
     from medvar_model.loader import DataSpec
-    print(evaluate(Evaluate("report", DataSpec("S"), "runs/d4", count=8), Place.alone().device).report["conditions"])
+    spec = Evaluate("report", DataSpec("S"), "runs/d4", count=8)
+    print(evaluate(spec, Place.alone().device).report["conditions"])
     """
     data = options.data_spec(shards, None, cache, cache_gb, 0, 2)
     settings = options.sampling(preset, guidance, top_k, top_p, seed)

@@ -37,6 +37,8 @@ class Sentences(TyperGroup):
             return super().invoke(ctx)
         except (ModelError, MedvarError) as error:
             return fail(str(error))
+        except BrokenPipeError:  # the reader of a pipe has left: typer ends without a word
+            raise
         except OSError as error:
             what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
             return fail(f"{what}. Check the path, its permissions and the space left on that disk.")
@@ -99,9 +101,11 @@ def train_tokenizer_command(
     from medvar_model.dist import Place
     from medvar_model.loader import DataSpec
     from medvar_model.losses import TokenizerLossWeights
-    from medvar_model.train_tokenizer import LOOPS, TrainTokenizer, train_tokenizer
+    from medvar_model.train_tokenizer import LOOPS, TrainTokenizer
+    from medvar_model.train_tokenizer import train_tokenizer
     weights = TokenizerLossWeights(perceptual=0.0)
-    spec = TrainTokenizer("runs/tok", DataSpec("S"), TOKENIZERS["demo"], LOOPS["demo"], weights)
+    data, config = DataSpec("S"), TOKENIZERS["demo"]
+    spec = TrainTokenizer("runs/tok", data, config, LOOPS["demo"], weights)
     train_tokenizer(spec, Place.alone(), print)
     """
     spec = TrainTokenizer(
@@ -161,8 +165,10 @@ def train_transformer_command(
     \b
     from medvar_model.dist import Place
     from medvar_model.loader import DataSpec
-    from medvar_model.train_transformer import LOOPS, TrainTransformer, train_transformer
-    spec = TrainTransformer("runs/d4", DataSpec("S"), tokenizer="runs/tok", size="d4", loop=LOOPS["d4"])
+    from medvar_model.train_transformer import LOOPS, TrainTransformer
+    from medvar_model.train_transformer import train_transformer
+    data, loop = DataSpec("S"), LOOPS["d4"]
+    spec = TrainTransformer("runs/d4", data, "runs/tok", "d4", loop)
     train_transformer(spec, Place.alone(), print)
     """
     named(config.TRANSFORMERS, size, "transformer size")
@@ -200,11 +206,12 @@ def sample_command(
     dry_run: options.DryRunOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Draw images with a trained transformer; write PNGs, grid.png with all of them, and samples.json with a row each.
+    """Draw images with a trained transformer: PNGs, grid.png, samples.json.
 
-    The preset paper (guidance 4, top-k 900, top-p 0.95, seed 42) is MedVAR's and gives typical, clean images from a well
-    trained network; the preset demo (guidance 1, all codes, top-p 0.98) gives more variety and suits small or briefly
-    trained ones.
+    The preset paper (guidance 4, top-k 900, top-p 0.95, seed 42) is MedVAR's:
+    typical, clean images from a well trained network. The preset demo
+    (guidance 1, all codes, top-p 0.98) gives more variety and suits small or
+    briefly trained networks.
 
     Example: medvar-model sample runs/d4 -o drawn --condition acdc-mr --count 16
 
@@ -214,7 +221,8 @@ def sample_command(
     from medvar_model.dist import Place
     from medvar_model.sample_files import SampleFiles, write_samples
     from medvar_model.sampling import SAMPLINGS
-    write_samples(SampleFiles("runs/d4", "drawn", count=4, settings=SAMPLINGS["demo"]), Place.alone().device)
+    spec = SampleFiles("runs/d4", "drawn", count=4, settings=SAMPLINGS["demo"])
+    write_samples(spec, Place.alone().device)
     """
     settings = options.sampling(preset, guidance, top_k, top_p, seed)
     spec = SampleFiles(run, str(out), tuple(condition or [NO_CONDITION]), count, settings, batch_size, tokenizer)

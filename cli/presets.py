@@ -63,8 +63,10 @@ def info_command(
     Python:
 
     \b
-    from medvar_model.config import TOKENIZERS, transformer_config, transformer_parameters
-    print(transformer_parameters(transformer_config("d16", TOKENIZERS["paper"], 1000)))
+    from medvar_model.config import TOKENIZERS
+    from medvar_model.config import transformer_config, transformer_parameters
+    config = transformer_config("d16", TOKENIZERS["paper"], 1000)
+    print(transformer_parameters(config))
     """
     if not preset_name:
         return _list_all(conditions, as_json)

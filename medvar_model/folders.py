@@ -34,7 +34,7 @@ def check_shard_set(shards: str) -> None:
 
 def is_shard_set(folder: Path) -> bool:
     """Say whether a folder calls itself a shard set."""
-    return (folder / "dataset.json").is_file()
+    return all((folder / name).is_file() for name in ("dataset.json", "slices.parquet"))
 
 
 def no_checkpoint(path: Path, holds_one: Callable[[Path], bool]) -> MissingCheckpoint:

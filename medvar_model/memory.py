@@ -72,6 +72,7 @@ def check_memory(needed_bytes: int, device: torch.device, what: str, advice: str
     """
     there = memory_bytes(device)
     if needed_bytes > there:
+        place = "this GPU" if device.type == "cuda" else "this machine"
         raise OutOfMemory(
-            f"{what} would take at least {needed_bytes / 1e9:,.0f} GB, and {device.type} has {there / 1e9:,.1f} GB. {advice}"
+            f"{what} would take at least {needed_bytes / 1e9:,.0f} GB, and {place} has {there / 1e9:,.1f} GB. {advice}"
         )

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import cv2
 import pytest
@@ -173,7 +174,7 @@ def test_every_command_has_an_example_and_a_python_twin(name, command):
 
 def test_the_python_twins_run_as_printed(tmp_path, monkeypatch):
     """Each as its help shows it, in a folder where S is a shard set; training alone is cut to its first step."""
-    from medvar_model import train_tokenizer, train_transformer, trainer
+    from medvar_model import demo, train_tokenizer, train_transformer, trainer
 
     def one_step(*arguments):
         *most, begun = arguments
@@ -182,15 +183,16 @@ def test_the_python_twins_run_as_printed(tmp_path, monkeypatch):
     monkeypatch.setattr(train_tokenizer, "train", one_step)
     monkeypatch.setattr(train_transformer, "train", one_step)
     write_shard_set(tmp_path / "S", {"train": 20, "val": 6, "test": 6}, side=64)
-    write_shard_set(tmp_path / "demo" / "shards-64", {"train": 20, "val": 6, "test": 6}, side=64)
+    monkeypatch.setattr(demo, "run_model_demo", create_autospec(demo.run_model_demo))  # test_demo.py runs it
     monkeypatch.chdir(tmp_path)
     helps = {name.removeprefix("medvar-model "): command.help for name, command in commands()}
     order = ["train tokenizer", "train transformer", "sample", "evaluate", "info", "demo"]
     assert set(order) <= set(helps)
     for name in [*order, *sorted(set(helps) - set(order))]:
         lines = "\n".join(line.strip() for line in snippet(helps[name]).splitlines())
+        assert max(map(len, lines.splitlines())) <= 76, "a terminal of 80 columns would break the line"
         exec(compile(lines, name, "exec"), {})
-    made = ("runs/tok/last", "runs/d4/tokenizer", "drawn/grid.png", "report/report.json", "demo/model/evaluation")
+    made = ("runs/tok/last", "runs/d4/tokenizer", "drawn/grid.png", "report/report.json")
     assert all((tmp_path / name).exists() for name in made)
 
 

@@ -213,7 +213,7 @@ def test_checks_before_a_run_write_nothing(shards, finished, tmp_path):
 class TestMemory:
     def test_what_cannot_fit_is_refused_before_the_work(self, shards, tmp_path):
         spec = tokenizer_spec(shards, tmp_path / "run", samples=10**7, batch_size=10**6, validate_every=0)
-        with pytest.raises(OutOfMemory, match=r"at least [\d,]+ GB, and cpu has .*--micro-batch"):
+        with pytest.raises(OutOfMemory, match=r"at least [\d,]+ GB, and this machine has .*--micro-batch"):
             run(replace(spec, config=TOKENIZERS["tiny"]))
         spec = tokenizer_spec(shards, tmp_path / "run", samples=10**9, batch_size=10**8, validate_every=0)
         with pytest.raises(OutOfMemory, match="--batch-size"):
