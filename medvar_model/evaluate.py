@@ -38,6 +38,7 @@ from medvar_model.judge import (
     mean_reconstructions,
 )
 from medvar_model.loader import DataSpec, Loader, to_network
+from medvar_model.memory import told_when_memory_ends
 from medvar_model.metrics.features import shrunk
 from medvar_model.sample_files import SampleFiles, check_samples, own_tokenizer, training_note, write_samples
 from medvar_model.sampling import PAPER, SampleSettings, to_uint8
@@ -100,11 +101,13 @@ def evaluate(spec: Evaluate, device: torch.device, report: Callable[[str], None]
         MissingCheckpoint: the run, its tokenizer or the samples are not there.
         ShardSetMismatch: the set has no held-out slices, or other conditions than the run.
         ConfigMismatch: tokenizer or samples do not belong to the run.
+        OutOfMemory: so many images at a time do not fit.
 
     Example:
         >>> evaluate(Evaluate("eval", DataSpec("shards"), "runs/d4"), torch.device("cpu"))  # doctest: +SKIP
     """
-    return _Evaluation(spec, device, report).go()
+    with told_when_memory_ends(f"Judging {spec.batch_size} images at a time", "Give a smaller --batch-size."):
+        return _Evaluation(spec, device, report).go()
 
 
 def check_evaluation(spec: Evaluate, device: torch.device) -> None:
