@@ -12,6 +12,8 @@ into it:
 
 A run's folder holds two of them, `last` and `best`; a transformer's run also `tokenizer`. Nothing is ever
 unpickled.
+
+A little over 300 lines: what is written, what is read and what each damage is called are read side by side.
 """
 
 import contextlib
