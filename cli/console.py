@@ -21,15 +21,22 @@ from rich.table import Table
 
 from medvar_data.errors import MedvarError
 
-OK, SOME_REJECTED, WRONG, STOPPED = 0, 1, 2, 130
+OK, SOME_REJECTED, WRONG = 0, 1, 2
+INTERRUPTED = 130  # the shell's number for a process that an interrupt ended
 REPORT_SECONDS = 30.0  # between two lines of progress where no terminal shows a bar
+STOPPED = "Stopped. What is finished stays; the same command goes on from here."
 PIPED_WIDTH = 160  # columns where the output is no terminal
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def run(app: typer.Typer) -> None:
-    """Run an app; an error of ours becomes one sentence on standard error and exit code 2."""
+def run(app: typer.Typer, *, tells_stops: bool = False) -> None:
+    """Run an app; an error of ours becomes one sentence on standard error and exit code 2.
+
+    Args:
+        app: the commands.
+        tells_stops: the app itself says what an interrupt left behind; otherwise a sentence of ours does.
+    """
     try:
         app()
     except MedvarError as error:
@@ -37,10 +44,10 @@ def run(app: typer.Typer) -> None:
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt:
-        _stopped()
+        interrupted(STOPPED)
     except SystemExit as left:  # Typer's own answer to Ctrl-C is silence
-        if left.code == STOPPED:
-            _stopped()
+        if left.code == INTERRUPTED and not tells_stops:
+            interrupted(STOPPED)
         raise
 
 
@@ -50,9 +57,10 @@ def fail(sentence: str) -> None:
     sys.exit(WRONG)
 
 
-def _stopped() -> NoReturn:
-    errors.print("Stopped. What is finished stays; the same command goes on from here.", markup=False)
-    sys.exit(STOPPED)
+def interrupted(sentence: str) -> NoReturn:
+    """Print one sentence and leave as a process that was interrupted."""
+    errors.print(sentence, markup=False)
+    sys.exit(INTERRUPTED)
 
 
 def print_json(value: Any) -> None:

@@ -10,9 +10,8 @@ from medvar_cli.console import console, print_json, print_table
 from medvar_data.report import assemble, write_section
 from medvar_model import dist
 from medvar_model.demo import ModelDemo, run_model_demo
-from medvar_model.evaluate import Evaluate, Evaluation, evaluate
+from medvar_model.evaluate import Evaluate, Evaluation, check_evaluation, evaluate
 from medvar_model.page import model_section
-from medvar_model.sampling import PAPER, SampleSettings
 
 SECTION = "2-model"
 
@@ -30,10 +29,11 @@ def evaluate_command(
     samples: Annotated[str, typer.Option(help="Folder that `medvar-model sample` wrote; left out, new ones.")] = "",
     tokenizer: Annotated[str, typer.Option(help="A tokenizer's run; left out, the copy in the run.")] = "",
     count: Annotated[int, typer.Option("-n", "--count", help="Images of each condition.", min=1)] = 32,
-    seed: Annotated[int, typer.Option(help="Of the drawing.", min=0)] = PAPER.seed,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 0 is off.")] = PAPER.guidance,
-    top_k: Annotated[int, typer.Option(help="Codes kept at each position; 0 keeps all.")] = PAPER.top_k,
-    top_p: Annotated[float, typer.Option(help="Probability kept at each position; 0 keeps all.")] = PAPER.top_p,
+    preset: options.SamplingOption = "paper",
+    guidance: options.GuidanceOption = None,
+    top_k: options.TopKOption = None,
+    top_p: options.TopPOption = None,
+    seed: options.DrawSeedOption = None,
     held_out: Annotated[int, typer.Option(help="Most slices of each held-out split; 0 takes all.", min=0)] = 2048,
     training: Annotated[int, typer.Option(help="Most training slices searched for copies; 0: all.", min=0)] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 64,
@@ -45,14 +45,26 @@ def evaluate_command(
 ) -> None:
     """Judge a run: reconstructions, codes, predictions, samples, copies, conditions.
 
+    Judge with the preset the run is to be used with: paper for well trained
+    networks, demo for small or briefly trained ones. Some metrics need 30 or
+    130 images of a set, so small counts leave them out.
+
     Example: medvar-model evaluate S runs/d4 -o report
 
-    Python: medvar_model.evaluate.evaluate(Evaluate(…), device)
+    Python:
+
+    \b
+    from medvar_model.dist import Place
+    from medvar_model.evaluate import Evaluate, evaluate
+    from medvar_model.loader import DataSpec
+    spec = Evaluate("report", DataSpec("S"), "runs/d4", count=8)
+    print(evaluate(spec, Place.alone().device).report["conditions"])
     """
     data = options.data_spec(shards, None, cache, cache_gb, 0, 2)
-    settings = SampleSettings(guidance, top_k, top_p, seed)
+    settings = options.sampling(preset, guidance, top_k, top_p, seed)
     spec = Evaluate(str(out), data, run, tokenizer, samples, count, settings, batch_size, held_out, training)
     if dry_run:
+        check_evaluation(spec, dist.device_of(device))
         return options.show_spec(spec, as_json)
     with dist.joined({}, device) as place:
         result = evaluate(spec, place.device, lambda line: None if as_json else print(line, flush=True))
@@ -72,7 +84,12 @@ def demo_command(
 
     Example: medvar-data demo demo && medvar-model demo demo
 
-    Python: medvar_model.demo.run_model_demo(ModelDemo(Path("demo")), print)
+    Python:
+
+    \b
+    from pathlib import Path
+    from medvar_model.demo import ModelDemo, run_model_demo
+    run_model_demo(ModelDemo(Path("demo")), print)
     """
     result = run_model_demo(ModelDemo(folder), lambda line: None if as_json else print(line, flush=True))
     pictures = (result.evaluation.out / "pictures").relative_to(folder)
@@ -98,6 +115,8 @@ def _show(result: Evaluation) -> None:
         ("samples closer to training than 1 % of held-out slices", _percent(closer)),
     ]  # fmt: skip
     print_table("\nEvaluation", ("what", "result"), rows)
+    for note in report["notes"]:
+        console.print(f"Note: {note}", markup=False)
 
 
 def _percent(share: dict[str, float]) -> str:

@@ -7,23 +7,25 @@ from typing import Annotated, Any
 
 import typer
 from medvar_cli import training as options
-from medvar_cli.console import console, fail, print_json, progress_bar
-from medvar_cli.evaluate import register
+from medvar_cli.console import console, errors, fail, interrupted, print_json, progress_bar, run
+from medvar_cli.evaluate import register as register_evaluation
+from medvar_cli.presets import preset as named
+from medvar_cli.presets import register as register_info
+from medvar_cli.presets import tokenizers_help, transformers_help
 from typer.core import TyperGroup
 
 from medvar_data.errors import MedvarError
 from medvar_data.records import Progress
 from medvar_model import config, dist
-from medvar_model.errors import ConfigMismatch, ModelError
+from medvar_model.errors import ModelError
 from medvar_model.losses import TokenizerLossWeights
-from medvar_model.sample_files import NO_CONDITION, SampleFiles, write_samples
-from medvar_model.sampling import PAPER, SampleSettings
+from medvar_model.sample_files import NO_CONDITION, SampleFiles, check_samples, training_note, write_samples
 from medvar_model.train_tokenizer import LOOPS as TOKENIZER_LOOPS
-from medvar_model.train_tokenizer import TrainTokenizer, train_tokenizer
+from medvar_model.train_tokenizer import TrainTokenizer, check_tokenizer_training, train_tokenizer
 from medvar_model.train_transformer import LOOPS as TRANSFORMER_LOOPS
-from medvar_model.train_transformer import TrainTransformer, train_transformer
+from medvar_model.train_transformer import TrainTransformer, check_transformer_training, train_transformer
 
-PUBLISHED_CONDITIONS = 1000  # the published parameter counts (310M, 600M, …) are with ImageNet's classes
+RESTARTS = {"train": "Stopped at once. The same command goes on from the last checkpoint."}
 
 
 class Sentences(TyperGroup):
@@ -35,6 +37,14 @@ class Sentences(TyperGroup):
             return super().invoke(ctx)
         except (ModelError, MedvarError) as error:
             return fail(str(error))
+        except BrokenPipeError:  # the reader of a pipe has left: typer ends without a word
+            raise
+        except OSError as error:
+            what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+            return fail(f"{what}. Check the path, its permissions and the space left on that disk.")
+        except KeyboardInterrupt:
+            again = "Stopped. What was not finished is left out; the same command does it again."
+            return interrupted(RESTARTS.get(ctx.invoked_subcommand or "", again))
 
 
 SETTINGS: dict[str, Any] = {"no_args_is_help": True, "context_settings": {"help_option_names": ["-h", "--help"]}}
@@ -53,9 +63,10 @@ app.add_typer(train, name="train")
 def train_tokenizer_command(
     shards: options.ShardsArgument,
     out: options.OutOption,
-    preset: Annotated[str, typer.Option(help=f"Size: {', '.join(config.TOKENIZERS)}.")] = "paper",
+    preset: Annotated[str, typer.Option(help=tokenizers_help())] = "paper",
     lpips_weights: Annotated[
-        list[Path] | None, typer.Option(help="Weight file of LPIPS. Repeat for two files.")
+        list[Path] | None,
+        typer.Option(help="vgg16-397923af.pth (torchvision) and vgg.pth (LPIPS), as published: give it twice."),
     ] = None,
     no_lpips: Annotated[bool, typer.Option("--no-lpips", help="Train without the perceptual loss.")] = False,
     samples: options.SamplesOption = None,
@@ -63,6 +74,7 @@ def train_tokenizer_command(
     micro_batch: options.MicroBatchOption = 0,
     base_learning_rate: options.RateOption = None,
     average: options.AverageOption = 0.0,
+    init_from: options.InitFromOption = "",
     seed: options.SeedOption = 0,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
@@ -82,12 +94,24 @@ def train_tokenizer_command(
 
     On eight GPUs: torchrun --nproc-per-node 8 -m medvar_cli.model train tokenizer S -o runs/tok …
 
-    Python: medvar_model.train_tokenizer.train_tokenizer(TrainTokenizer(…), place)
+    Python:
+
+    \b
+    from medvar_model.config import TOKENIZERS
+    from medvar_model.dist import Place
+    from medvar_model.loader import DataSpec
+    from medvar_model.losses import TokenizerLossWeights
+    from medvar_model.train_tokenizer import LOOPS, TrainTokenizer
+    from medvar_model.train_tokenizer import train_tokenizer
+    weights = TokenizerLossWeights(perceptual=0.0)
+    data, config = DataSpec("S"), TOKENIZERS["demo"]
+    spec = TrainTokenizer("runs/tok", data, config, LOOPS["demo"], weights)
+    train_tokenizer(spec, Place.alone(), print)
     """
     spec = TrainTokenizer(
         out=str(out),
         data=options.data_spec(shards, mix, cache, cache_gb, window_shards, workers),
-        config=_preset(config.TOKENIZERS, preset, "tokenizer preset"),
+        config=named(config.TOKENIZERS, preset, "tokenizer preset"),
         loop=options.loop_settings(
             TOKENIZER_LOOPS[preset], samples=samples, batch_size=batch_size, micro_batch=micro_batch,
             base_learning_rate=base_learning_rate, average=average, seed=seed, precision=precision,
@@ -95,11 +119,13 @@ def train_tokenizer_command(
         ),
         weights=TokenizerLossWeights(perceptual=0.0) if no_lpips else TokenizerLossWeights(),
         lpips_files=tuple(map(str, lpips_weights or ())),
+        init_from=init_from,
     )  # fmt: skip
     if dry_run:
+        options.show_check(check_tokenizer_training(spec, dist.Place.alone(device)))
         return options.show_spec(spec, as_json)
-    with dist.joined(os.environ, device) as place, options.shown("tokenizer") as report, options.stopping() as stop:
-        result = train_tokenizer(spec, place, report, stop, tuple(sys.argv))
+    with dist.joined(os.environ, device) as place, options.shown("tokenizer") as people, options.stopping() as stop:
+        result = train_tokenizer(spec, place, people.step, stop, tuple(sys.argv), people.begin)
     return options.finish(result, as_json)
 
 
@@ -108,12 +134,13 @@ def train_transformer_command(
     shards: options.ShardsArgument,
     out: options.OutOption,
     tokenizer: Annotated[str, typer.Option(help="A tokenizer's run or checkpoint.")],
-    size: Annotated[str, typer.Option(help=f"Size: {', '.join(config.TRANSFORMERS)}.")] = "d16",
+    size: Annotated[str, typer.Option(help=transformers_help())] = "d16",
     samples: options.SamplesOption = None,
     batch_size: options.BatchOption = None,
     micro_batch: options.MicroBatchOption = 0,
     base_learning_rate: options.RateOption = None,
     average: options.AverageOption = 0.0,
+    init_from: options.InitFromOption = "",
     seed: options.SeedOption = 0,
     precision: options.PrecisionOption = "auto",
     device: options.DeviceOption = "auto",
@@ -133,20 +160,30 @@ def train_transformer_command(
 
     On eight GPUs: torchrun --nproc-per-node 8 -m medvar_cli.model train transformer S -o runs/d16 …
 
-    Python: medvar_model.train_transformer.train_transformer(TrainTransformer(…), place)
+    Python:
+
+    \b
+    from medvar_model.dist import Place
+    from medvar_model.loader import DataSpec
+    from medvar_model.train_transformer import LOOPS, TrainTransformer
+    from medvar_model.train_transformer import train_transformer
+    data, loop = DataSpec("S"), LOOPS["d4"]
+    spec = TrainTransformer("runs/d4", data, "runs/tok", "d4", loop)
+    train_transformer(spec, Place.alone(), print)
     """
-    _preset(config.TRANSFORMERS, size, "transformer size")
+    named(config.TRANSFORMERS, size, "transformer size")
     loop = options.loop_settings(
         TRANSFORMER_LOOPS[size], samples=samples, batch_size=batch_size, micro_batch=micro_batch,
         base_learning_rate=base_learning_rate, average=average, seed=seed, precision=precision,
         validate_every=validate_every, checkpoint_every=checkpoint_every,
     )  # fmt: skip
     data = options.data_spec(shards, mix, cache, cache_gb, window_shards, workers)
-    spec = TrainTransformer(str(out), data, tokenizer, size, loop)
+    spec = TrainTransformer(str(out), data, tokenizer, size, loop, init_from)
     if dry_run:
+        options.show_check(check_transformer_training(spec, dist.Place.alone(device)))
         return options.show_spec(spec, as_json)
-    with dist.joined(os.environ, device) as place, options.shown("transformer") as report, options.stopping() as stop:
-        result = train_transformer(spec, place, report, stop, tuple(sys.argv))
+    with dist.joined(os.environ, device) as place, options.shown("transformer") as people, options.stopping() as stop:
+        result = train_transformer(spec, place, people.step, stop, tuple(sys.argv), people.begin)
     return options.finish(result, as_json)
 
 
@@ -158,74 +195,54 @@ def sample_command(
         list[str] | None, typer.Option(help=f"Condition, or {NO_CONDITION} (the default). Repeat.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Images of each condition.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Image n of a seed is always the same.", min=0)] = PAPER.seed,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 0 is off.")] = PAPER.guidance,
-    top_k: Annotated[int, typer.Option(help="Codes kept at each position; 0 keeps all.")] = PAPER.top_k,
-    top_p: Annotated[float, typer.Option(help="Probability kept at each position; 0 keeps all.")] = PAPER.top_p,
+    preset: options.SamplingOption = "paper",
+    guidance: options.GuidanceOption = None,
+    top_k: options.TopKOption = None,
+    top_p: options.TopPOption = None,
+    seed: options.DrawSeedOption = None,
     batch_size: Annotated[int, typer.Option(help="Images drawn together.", min=1)] = 16,
     tokenizer: Annotated[str, typer.Option(help="A tokenizer's run; left out, the copy in the run.")] = "",
     device: options.DeviceOption = "auto",
     dry_run: options.DryRunOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Draw images with a trained transformer and write PNGs and samples.json.
+    """Draw images with a trained transformer: PNGs, grid.png, samples.json.
+
+    The preset paper (guidance 4, top-k 900, top-p 0.95, seed 42) is MedVAR's:
+    typical, clean images from a well trained network. The preset demo
+    (guidance 1, all codes, top-p 0.98) gives more variety and suits small or
+    briefly trained networks.
 
     Example: medvar-model sample runs/d4 -o drawn --condition acdc-mr --count 16
 
-    Python: medvar_model.sample_files.write_samples(SampleFiles(…), device)
+    Python:
+
+    \b
+    from medvar_model.dist import Place
+    from medvar_model.sample_files import SampleFiles, write_samples
+    from medvar_model.sampling import SAMPLINGS
+    spec = SampleFiles("runs/d4", "drawn", count=4, settings=SAMPLINGS["demo"])
+    write_samples(spec, Place.alone().device)
     """
-    settings = SampleSettings(guidance, top_k, top_p, seed)
+    settings = options.sampling(preset, guidance, top_k, top_p, seed)
     spec = SampleFiles(run, str(out), tuple(condition or [NO_CONDITION]), count, settings, batch_size, tokenizer)
     if dry_run:
+        dist.device_of(device)
+        check_samples(spec)
         return options.show_spec(spec, as_json)
     with dist.joined({}, device) as place, progress_bar("sample") as show:
+        note = training_note(Path(run))
         files = write_samples(spec, place.device, lambda done, total: show(Progress(done, total, "", "drawn")))
     if as_json:
         return print_json([str(file) for file in files])
-    return console.print(f"{len(files)} images in {out}.", markup=False)
+    console.print(f"{len(files)} images in {out}, all of them in {out / 'grid.png'}.", markup=False)
+    if note:
+        errors.print(f"Note: {note}", markup=False)
+    return None
 
 
-@app.command("info")
-def info_command(
-    preset: Annotated[str, typer.Argument(help="A transformer size or a tokenizer preset.")],
-    tokenizer: Annotated[str, typer.Option(help="Tokenizer preset that goes with a transformer size.")] = "paper",
-    size: Annotated[str, typer.Option(help="Transformer size that goes with a tokenizer preset.")] = "d16",
-    conditions: Annotated[int, typer.Option(help="Conditions told apart.", min=1)] = PUBLISHED_CONDITIONS,
-    as_json: options.JsonOption = False,
-) -> None:
-    """Tell what a named size is made of, and how many parameters it has.
-
-    Example: medvar-model info d16 --json
-
-    Python: medvar_model.config.transformer_parameters(transformer_config("d16", TOKENIZERS["paper"], 1000))
-    """
-    if preset in config.TOKENIZERS:
-        tokenizer = preset
-    else:
-        size = preset
-    frozen = _preset(config.TOKENIZERS, tokenizer, "tokenizer preset")
-    _preset(config.TRANSFORMERS, size, "preset" if size == preset else "transformer size")
-    network = config.transformer_config(size, frozen, conditions)
-    numbers = {
-        "transformer_parameters": config.transformer_parameters(network),
-        "tokenizer_parameters": config.tokenizer_parameters(frozen),
-        "tokens": network.n_tokens,
-    }
-    if as_json:
-        return print_json(numbers | {"transformer": config.to_dict(network), "tokenizer": config.to_dict(frozen)})
-    console.print(f"transformer {size} for {conditions} conditions: {numbers['transformer_parameters']:,} parameters")
-    console.print(f"tokenizer {tokenizer}, {frozen.image_side} pixels: {numbers['tokenizer_parameters']:,} parameters")
-    return console.print(f"{network.n_tokens} tokens an image, scales {', '.join(map(str, network.scale_sides))}")
-
-
-def _preset(presets: dict[str, Any], name: str, what: str) -> Any:
-    if name not in presets:
-        known = presets if what != "preset" else [*config.TRANSFORMERS, *config.TOKENIZERS]
-        raise ConfigMismatch(f"There is no {what} {name!r}; choose one of {', '.join(known)}.")
-    return presets[name]
-
-
-register(app)
+register_evaluation(app)
+register_info(app)
 
 if __name__ == "__main__":
-    app()
+    run(app)

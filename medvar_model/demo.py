@@ -22,7 +22,7 @@ from medvar_model.evaluate import Evaluate, Evaluation, evaluate, split_sizes
 from medvar_model.loader import DataSpec
 from medvar_model.losses import TokenizerLossWeights
 from medvar_model.recipe import LoopSettings, StepLog
-from medvar_model.sampling import SampleSettings
+from medvar_model.sampling import SAMPLINGS, SampleSettings
 from medvar_model.train_tokenizer import TrainTokenizer, train_tokenizer
 from medvar_model.train_transformer import TrainTransformer, train_transformer
 
@@ -57,7 +57,7 @@ TRANSFORMER_LOOP = LoopSettings(
     log_every=160,
     validation_slices=128,
 )
-SETTINGS = SampleSettings(guidance=1.0, top_k=0, top_p=0.98, seed=42)
+SETTINGS = SAMPLINGS["demo"]
 
 
 @dataclass(frozen=True)

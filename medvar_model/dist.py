@@ -6,12 +6,17 @@ processes.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as group
 from torch import Tensor
+
+from medvar_model.errors import ConfigMismatch
+
+KNOWN_DEVICES = "auto, cpu, cuda or cuda:N"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Place:
         """Whether this process writes the files."""
         return self.rank == 0
 
+    @staticmethod
+    def alone(device: str = "auto") -> "Place":
+        """Give the place of a process that works by itself; see `joined` for the device."""
+        return Place(1, 0, device_of(device))
+
 
 @contextlib.contextmanager
 def joined(environment: Mapping[str, str], device: str = "auto") -> Iterator[Place]:
@@ -41,10 +51,13 @@ def joined(environment: Mapping[str, str], device: str = "auto") -> Iterator[Pla
     Args:
         environment: where torchrun's RANK, WORLD_SIZE and LOCAL_RANK are looked up; without them this process
             is alone.
-        device: auto (a GPU if there is one), cpu, cuda, or anything `torch.device` takes.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+
+    Raises:
+        ConfigMismatch: this machine has no such device.
     """
     world, rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("RANK", "0"))
-    place = Place(world, rank, _device(device, int(environment.get("LOCAL_RANK", "0"))))
+    place = Place(world, rank, device_of(device, int(environment.get("LOCAL_RANK", "0"))))
     if world == 1:
         yield place
         return
@@ -95,11 +108,33 @@ def wait_for_all() -> None:
         group.barrier()
 
 
-def _device(name: str, local_rank: int) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cuda":
-        return torch.device(name)
-    device = torch.device("cuda", local_rank)
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """Find the device that a name means, and make it the one in use if it is a GPU.
+
+    Args:
+        name: auto (a GPU if there is one), cpu, cuda (the one of this process) or cuda:N.
+        local_rank: number of this process on its machine.
+
+    Raises:
+        ConfigMismatch: the name is none of these, or this machine has no such GPU.
+    """
+    number = re.fullmatch(r"cuda:(\d+)", name)
+    if name not in ("auto", "cpu", "cuda") and not number:
+        raise ConfigMismatch(f"There is no device {name!r}; wanted {KNOWN_DEVICES}.")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    if not gpus:
+        raise ConfigMismatch(
+            f"There is no CUDA here, so --device {name} cannot be used; wanted {KNOWN_DEVICES}. Take --device auto or "
+            "cpu, or install a torch with CUDA on a machine with an NVIDIA GPU."
+        )
+    index = int(number[1]) if number else local_rank
+    if index >= gpus:
+        raise ConfigMismatch(
+            f"There is no GPU {index} here, only {', '.join(map(str, range(gpus)))}. Name one of these, or start at most "
+            f"{gpus} processes on this machine."
+        )
+    device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device

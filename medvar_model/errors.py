@@ -4,7 +4,10 @@ ModelError                     catch this to catch them all
 ├── ConfigMismatch             numbers that cannot be built, or two parts that do not fit each other
 ├── MissingCheckpoint          a folder or file of weights that is absent, incomplete or of another kind
 ├── UnknownCondition           a condition name or id that the model was not trained with
-└── ShardSetMismatch           tokens, checkpoints or runs that belong to another shard set or tokenizer
+├── ShardSetMismatch           tokens, checkpoints or runs that belong to another shard set or tokenizer
+├── UnusableFolder             an output folder that is a file, may not be written, or holds something else
+├── FolderInUse                a run's folder in which another process trains
+└── OutOfMemory                more than the memory of this machine or GPU holds
 
 Every message is a sentence: what, found, wanted, and what to do next.
 """
@@ -28,3 +31,15 @@ class UnknownCondition(ModelError):
 
 class ShardSetMismatch(ModelError):
     """Something was made from another shard set or tokenizer than the one in use."""
+
+
+class UnusableFolder(ModelError):
+    """An output folder cannot be made or written, or holds what must not be mixed with the output."""
+
+
+class FolderInUse(ModelError):
+    """Another process is training in a run's folder."""
+
+
+class OutOfMemory(ModelError):
+    """The memory of the machine or the GPU does not suffice."""

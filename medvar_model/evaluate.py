@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import UInt8
 
-from medvar_model.checkpoint import Contents, build_tokenizer, build_transformer, find_checkpoint, read_checkpoint
+from medvar_model.checkpoint import Contents, build_tokenizer, build_transformer, read_checkpoint
 from medvar_model.collect import Fresh, HeldOut, Neighbours, held_out_pass, overall_usage, training_pass
 from medvar_model.dist import Place
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
 from medvar_model.evaluation_pictures import Shown, write_pictures
+from medvar_model.folders import check_shard_set, check_writable
 from medvar_model.judge import (
     Labelled,
     Stack,
@@ -37,10 +38,13 @@ from medvar_model.judge import (
     mean_reconstructions,
 )
 from medvar_model.loader import DataSpec, Loader, to_network
+from medvar_model.memory import told_when_memory_ends
 from medvar_model.metrics.features import shrunk
-from medvar_model.sample_files import SampleFiles, write_samples
+from medvar_model.sample_files import SampleFiles, check_samples, own_tokenizer, training_note, write_samples
 from medvar_model.sampling import PAPER, SampleSettings, to_uint8
 from medvar_model.vqvae import Tokenizer
+
+NEARLY_GUESSING = 0.9  # of the cross-entropy of a guess
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,22 @@ def evaluate(spec: Evaluate, device: torch.device, report: Callable[[str], None]
         MissingCheckpoint: the run, its tokenizer or the samples are not there.
         ShardSetMismatch: the set has no held-out slices, or other conditions than the run.
         ConfigMismatch: tokenizer or samples do not belong to the run.
+        OutOfMemory: so many images at a time do not fit.
 
     Example:
         >>> evaluate(Evaluate("eval", DataSpec("shards"), "runs/d4"), torch.device("cpu"))  # doctest: +SKIP
     """
-    return _Evaluation(spec, device, report).go()
+    with told_when_memory_ends(f"Judging {spec.batch_size} images at a time", "Give a smaller --batch-size."):
+        return _Evaluation(spec, device, report).go()
+
+
+def check_evaluation(spec: Evaluate, device: torch.device) -> None:
+    """Check what `evaluate` checks before it begins; write nothing.
+
+    Raises:
+        ModelError, MedvarError: what stands in its way.
+    """
+    _Evaluation(spec, device, lambda line: None)
 
 
 class _Evaluation:
@@ -109,6 +124,8 @@ class _Evaluation:
 
     def __init__(self, spec: Evaluate, device: torch.device, report: Callable[[str], None]) -> None:
         self.spec, self.device, self.say, self.out = spec, device, report, Path(spec.out)
+        check_writable(self.out)
+        check_shard_set(spec.data.shards)
         self.kept = read_checkpoint(Path(spec.run), "transformer")
         self.tokenizer_folder = _tokenizer_folder(spec)
         self.frozen = read_checkpoint(self.tokenizer_folder, "tokenizer")
@@ -128,6 +145,10 @@ class _Evaluation:
                 f"{', '.join(self.loader.conditions)}. Evaluate it on the set it was trained on."
             )
         self.names = {row: name for name, row in self.kept.conditions.items()}
+        if spec.samples:
+            _read_samples(Path(spec.samples))
+        else:
+            check_samples(self._drawing())
 
     def go(self) -> Evaluation:
         spec = self.spec
@@ -143,6 +164,8 @@ class _Evaluation:
         finished = self.out / "report.json"
         if finished.is_file() and (before := json.loads(finished.read_text()))["inputs"] == inputs:
             return Evaluation(self.out, before)
+        self.out.mkdir(parents=True, exist_ok=True)
+        finished.unlink(missing_ok=True)  # a report of other inputs must not stand beside new pictures
         samples, files = self._samples()
         tokenizer = build_tokenizer(self.frozen, str(self.tokenizer_folder)).to(self.device)
         held, splits, predictions = self._held_out_slices(tokenizer)
@@ -174,9 +197,33 @@ class _Evaluation:
             "copies": judge_copies(mine, samples, theirs, truth),
             "conditions": verdict.report,
         }
+        report["notes"] = self._notes(report)
         self._write_rows(samples, files, verdict.named, held.keys, truth.conditions, splits, quality, near)
         write_pictures(self.out / "pictures", Shown(samples, truth, held.reconstructions, near), tokenizer, self.device)
         return Evaluation(self.out, _written(finished, report))
+
+    def _notes(self, report: Mapping[str, Any]) -> list[str]:
+        """Say in sentences what a reader must know before believing the numbers."""
+        notes = [note for folder in (Path(self.spec.run), self.tokenizer_folder) if (note := training_note(folder))]
+        guessing = report["scales"]["uniform_cross_entropy"]
+        split, worst = max(((name, part["mean"]) for name, part in report["predictions"].items()), key=lambda x: x[1])
+        if worst > NEARLY_GUESSING * guessing:
+            notes.append(
+                f"The transformer predicts the tokens of {split} hardly better than a guess ({worst:.2f} nats, a guess costs "
+                f"{guessing:.2f}): it is hardly trained, or trained on other data."
+            )
+        sizes = report["distribution"]["n"]
+        short = [
+            f"{name} (needs {m['minimum']})"
+            for name, m in report["distribution"]["metrics"].items()
+            if m["samples"] is None
+        ]
+        if short:
+            notes.append(
+                f"Not given for too few images: {', '.join(short)}; after all sets are cut to the same mix of conditions there "
+                f"are {sizes['samples']} samples and {sizes['held_out']} held-out slices. Draw more with -n."
+            )
+        return notes
 
     def _loader(self, split: str) -> Loader:
         alone = Place(1, 0, self.device)
@@ -187,11 +234,7 @@ class _Evaluation:
         folder = Path(self.spec.samples) if self.spec.samples else self.out / "samples"
         if not self.spec.samples:
             self.say("samples")
-            drawing = SampleFiles(
-                self.spec.run, str(folder), tuple(self.kept.conditions), self.spec.count, self.spec.settings,
-                self.spec.batch_size, str(self.tokenizer_folder),
-            )  # fmt: skip
-            write_samples(drawing, self.device)
+            write_samples(self._drawing(), self.device)
         said = _read_samples(folder)
         if said.get("transformer_digest", self.kept.digest) != self.kept.digest:
             raise ConfigMismatch(
@@ -201,6 +244,13 @@ class _Evaluation:
         files = [str(image["file"]) for image in said["images"]]
         stack = np.stack([_read_png(folder / file) for file in files])
         return Labelled(shrunk(stack, self.side), tuple(str(image["condition"]) for image in said["images"])), files
+
+    def _drawing(self) -> SampleFiles:
+        spec, folder = self.spec, self.out / "samples"
+        return SampleFiles(
+            spec.run, str(folder), tuple(self.kept.conditions), spec.count, spec.settings, spec.batch_size,
+            str(self.tokenizer_folder),
+        )  # fmt: skip
 
     def _held_out_slices(self, tokenizer: Tokenizer) -> tuple[HeldOut, list[str], dict[str, Any]]:
         """Pass over val and test; join them, but keep what the transformer predicts apart."""
@@ -256,6 +306,7 @@ class _Evaluation:
 
 def split_sizes(shards: str) -> dict[str, int]:
     """Say how many slices each split of a shard set has."""
+    check_shard_set(shards)
     try:
         with fsspec.open(f"{shards.rstrip('/')}/dataset.json") as file:
             return {name: int(split["slices"]) for name, split in json.load(file)["splits"].items()}
@@ -276,13 +327,7 @@ def scan_of(key: str) -> str:
 
 
 def _tokenizer_folder(spec: Evaluate) -> Path:
-    if spec.tokenizer:
-        return Path(spec.tokenizer)
-    run = Path(spec.run)
-    for folder in (run / "tokenizer", find_checkpoint(run).parent / "tokenizer"):
-        if folder.is_dir():
-            return folder
-    raise MissingCheckpoint(f"There is no tokenizer beside {run}; name the one it was trained with (--tokenizer).")
+    return Path(spec.tokenizer) if spec.tokenizer else own_tokenizer(Path(spec.run))
 
 
 def _check_pair(kept: Contents, frozen: Contents, spec: Evaluate) -> None:
@@ -302,6 +347,10 @@ def _read_samples(folder: Path) -> dict[str, Any]:
         raise MissingCheckpoint(
             f"{folder} holds no samples.json; wanted a folder that `medvar-model sample` wrote."
         ) from None
+    except ValueError as error:
+        raise MissingCheckpoint(f"{folder / 'samples.json'} is damaged ({error}). Draw the samples again.") from None
+    if not said.get("finished", True):
+        raise MissingCheckpoint(f"The drawing into {folder} was stopped before its end. Repeat that command first.")
     return dict(said)
 
 

@@ -22,6 +22,7 @@ from medvar_model.pictures import mosaic, spread_out
 from medvar_model.sampling import to_uint8
 from medvar_model.vqvae import Tokenizer
 
+KINDS = ("samples-", "real-", "reconstructions-", "scales-")
 ACROSS = 10  # images in a row
 SAMPLES_ACROSS, REAL_ACROSS = 8, 4  # the same where both stand side by side
 
@@ -61,6 +62,9 @@ def write_pictures(folder: Path, shown: Shown, tokenizer: Tokenizer, device: tor
     distance = shown.neighbours.nearest.distance[: len(shown.samples)]
     closest = np.argsort(distance, kind="stable")[:ACROSS]
     pictures["closest"] = mosaic([shown.samples.images[closest], shown.neighbours.images[closest]])
+    for path in folder.glob("*.png"):  # of an earlier evaluation, perhaps of conditions that are no more
+        if path.stem not in pictures and (path.stem == "closest" or path.stem.startswith(KINDS)):
+            path.unlink()
     for name, data in pictures.items():
         (folder / f"{name}.png").write_bytes(data)
     return [folder / f"{name}.png" for name in pictures]

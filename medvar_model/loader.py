@@ -19,6 +19,8 @@ from torch import Tensor
 from medvar_data.stream import Stream, StreamSpec, ahead, open_shard_set
 from medvar_model.dist import Place
 from medvar_model.errors import ShardSetMismatch
+from medvar_model.folders import check_shard_set
+from medvar_model.memory import check_memory
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,12 @@ class Loader:
         seed: of the order.
         place: this process.
 
+    Attributes:
+        set_side, image_side: pixels along a side in the set, and as the network takes them.
+
     Raises:
-        ShardSetMismatch: the set's images cannot be averaged down to that side.
+        ShardSetMismatch: there is no set, or its images cannot be averaged down to that side.
+        OutOfMemory: the batches that are read ahead exceed the machine's memory.
         MedvarError: the set is unreadable, or the spec does not fit it.
     """
 
@@ -96,17 +102,23 @@ class Loader:
             cache=spec.cache,
             cache_bytes=spec.cache_bytes,
         )
+        check_shard_set(spec.shards)
         self._stream = Stream(stream_spec, open_shard_set(spec.shards, split))
         self._workers = spec.workers
         self._device = place.device
         self._global_ids = np.array(sorted(self._stream.shard_set.condition_ids.values()))
-        side = self._stream.shard_set.image_side
+        self.image_side, self.set_side = image_side, self._stream.shard_set.image_side
+        side = self.set_side
         if side % image_side:
             raise ShardSetMismatch(
                 f"{spec.shards} holds images of {side} pixels a side, the network takes {image_side}; wanted "
                 "a whole multiple. Choose another preset, or make a shard set of that size."
             )
         self._shrink = side // image_side
+        held = batch_size // place.world * side**2 * (spec.workers + 2)  # 8-bit images of the batches in flight
+        check_memory(
+            held, torch.device("cpu"), f"Reading batches of {batch_size:,} images ahead", "Give a smaller --batch-size."
+        )
 
     def __len__(self) -> int:
         return len(self._stream.selected)

@@ -93,7 +93,8 @@ def _summary(report: Mapping[str, Any]) -> str:
             _percent(copies["closer"]),
         ),
     ]
-    return _table(("what", "result"), rows)
+    notes = "".join(f"<p><b>Note.</b> {escape(note)}</p>" for note in report.get("notes", []))
+    return _table(("what", "result"), rows) + notes
 
 
 def _samples(report: Mapping[str, Any], pictures: str) -> str:
@@ -208,13 +209,20 @@ def _distribution(report: Mapping[str, Any]) -> str:
     rows = [
         (
             name,
-            *(_number(score[key]) for key in ("samples", "fresh", "fresh_through_tokenizer")),
+            *(_scored(score, key, sizes) for key in ("samples", "fresh", "fresh_through_tokenizer")),
             score["better"],
             score["says"],
         )
         for name, score in part["metrics"].items()
     ]
     return f"<p>{escape(said)}</p>" + _table(columns, rows)
+
+
+def _scored(score: Mapping[str, Any], candidate: str, sizes: Mapping[str, int]) -> str:
+    """Give a metric's value, or why it has none."""
+    if score[candidate] is not None:
+        return _number(score[candidate])
+    return f"needs {score['minimum']} images, has {min(sizes['held_out'], sizes[candidate])}"
 
 
 def _copies(report: Mapping[str, Any], pictures: str) -> str:

@@ -65,26 +65,31 @@ class LoopSettings:
     validation_slices: int = 2_048
 
     def __post_init__(self) -> None:
-        positive = (self.samples, self.batch_size, self.base_learning_rate, self.clip)
-        if min(*positive, self.checkpoint_every, self.log_every) <= 0:
-            raise ConfigMismatch(
-                "samples, batch_size, base_learning_rate and clip are "
-                f"{', '.join(map(str, positive))}; wanted them, checkpoint_every and log_every above 0."
-            )
-        if not (
-            min(self.warmup, self.warmup_start, self.floor, self.average) >= 0 and max(self.warmup, self.average) < 1
-        ):
-            raise ConfigMismatch(
-                f"warmup {self.warmup}, warmup_start {self.warmup_start}, floor {self.floor} and average "
-                f"{self.average} are fractions; wanted them from 0 to 1."
-            )
+        for name in ("samples", "batch_size", "base_learning_rate", "clip", "checkpoint_every", "log_every"):
+            if not 0 < getattr(self, name) < math.inf:  # NaN is refused, too
+                raise ConfigMismatch(f"{option_of(name)} is {getattr(self, name)}; wanted a number above 0.")
+        for name in ("micro_batch", "validate_every", "validation_slices", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigMismatch(f"{option_of(name)} is {getattr(self, name)}; wanted 0 or more.")
+        for name, most in (("warmup", 1), ("warmup_start", math.inf), ("floor", math.inf), ("average", 1)):
+            if not 0 <= getattr(self, name) < most:
+                raise ConfigMismatch(f"{option_of(name)} is {getattr(self, name)}; wanted a fraction from 0 to 1.")
         if self.precision not in PRECISIONS:
-            raise ConfigMismatch(f"precision is {self.precision!r}; wanted one of {', '.join(PRECISIONS)}.")
+            raise ConfigMismatch(f"--precision is {self.precision!r}; wanted one of {', '.join(PRECISIONS)}.")
+        if self.batch_size > self.samples:
+            raise ConfigMismatch(
+                f"--samples is {self.samples:,}, less than one step of --batch-size {self.batch_size:,}. Give more "
+                "samples, or a smaller batch (the learning rate follows it)."
+            )
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Steps of the whole run; every step is whole, so up to `batch_size` - 1 images are seen beyond `samples`."""
         return math.ceil(self.samples / self.batch_size)
+
+    def in_bfloat16(self, device: torch.device) -> bool:
+        """Say whether a network's forward pass runs in bfloat16 on a device."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
 
     @property
     def peak_learning_rate(self) -> float:
@@ -103,6 +108,14 @@ class LoopSettings:
     def is_due(self, every: int, step: int) -> bool:
         """Say whether a step's end is the first to have passed another multiple of `every` samples."""
         return every > 0 and (step + 1) * self.batch_size // every > step * self.batch_size // every
+
+
+NO_OPTION = ("betas", "weight_decay", "clip", "warmup", "warmup_start", "floor", "log_every", "validation_slices")
+
+
+def option_of(field: str) -> str:
+    """Name what the user changes to change a field of `LoopSettings`: its option, or the field where none sets it."""
+    return field if field in NO_OPTION else f"--{field.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
@@ -167,6 +180,38 @@ class Recipe(nn.Module, ABC):
     def numbers(self) -> dict[str, float]:
         """Return further numbers to log."""
         return {}
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known when the first step of a call begins.
+
+    Args:
+        out: the run's folder; its log is `log.jsonl` in it.
+        device: what is computed on, such as cpu or cuda:0.
+        processes: how many train together.
+        precision: float32 or bfloat16.
+        slices: of the training split.
+        set_side, image_side: pixels a side in the shard set, and as the network takes them.
+        parameters: of the network in training.
+        step: steps already done; 0 where the run is fresh.
+        steps: of the whole run.
+        batch_size: images of a step.
+        init_from: checkpoint whose weights the run began with; empty for random ones.
+    """
+
+    out: Path
+    device: str
+    processes: int
+    precision: str
+    slices: int
+    set_side: int
+    image_side: int
+    parameters: int
+    step: int
+    steps: int
+    batch_size: int
+    init_from: str = ""
 
 
 @dataclass(frozen=True)

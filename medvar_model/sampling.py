@@ -42,13 +42,21 @@ class SampleSettings:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        if self.guidance < 0 or self.top_k < 0 or not 0 <= self.top_p <= 1:
-            raise ConfigMismatch(
-                f"{self} cannot be sampled with; wanted guidance >= 0, top_k >= 0 and top_p in [0, 1]."
-            )
+        if not 0 <= self.guidance < math.inf:  # NaN is refused, too
+            raise ConfigMismatch(f"--guidance is {self.guidance}; wanted a number from 0 (off) on, such as 4.")
+        if self.top_k < 0:
+            raise ConfigMismatch(f"--top-k is {self.top_k}; wanted 0 (keep all) or more.")
+        if not 0 <= self.top_p <= 1:
+            raise ConfigMismatch(f"--top-p is {self.top_p}; wanted a probability from 0 (keep all) to 1.")
+        if self.seed < 0:
+            raise ConfigMismatch(f"--seed is {self.seed}; wanted 0 or more.")
 
 
 PAPER = SampleSettings()
+SAMPLINGS: dict[str, SampleSettings] = {
+    "paper": PAPER,  # sharp and typical; for networks of the paper's size and training
+    "demo": SampleSettings(guidance=1.0, top_k=0, top_p=0.98, seed=42),  # more variety; for small or short trainings
+}
 
 
 @dataclass(frozen=True)

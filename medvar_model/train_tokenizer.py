@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medvar_model import dist
+from medvar_model.checkpoint import Contents, load_weights
 from medvar_model.codebook import count_codes, revive, usage
 from medvar_model.config import TokenizerConfig
 from medvar_model.dist import Place
@@ -24,8 +25,8 @@ from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 from medvar_model.loader import DataSpec, Examples, Loader
 from medvar_model.losses import PerceptualDistance, TokenizerLossWeights, load_perceptual_distance, pixel_loss
 from medvar_model.pyramid import fit_codebook
-from medvar_model.recipe import Draw, Forget, Job, LoopSettings, Recipe, StepLog, TrainResult, decay_groups
-from medvar_model.runfolder import check_same_run, describe_run
+from medvar_model.readiness import Ready, check_resumable, claimed, ready
+from medvar_model.recipe import Draw, Forget, LoopSettings, Recipe, RunStart, StepLog, TrainResult, decay_groups
 from medvar_model.trainer import train
 from medvar_model.vqvae import Tokenizer
 
@@ -74,6 +75,8 @@ class TrainTokenizer:
         revive_every: samples between two revivals of dead codes; 0 never revives.
         revive_until: share of the samples after which no code is moved any more, so that all can settle.
         dead_below: a code is dead when it was used less than this fraction of the mean use.
+        init_from: tokenizer's checkpoint or run whose weights, codes too, the training begins with; there is then no
+            share without quantization. Empty: random weights.
     """
 
     out: str
@@ -87,6 +90,7 @@ class TrainTokenizer:
     revive_every: int = 10_000
     revive_until: float = 0.8
     dead_below: float = 0.01
+    init_from: str = ""
 
     def __post_init__(self) -> None:
         if not (0 <= self.unquantized < 1 and 0 <= self.revive_until <= 1 and self.dead_below >= 0):
@@ -97,9 +101,9 @@ class TrainTokenizer:
         if self.weights.perceptual > 0 and not self.lpips_files:
             raise MissingCheckpoint(
                 "The tokenizer's loss has a perceptual term (LPIPS), which needs weights that medvar does "
-                "not ship. Get vgg.pth of the LPIPS authors (package lpips, folder weights/v0.1) and "
-                "VGG-16's vgg16-397923af.pth of torchvision, and name both with --lpips-weights; or train "
-                "without the term with --no-lpips."
+                "not ship. Get the two published files, vgg16-397923af.pth (torchvision's VGG-16) and vgg.pth (the "
+                "LPIPS authors', package lpips, folder weights/v0.1), and name both as they are: --lpips-weights "
+                "vgg16-397923af.pth --lpips-weights vgg.pth; or train without the term with --no-lpips."
             )
 
 
@@ -109,6 +113,7 @@ def train_tokenizer(
     report: Callable[[StepLog], None] = lambda log: None,
     stop: Callable[[], bool] = lambda: False,
     command: tuple[str, ...] = (),
+    begun: Callable[[RunStart], None] = lambda start: None,
 ) -> TrainResult:
     """Train a tokenizer, or go on where the same call stopped.
 
@@ -118,6 +123,10 @@ def train_tokenizer(
         report: told of every step.
         stop: asked after every step; yes ends the run at a checkpoint.
         command: the command line, for run.json.
+        begun: told once, before the first step.
+
+    Raises:
+        ModelError: the folder, the shard set, the weights or the memory do not allow it; the message says what would.
 
     Example:
         >>> import os
@@ -127,16 +136,23 @@ def train_tokenizer(
         >>> with dist.joined(os.environ) as place:        # doctest: +SKIP
         ...     train_tokenizer(spec, place, report=print)
     """
-    loop, side = spec.loop, spec.config.image_side
-    loader = Loader(spec.data, "train", side, loop.batch_size, loop.seed, place)
-    validation = None
-    if loop.validate_every:
-        validation = Loader(spec.data, "val", side, loop.batch_size, loop.seed, place)
-    job = Job(Path(spec.out), spec.config, describe_run(spec, loader, place, command), {})
-    check_same_run(job)
-    recipe = TokenizerRecipe(spec, place, loader)
-    groups = decay_groups(recipe.network, loop.weight_decay, spared=("codebook",))
-    return train(recipe, groups, loop, job, place, loader, validation, report, stop)
+    made = ready(spec, spec.config.image_side, lambda loader: spec.config, place, command)
+    with claimed(made, place):
+        recipe = TokenizerRecipe(spec, place, made.loader, made.init_from)
+        groups = decay_groups(recipe.network, spec.loop.weight_decay, spared=("codebook",))
+        return train(recipe, groups, spec.loop, made.job, place, made.loader, made.validation, report, stop, begun)
+
+
+def check_tokenizer_training(spec: TrainTokenizer, place: Place) -> Ready:
+    """Check what `train_tokenizer` checks before it begins; write nothing.
+
+    Raises:
+        ModelError, MedvarError: what stands in its way.
+    """
+    made = ready(spec, spec.config.image_side, lambda loader: spec.config, place, ())
+    check_resumable(made)
+    _perceptual(spec, torch.device("cpu"))
+    return made
 
 
 class TokenizerRecipe(Recipe):
@@ -146,19 +162,23 @@ class TokenizerRecipe(Recipe):
         spec: what to train.
         place: this process.
         loader: gives the images from which the codebook is made.
+        begin_with: weights to begin with; None for random ones.
     """
 
     network: Tokenizer
 
-    def __init__(self, spec: TrainTokenizer, place: Place, loader: Loader) -> None:
+    def __init__(self, spec: TrainTokenizer, place: Place, loader: Loader, begin_with: Contents | None = None) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(spec.loop.seed)
-        self.network = Tokenizer(spec.config, generator).to(place.device)
+        self.network = Tokenizer(spec.config, generator)
+        if begin_with is not None:
+            load_weights(self.network, begin_with.weights, spec.init_from)
+        self.network.to(place.device)
         self.perceptual = _perceptual(spec, place.device)
         self.counts_KV = torch.zeros(
             len(spec.config.scale_sides), spec.config.vocabulary, dtype=torch.int64, device=place.device
         )  # hits since the last revival, all processes together
-        self.skips_parameters = spec.unquantized > 0
+        self.skips_parameters = spec.unquantized > 0 and not spec.init_from
         self._spec, self._loader = spec, loader
         self._quantizing = False
 
@@ -184,8 +204,8 @@ class TokenizerRecipe(Recipe):
     def before_step(self, samples_seen: int, forget: Forget) -> None:
         """Make the codebook from data when the share without quantization is over."""
         start = self._spec.unquantized * self._spec.loop.samples
-        self._quantizing = samples_seen >= start
-        if self._quantizing and samples_seen - self._spec.loop.batch_size < start:
+        self._quantizing = samples_seen >= start or bool(self._spec.init_from)
+        if self._quantizing and not self._spec.init_from and samples_seen - self._spec.loop.batch_size < start:
             self._start_codebook(forget)
 
     def after_step(self, samples_seen: int, examples: Examples, forget: Forget) -> None:

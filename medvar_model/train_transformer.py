@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from medvar_model import dist
-from medvar_model.checkpoint import build_tokenizer, read_checkpoint, write_checkpoint
+from medvar_model.checkpoint import Contents, build_tokenizer, load_weights, read_checkpoint, write_checkpoint
 from medvar_model.config import TokenizerConfig, TransformerConfig, transformer_config
 from medvar_model.dist import Place
 from medvar_model.loader import DataSpec, Examples, Loader
 from medvar_model.losses import next_scale_loss
-from medvar_model.recipe import Draw, Job, LoopSettings, Recipe, StepLog, TrainResult, decay_groups
-from medvar_model.runfolder import check_same_run, describe_run
+from medvar_model.readiness import Ready, check_resumable, claimed, matched_rows, ready
+from medvar_model.recipe import Draw, LoopSettings, Recipe, RunStart, StepLog, TrainResult, decay_groups
 from medvar_model.trainer import train
 from medvar_model.var import Transformer
 from medvar_model.vqvae import Tokenizer
@@ -59,6 +59,8 @@ class TrainTransformer:
         tokenizer: a tokenizer's checkpoint or run.
         size: a key of `config.TRANSFORMERS`.
         loop: how long and how fast.
+        init_from: transformer's checkpoint or run whose weights the training begins with; conditions are matched by
+            name, and new ones begin with random rows. Empty: random weights.
     """
 
     out: str
@@ -66,6 +68,7 @@ class TrainTransformer:
     tokenizer: str
     size: str
     loop: LoopSettings = LOOP
+    init_from: str = ""
 
 
 def train_transformer(
@@ -74,6 +77,7 @@ def train_transformer(
     report: Callable[[StepLog], None] = lambda log: None,
     stop: Callable[[], bool] = lambda: False,
     command: tuple[str, ...] = (),
+    begun: Callable[[RunStart], None] = lambda start: None,
 ) -> TrainResult:
     """Train a transformer, or go on where the same call stopped.
 
@@ -83,6 +87,10 @@ def train_transformer(
         report: told of every step.
         stop: asked after every step; yes ends the run at a checkpoint.
         command: the command line, for run.json.
+        begun: told once, before the first step.
+
+    Raises:
+        ModelError: the folder, the shard set, the weights or the memory do not allow it; the message says what would.
 
     Example:
         >>> import os
@@ -90,23 +98,40 @@ def train_transformer(
         >>> with dist.joined(os.environ) as place:        # doctest: +SKIP
         ...     train_transformer(spec, place, report=print)
     """
-    loop, frozen = spec.loop, read_checkpoint(Path(spec.tokenizer), "tokenizer")
+    made, frozen = _ready(spec, place, command)
+    job, loop = made.job, spec.loop
+    assert isinstance(job.config, TransformerConfig)
+    with claimed(made, place):
+        if place.is_main and not (job.out / "tokenizer").is_dir():
+            write_checkpoint(job.out / "tokenizer", frozen)
+        recipe = TransformerRecipe(job.config, build_tokenizer(frozen, spec.tokenizer), loop.seed, place)
+        if made.init_from is not None:
+            weights = matched_rows(made.init_from, dict(job.conditions), recipe.network.state_dict())
+            load_weights(recipe.network, weights, spec.init_from)
+        groups = decay_groups(recipe.network, loop.weight_decay, spared=SPARED)
+        return train(recipe, groups, loop, job, place, made.loader, made.validation, report, stop, begun)
+
+
+def check_transformer_training(spec: TrainTransformer, place: Place) -> Ready:
+    """Check what `train_transformer` checks before it begins; write nothing.
+
+    Raises:
+        ModelError, MedvarError: what stands in its way.
+    """
+    made, _ = _ready(spec, place, ())
+    check_resumable(made)
+    return made
+
+
+def _ready(spec: TrainTransformer, place: Place, command: tuple[str, ...]) -> tuple[Ready, Contents]:
+    frozen = read_checkpoint(Path(spec.tokenizer), "tokenizer")
     assert isinstance(frozen.config, TokenizerConfig)
-    side = frozen.config.image_side
-    loader = Loader(spec.data, "train", side, loop.batch_size, loop.seed, place)
-    validation = None
-    if loop.validate_every:
-        validation = Loader(spec.data, "val", side, loop.batch_size, loop.seed, place)
-    config = transformer_config(spec.size, frozen.config, len(loader.conditions))
-    run = describe_run(spec, loader, place, command)
-    run["tokenizer"] = {"path": spec.tokenizer, "digest": frozen.digest}
-    job = Job(Path(spec.out), config, run, loader.conditions)
-    check_same_run(job)
-    if place.is_main and not (job.out / "tokenizer").is_dir():
-        write_checkpoint(job.out / "tokenizer", frozen)
-    recipe = TransformerRecipe(config, build_tokenizer(frozen, spec.tokenizer), loop.seed, place)
-    groups = decay_groups(recipe.network, loop.weight_decay, spared=SPARED)
-    return train(recipe, groups, loop, job, place, loader, validation, report, stop)
+    config = frozen.config
+
+    def config_of(loader: Loader) -> TransformerConfig:
+        return transformer_config(spec.size, config, len(loader.conditions))
+
+    return ready(spec, config.image_side, config_of, place, command, frozen), frozen
 
 
 class TransformerRecipe(Recipe):

@@ -2,6 +2,8 @@
 
 In: a `Recipe` (what is trained and what its loss is), a loader, `LoopSettings`. Out: a run's folder.
 
+A little over 300 lines: the loop, what it restores and what it keeps are read side by side.
+
 A run stops and resumes exactly: the data come from (seed, step), so does every random number, and the rest is
 in the checkpoint. Time is counted in images seen, so no schedule hangs on the batch size.
 """
@@ -28,9 +30,9 @@ from medvar_model.checkpoint import (
     write_checkpoint,
 )
 from medvar_model.dist import Place
-from medvar_model.errors import ModelError
+from medvar_model.errors import MissingCheckpoint, ModelError
 from medvar_model.loader import Examples, Loader
-from medvar_model.recipe import Draw, Job, LoopSettings, Recipe, StepLog, TrainResult
+from medvar_model.recipe import Draw, Job, LoopSettings, Recipe, RunStart, StepLog, TrainResult
 from medvar_model.runlog import RunLog, StepClock
 
 MOST_SKIPS_IN_A_ROW = 10
@@ -56,6 +58,7 @@ def train(
     validation: Loader | None,
     report: Callable[[StepLog], None] = lambda log: None,
     stop: Callable[[], bool] = lambda: False,
+    begun: Callable[[RunStart], None] = lambda start: None,
 ) -> TrainResult:
     """Train until the samples are seen or `stop` says so; go on from the folder's last checkpoint if it has
     one.
@@ -70,11 +73,13 @@ def train(
         validation: of the val split; None never validates.
         report: told of every step; only the first process calls it.
         stop: asked after every step, on every process; one yes ends the run at a checkpoint.
+        begun: told once, before the first step; only the first process calls it.
 
     Raises:
         ModelError: ten steps in a row had a loss that is not finite.
+        MissingCheckpoint: the checkpoint to go on from is damaged.
     """
-    return _Run(recipe, parameter_groups, settings, job, place, loader, validation).go(report, stop)
+    return _Run(recipe, parameter_groups, settings, job, place, loader, validation).go(report, stop, begun)
 
 
 class _Run:
@@ -100,19 +105,24 @@ class _Run:
         if settings.average:
             self.averages = {name: value.detach().clone() for name, value in recipe.network.state_dict().items()}
         self.progress = _Progress()
-        automatic = "bfloat16" if place.device.type == "cuda" else "float32"
-        bfloat16 = (automatic if settings.precision == "auto" else settings.precision) == "bfloat16"
-        self.autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=bfloat16)
+        self.bfloat16 = settings.in_bfloat16(place.device)
+        self.autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=self.bfloat16)
         last = find_last(job.out)
         if last is not None:
             self._restore(last)
         dist.wait_for_all()  # nobody may replace the checkpoint that another is still reading
+        if last is None:
+            self._save("last", with_state=True)  # so `best` never lies without `last`, and a full disk is known at once
         self.replica = self._replica()
 
-    def go(self, report: Callable[[StepLog], None], stop: Callable[[], bool]) -> TrainResult:
+    def go(
+        self, report: Callable[[StepLog], None], stop: Callable[[], bool], begun: Callable[[RunStart], None]
+    ) -> TrainResult:
         """Train; see `train`."""
         settings, progress = self.settings, self.progress
         loss, stopping = math.nan, progress.step >= settings.steps
+        if self.place.is_main:
+            begun(self._start())
         if stopping:
             return self._result(loss)
         batches = self.loader.batches(progress.step)
@@ -149,6 +159,22 @@ class _Run:
         step, samples = self.progress.step, self.progress.step * self.settings.batch_size
         best, skipped = self.progress.best, self.progress.skipped
         return TrainResult(self.job.out, step, self.settings.steps, samples, loss, best, skipped)
+
+    def _start(self) -> RunStart:
+        return RunStart(
+            out=self.job.out,
+            device=str(self.place.device),
+            processes=self.place.world,
+            precision="bfloat16" if self.bfloat16 else "float32",
+            slices=len(self.loader),
+            set_side=self.loader.set_side,
+            image_side=self.loader.image_side,
+            parameters=sum(parameter.numel() for parameter in self.parameters),
+            step=self.progress.step,
+            steps=self.settings.steps,
+            batch_size=self.settings.batch_size,
+            init_from=str(self.job.run.get("init_from", {}).get("path", "")),
+        )
 
     def _is_due(self, every: int, step: int) -> bool:
         return self.settings.is_due(every, step) or (every > 0 and step + 1 == self.settings.steps)
@@ -216,9 +242,17 @@ class _Run:
         if progress.skipped_in_a_row >= MOST_SKIPS_IN_A_ROW:
             raise ModelError(
                 f"The loss was not finite in {MOST_SKIPS_IN_A_ROW} steps in a row (last: loss "
-                f"{numbers['loss']}, gradient norm {numbers['gradient_norm']}, step {progress.step}). Start "
-                f"again from {self.job.out}/best with a lower base_learning_rate, or with precision float32."
+                f"{numbers['loss']}, gradient norm {numbers['gradient_norm']}, step {progress.step}). {self._way_on()}"
             )
+
+    def _way_on(self) -> str:
+        """Say how to go on after the loss has diverged."""
+        lower = f"a lower --base-learning-rate than {self.settings.base_learning_rate:g}"
+        kept = [self.job.out / name for name in ("best", "last") if (self.job.out / name).is_dir()]
+        begin = f"--init-from {kept[0]} and {lower}" if kept and self.progress.best is not None else lower
+        exact = "Go on from the last checkpoint with --precision float32; or " if self.bfloat16 else ""
+        sentence = f"{exact}begin another run in a new folder (-o) with {begin}."
+        return sentence[0].upper() + sentence[1:]
 
     def _average(self, seen: int) -> None:
         """Move the averages towards the weights; at first quickly, with decay (t + 1) / (t + 10)."""
@@ -264,7 +298,9 @@ class _Run:
     def _save(self, name: str, with_state: bool) -> None:
         if self.place.is_main:
             weights = self.averages or self.recipe.network.state_dict()
-            contents = Contents(weights, self.job.config, self.job.run, self.job.conditions)
+            step, batch = self.progress.step, self.settings.batch_size
+            seen = {"step": step, "steps": self.settings.steps, "samples": step * batch}
+            contents = Contents(weights, self.job.config, {**self.job.run, "progress": seen}, self.job.conditions)
             write_checkpoint(self.job.out / name, contents, self._state() if with_state else None)
         dist.wait_for_all()
 
@@ -279,6 +315,15 @@ class _Run:
 
     def _restore(self, folder: Path) -> None:
         contents, state = read_checkpoint(folder, kind_of(self.job.config)), read_state(folder)
+        try:
+            self._take_up(folder, contents, state)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise MissingCheckpoint(
+                f"{folder / 'state'} does not belong to this run ({error}). Restore it from a copy, or begin another run "
+                f"in a new folder with -o and --init-from {folder}."
+            ) from None
+
+    def _take_up(self, folder: Path, contents: Contents, state: TrainingState) -> None:
         weights = _under("weights/", state.tensors) if self.averages else contents.weights
         load_weights(self.recipe.network, weights, str(folder))
         for name in self.averages:

@@ -1,20 +1,25 @@
 """The command medvar-model: each command in process, its errors, its help."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import cv2
 import pytest
 import torch
 import typer
+from medvar_cli import training
 from medvar_cli.model import app
 from shardset import write_shard_set
 from typer.testing import CliRunner
 
 from medvar_model.config import TOKENIZERS, TRANSFORMERS
+from medvar_model.recipe import RunStart, StepLog
 from medvar_model.train_tokenizer import LOOPS as TOKENIZER_LOOPS
 from medvar_model.train_transformer import LOOPS as TRANSFORMER_LOOPS
 
@@ -49,6 +54,12 @@ def transformer(shards, tokenizer, tmp_path_factory):
     out = tmp_path_factory.mktemp("var") / "run"
     result = call("train", "transformer", shards, "-o", out, "--tokenizer", tokenizer, "--size", "d2", *SHORT)
     assert "validation loss" in result.output
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"transformer: fresh run in {out}, log in {out / 'log.jsonl'}"
+    assert re.fullmatch(
+        r"transformer: cpu, float32; 12 training slices of 32 pixels a side; [\d,]+ parameters; 8 images in 2 steps of 4",
+        lines[1],
+    )
     return out
 
 
@@ -77,6 +88,96 @@ def test_samples_are_images_and_the_same_twice(transformer, tmp_path):
     assert len({image["seed"] for image in listed["images"]}) == 3
 
 
+def test_a_second_drawing_leaves_nothing_of_the_first(transformer, tmp_path):
+    out = tmp_path / "drawn"
+    arguments = ["sample", transformer, "-o", out, "--device", "cpu", "-n", "1"]
+    call(*arguments, "--condition", "beta-mr", "--condition", "none", "-n", "3")
+    call(*arguments, "--condition", "alpha-ct")
+    assert sorted(path.name for path in out.iterdir()) == ["alpha-ct-0000.png", "grid.png", "samples.json"]
+    (out / "mine.png").write_bytes(b"")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    result = call(*arguments, "--condition", "beta-mr", code=2)
+    assert "holds 1 PNGs that `medvar-model sample` did not write" in result.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_grid_shows_every_image_under_its_condition(transformer, tmp_path):
+    call("sample", transformer, "-o", tmp_path, "--condition", "beta-mr", "--condition", "none", "-n", "10")
+    grid = cv2.imread(str(tmp_path / "grid.png"), cv2.IMREAD_UNCHANGED)
+    strip = 24 + 2 * 130  # a label, and ten images in two rows of at most eight
+    assert grid.shape == (2 * strip, 8 * 130)
+    for row, name in enumerate(("beta-mr", "none")):
+        label = grid[row * strip : row * strip + 24]
+        assert (label < 128).any()
+        for n in (0, 7, 8, 9):
+            image = cv2.imread(str(tmp_path / f"{name}-{n:04d}.png"), cv2.IMREAD_UNCHANGED)
+            top, left = row * strip + 24 + n // 8 * 130, n % 8 * 130
+            shown = grid[top : top + 128, left : left + 128]
+            assert (shown == cv2.resize(image, (128, 128), interpolation=cv2.INTER_CUBIC)).all()
+    assert (grid[-130:, 2 * 130 :] == 255).all()
+
+
+def test_a_named_way_of_sampling_gives_its_settings_and_options_change_them(transformer, tmp_path):
+    def settings(*more):
+        said = call("sample", transformer, "-o", tmp_path / "x", "--dry-run", "--json", *more).stdout
+        return json.loads(said)["settings"]
+
+    paper = {"guidance": 4.0, "top_k": 900, "top_p": 0.95, "seed": 42}
+    assert settings() == settings("--preset", "paper") == paper
+    assert settings("--top-k", "7", "--seed", "0") == paper | {"top_k": 7, "seed": 0}
+    assert settings("--preset", "demo") == {"guidance": 1.0, "top_k": 0, "top_p": 0.98, "seed": 42}
+
+
+def test_an_interrupt_is_one_sentence_and_code_130(transformer, tmp_path, monkeypatch):
+    from medvar_cli import model
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "write_samples", interrupted)
+    result = call("sample", transformer, "-o", tmp_path / "x", code=130)
+    assert result.stderr == "Stopped. What was not finished is left out; the same command does it again.\n"
+
+
+def test_an_interrupt_while_torch_is_imported_is_one_sentence_and_code_130(tmp_path):
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    command = [sys.executable, "-c", "from medvar_cli.main import model; model()"]
+    process = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"importing\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, b"Stopped before anything began.\n")
+
+
+def test_without_a_terminal_a_line_comes_every_half_minute(capsys):
+    from rich.progress import Progress
+
+    now = [0.0]
+    feedback = training.Feedback("tokenizer", Progress(disable=True), lambda: now[0])
+    feedback.begin(RunStart(Path("r"), "cpu", 1, "float32", 12, 64, 32, 1000, 20, 100, 8, ""))
+    for step in range(21, 31):
+        now[0] += 12.0
+        feedback.step(StepLog(step, 100, step * 8, {"loss": 0.5, "images_per_second": 9.0}))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "tokenizer: resumed at step 20 of 100 (160 of 800 images) in r, log in r/log.jsonl"
+    assert "12 training slices of 32 pixels a side, averaged down from 64" in lines[1]
+    assert lines[2] == "tokenizer 184 of 800 images: loss 0.5000  (0.7 images/s, 15 min left)"
+    assert [line.split()[1] for line in lines[2:]] == ["184", "208", "232"]
+
+
+def test_all_presets_are_listed(tmp_path):
+    said = json.loads(call("info", "--json").stdout)
+    assert [row["name"] for row in said["tokenizers"]] == list(TOKENIZERS)
+    assert [row["name"] for row in said["transformers"]] == list(TRANSFORMERS)
+    assert said["transformers"][-1]["parameters"] == 2_010_020_356
+    shown = call("info").output
+    assert all(name in shown for name in (*TOKENIZERS, *TRANSFORMERS))
+    assert "demo (64 px, 766k)" in " ".join(call("train", "tokenizer", "--help").output.replace("│", " ").split())
+
+
 def test_a_tokenizer_that_is_not_the_transformers_is_refused(shards, transformer, tmp_path):
     call("train", "tokenizer", shards, "-o", tmp_path / "t", "--preset", "tiny", "--no-lpips", "--seed", "3", *SHORT)
     result = call("sample", transformer, "-o", tmp_path / "x", "--tokenizer", tmp_path / "t", code=2)
@@ -95,20 +196,22 @@ def test_info_gives_the_published_counts():
     assert "310,283,520 parameters" in call("info", "d16").output
 
 
-@pytest.mark.parametrize("command", ["tokenizer", "transformer", "sample"])
-def test_a_dry_run_shows_the_configuration_and_does_nothing(command, tmp_path):
+@pytest.mark.parametrize("command", ["tokenizer", "transformer", "sample", "evaluate"])
+def test_a_dry_run_shows_the_configuration_and_does_nothing(command, shards, tokenizer, transformer, tmp_path):
+    mix = ["--mix", "alpha-ct=0.5", "--mix", "beta-mr=1"]
     arguments = {
-        "tokenizer": ["train", "tokenizer", "S", "--no-lpips", "--mix", "a-ct=0.5", "--mix", "b-mr=1"],
-        "transformer": ["train", "transformer", "S", "--tokenizer", "T", "--seed", "9"],
-        "sample": ["sample", "R", "--condition", "a-ct"],
+        "tokenizer": ["train", "tokenizer", shards, "--no-lpips", "--preset", "tiny", *mix],
+        "transformer": ["train", "transformer", shards, "--tokenizer", tokenizer, "--seed", "9", "--size", "d2"],
+        "sample": ["sample", transformer, "--condition", "alpha-ct"],
+        "evaluate": ["evaluate", shards, transformer],
     }[command]
     for more in ([], ["--json"]):
         said = json.loads(call(*arguments, "-o", tmp_path / "out", "--dry-run", *more).stdout)
         assert said["out"] == str(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     if command == "tokenizer":
-        assert said["data"]["mixture"] == [["a-ct", 0.5], ["b-mr", 1.0]]
-        assert said["config"]["width"] == 160
+        assert said["data"]["mixture"] == [["alpha-ct", 0.5], ["beta-mr", 1.0]]
+        assert said["config"]["width"] == 8
     if command == "transformer":
         assert said["loop"]["seed"] == 9
 
@@ -118,7 +221,7 @@ def test_a_dry_run_shows_the_configuration_and_does_nothing(command, tmp_path):
     [
         (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "tiny"], "--no-lpips"),
         (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "huge", "--no-lpips"], "no tokenizer preset 'huge'"),
-        (["train", "tokenizer", "nowhere", "-o", "x", "--preset", "tiny", "--no-lpips"], "holds no dataset.json"),
+        (["train", "tokenizer", "nowhere", "-o", "x", "--preset", "tiny", "--no-lpips"], "There is no folder nowhere"),
         (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "demo", "--no-lpips"], "the network takes 64"),
         (["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--mix", "alpha-ct"], "wanted CONDITION=WEIGHT"),
         (["train", "transformer", "{shards}", "-o", "x", "--tokenizer", "nowhere"], "holds no checkpoint"),
@@ -128,10 +231,45 @@ def test_a_dry_run_shows_the_configuration_and_does_nothing(command, tmp_path):
         ),
         (["sample", "{transformer}", "-o", "x", "--condition", "delta-ct"], "trained with alpha-ct, beta-mr, gamma-mr"),
         (["sample", "{tokenizer}", "-o", "x"], "wanted a transformer"),
+        (["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--device", "gpu"], "no device 'gpu'"),
+        (["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--cache-gb", "nan"], "--cache-gb is nan"),
+        (["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--base-learning-rate", "nan"], "rate is nan"),
+        (["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--dry-run"], "the network takes 256"),
+        (["train", "tokenizer", "{shards}", "-o", "{shards}", "--no-lpips", "--dry-run"], "is a shard set"),
+        (
+            [
+                "train",
+                "tokenizer",
+                "{shards}",
+                "-o",
+                "{tokenizer}",
+                "--preset",
+                "tiny",
+                "--no-lpips",
+                "--samples",
+                "8",
+                "--batch-size",
+                "4",
+                "--validate-every",
+                "8",
+                "--seed",
+                "5",
+                "--dry-run",
+            ],
+            "--seed was 0, now 5",
+        ),
+        (["sample", "{transformer}", "-o", "x", "--device", "cuda:0"], "no CUDA here"),
+        (["sample", "{transformer}", "-o", "x", "--guidance", "nan"], "--guidance is nan"),
+        (["sample", "{transformer}", "-o", "x", "--preset", "huge"], "choose one of paper, demo"),
+        (["sample", "{transformer}", "-o", "x", "--condition", "beta-mr", "--condition", "beta-mr"], "given twice"),
+        (["sample", "{transformer}", "-o", "{shards}/dataset.json"], "dataset.json is a file; wanted a folder"),
+        (["evaluate", "{shards}", "{transformer}", "-o", "{shards}/dataset.json"], "is a file; wanted a folder"),
+        (["evaluate", "nowhere", "{transformer}", "-o", "x", "--dry-run"], "There is no folder nowhere"),
         (["info", "d5"], "no preset 'd5'; choose one of d2, "),
     ],
 )
-def test_what_is_wrong_is_one_sentence_and_code_2(arguments, words, shards, tokenizer, transformer):
+def test_what_is_wrong_is_one_sentence_and_code_2(arguments, words, shards, tokenizer, transformer, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     places = {"shards": shards, "tokenizer": tokenizer, "transformer": transformer}
     result = call(*(argument.format(**places) for argument in arguments), code=2)
     assert words in result.stderr
@@ -151,13 +289,41 @@ def commands():
     return list(walk("medvar-model", typer.main.get_command(app)))
 
 
+def snippet(help_text):
+    """The lines of Python that a command's help ends with."""
+    return help_text.split("Python:", 1)[1].replace("\b", "").strip()
+
+
 @pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
 def test_every_command_has_an_example_and_a_python_twin(name, command):
     assert re.search(rf"Example: .*{name} ", command.help)
-    twin = re.search(r"Python: (medvar_model[\w.]+)\.(\w+)\(", command.help)
-    module = __import__(twin[1], fromlist=[twin[2]])
-    assert callable(getattr(module, twin[2]))
+    assert all(line.strip().startswith("from ") for line in snippet(command.help).splitlines()[:1])
     assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
+
+
+def test_the_python_twins_run_as_printed(tmp_path, monkeypatch):
+    """Each as its help shows it, in a folder where S is a shard set; training alone is cut to its first step."""
+    from medvar_model import demo, evaluate, train_tokenizer, train_transformer, trainer
+
+    def one_step(*arguments):
+        *most, begun = arguments
+        return trainer.train(*most[:-1], lambda: True, begun)
+
+    monkeypatch.setattr(train_tokenizer, "train", one_step)
+    monkeypatch.setattr(train_transformer, "train", one_step)
+    write_shard_set(tmp_path / "S", {"train": 20, "val": 6, "test": 6}, side=64)
+    for module, name in ((demo, "run_model_demo"), (evaluate, "evaluate")):  # their own tests run them
+        monkeypatch.setattr(module, name, create_autospec(getattr(module, name)))
+    monkeypatch.chdir(tmp_path)
+    helps = {name.removeprefix("medvar-model "): command.help for name, command in commands()}
+    order = ["train tokenizer", "train transformer", "sample", "evaluate", "info", "demo"]
+    assert set(order) <= set(helps)
+    for name in [*order, *sorted(set(helps) - set(order))]:
+        lines = "\n".join(line.strip() for line in snippet(helps[name]).splitlines())
+        assert max(map(len, lines.splitlines())) <= 76, "a terminal of 80 columns would break the line"
+        exec(compile(lines, name, "exec"), {})
+    made = ("runs/tok/last", "runs/d4/tokenizer", "drawn/grid.png")
+    assert all((tmp_path / name).exists() for name in made)
 
 
 def test_every_size_has_its_training_settings():
@@ -167,23 +333,25 @@ def test_every_size_has_its_training_settings():
 
 @pytest.mark.slow
 def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(shards, tmp_path):
-    import signal
-
     command = [sys.executable, "-m", "medvar_cli.model", "train", "tokenizer", str(shards), "-o", str(tmp_path / "run")]
     command += ["--preset", "tiny", "--no-lpips", "--samples", "4000", "--batch-size", "4", "--device", "cpu"]
     command += ["--validate-every", "40", "--checkpoint-every", "4000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    assert "validation" in process.stderr.readline()
+    while "validation" not in process.stderr.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "the same command goes on" in said
     step = json.loads((tmp_path / "run" / "last" / "state" / "progress.json").read_text())["step"]
     assert 10 <= step < 1000
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    line = process.stderr.readline()
+    lines = [process.stderr.readline()]
+    assert f"resumed at step {step:,} of 1,000" in lines[0]
+    while "validation" not in lines[-1]:
+        lines.append(process.stderr.readline())
     process.kill()
     process.communicate()
-    assert int(line.split()[1]) == (step // 10 + 1) * 40
+    assert int(lines[-1].split()[1]) == (step // 10 + 1) * 40

@@ -112,6 +112,54 @@ def test_samples_that_were_drawn_before_give_the_same_report(spec, result, train
         assert again[part] == result.report[part]
 
 
+def test_a_report_says_why_numbers_are_missing_or_must_not_be_believed(result, spec, trained, tmp_path):
+    """Thirty-six samples are too few for the Fréchet distance, and eight steps are hardly a training."""
+    metrics = result.report["distribution"]["metrics"]
+    assert metrics["frechet_64"]["samples"] is None
+    missing = [note for note in result.report["notes"] if "frechet_64 (needs 130)" in note]
+    assert len(missing) == 1
+    assert "Draw more with -n" in missing[0]
+    html = model_section(result.report, "pictures")
+    assert "<td>needs 130 images, has " in html
+    assert missing[0] in html
+    guesses = [note for note in result.report["notes"] if "hardly better than a guess" in note]
+    worst = max(part["mean"] for part in result.report["predictions"].values())
+    assert bool(guesses) == (worst > 0.9 * np.log(64))
+    assert not any("unfinished" in note for note in result.report["notes"])
+    stopped = replace(transformer_spec(trained / "S", tmp_path / "var", trained / "tok", validate_every=0))
+    run(stopped, stop=lambda: True)
+    early = evaluate(replace(spec, run=stopped.out, out=str(tmp_path / "early"), count=1), CPU).report["notes"]
+    assert any("had seen 4 of the 32 images of their run (12 % of its steps)" in note for note in early)
+
+
+def test_another_evaluation_leaves_no_pictures_of_the_first(spec, trained, tmp_path):
+    out = tmp_path / "out"
+    (out / "pictures").mkdir(parents=True)
+    for name in ("samples-gone-ct.png", "scales-gone-ct.png", "mine.png"):
+        (out / "pictures" / name).write_bytes(b"")
+    (out / "report.json").write_text('{"inputs": {}}')
+    evaluate(replace(spec, out=str(out), count=1), CPU)
+    left = {path.name for path in (out / "pictures").iterdir()}
+    assert "mine.png" in left
+    assert "samples-alpha-ct.png" in left
+    assert not any("gone" in name for name in left)
+
+
+def test_a_drawing_that_was_stopped_is_not_judged_and_can_be_drawn_again(spec, tmp_path):
+    drawing = SampleFiles(spec.run, str(tmp_path / "drawn"), tuple(CONDITIONS), 2, spec.settings)
+
+    def report(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(drawing, CPU, report)
+    with pytest.raises(MissingCheckpoint, match="stopped before its end"):
+        evaluate(replace(spec, samples=drawing.out, out=str(tmp_path / "out")), CPU)
+    assert not (tmp_path / "out").exists()
+    write_samples(replace(drawing, count=1), CPU)
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 4  # three conditions and the grid
+
+
 def test_copies_of_training_slices_are_caught(spec, trained, tmp_path):
     """A folder of training slices, offered as samples."""
     folder = tmp_path / "copied"
@@ -152,7 +200,7 @@ def test_what_does_not_belong_together_is_refused(spec, trained, tmp_path):
         evaluate(replace(spec, data=DataSpec(str(bare)), out=out), CPU)
     with pytest.raises(ShardSetMismatch, match="trained with the conditions"):
         evaluate(replace(spec, data=DataSpec(str(other)), out=out), CPU)
-    with pytest.raises(ShardSetMismatch, match=r"no dataset\.json"):
+    with pytest.raises(ShardSetMismatch, match="There is no folder"):
         split_sizes(str(tmp_path / "nothing"))
     with pytest.raises(MissingCheckpoint, match=r"no samples\.json"):
         evaluate(replace(spec, samples=str(tmp_path), out=out), CPU)

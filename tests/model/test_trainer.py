@@ -184,7 +184,9 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_and_counted(shards, tmp_pat
 def test_ten_such_steps_in_a_row_end_the_run(shards, tmp_path, monkeypatch):
     poison(monkeypatch, set(range(5, 99)) - {8})
     logs = []
-    with pytest.raises(ModelError, match=r"not finite in 10 steps in a row .* lower base_learning_rate"):
+    with pytest.raises(
+        ModelError, match=r"not finite in 10 steps in a row .* --init-from .*best and a lower --base-learning-rate"
+    ):
         run(tokenizer_spec(shards, tmp_path / "run", samples=400), logs.append)
     assert logs[-1].step == 18  # five good, three bad, one good, then the tenth bad one in a row ends it
 
@@ -218,6 +220,32 @@ def test_a_perceptual_term_takes_part(shards, tmp_path):
     assert numbers["perceptual"] > 0
     assert numbers["loss"] == pytest.approx(numbers["pixels"] + numbers["codes"] + numbers["perceptual"], rel=1e-5)
     assert logs[-1].validation["perceptual"] > 0
+
+
+def test_the_two_published_files_of_the_perceptual_loss_are_read_as_they_are(shards, tmp_path):
+    """In their own layouts: torchvision's file is of the older kind and has a classifier, too."""
+    from medvar_model.losses import PerceptualDistance, load_perceptual_distance
+
+    wanted = PerceptualDistance().state_dict()
+    vgg, linear = {"classifier.0.weight": torch.zeros(2, 2)}, {}
+    for name, value in wanted.items():
+        if name.startswith("weights"):
+            linear[f"lin{name[-1]}.model.1.weight"] = value[None, :, None, None]
+        else:
+            stage, place, kind = name.split(".")[1:]
+            number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(place)]
+            vgg[f"features.{number}.{kind}"] = value
+    torch.save(vgg, tmp_path / "vgg16-397923af.pth", _use_new_zipfile_serialization=False)
+    torch.save(linear, tmp_path / "vgg.pth")
+    files = [tmp_path / "vgg16-397923af.pth", tmp_path / "vgg.pth"]
+    for order in (files, files[::-1]):
+        found = load_perceptual_distance(order).state_dict()
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    for alone in files:
+        with pytest.raises(MissingCheckpoint, match="Give both"):
+            load_perceptual_distance([alone])
+    for text in (Path("README.md"), Path("docs/training.md"), Path("cli/model.py")):
+        assert all(file.name in (Path(__file__).parents[2] / text).read_text() for file in files), text
 
 
 def test_the_codebook_starts_from_data_and_dead_codes_come_back(shards, tmp_path):
