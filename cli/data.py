@@ -10,7 +10,7 @@ from medvar_cli.harmonizing import show_harmonized, show_plan
 
 from medvar_data import pipeline
 from medvar_data.archives import AccessSpec, read_passwords
-from medvar_data.catalog import Layout, find_collections, load_collections, load_recipe
+from medvar_data.catalog import Layout, collection_text, find_collections, load_collections, load_recipe
 from medvar_data.contact import contact_sheets
 from medvar_data.demo import DemoSpec, run_data_demo
 from medvar_data.describe import describe_collection
@@ -84,7 +84,8 @@ def collections(as_json: JsonOption = False) -> None:
 
 @app.command()
 def describe(
-    name: Annotated[str, typer.Argument(help="Collection, family, or path of your own TOML.")],
+    name: Annotated[str, typer.Argument(help="Collection, family, template, or path of your own TOML.")],
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print the TOML itself, to start your own from.")] = False,
 ) -> None:
     """Tell how to get a collection, what is expected where, and what is unconfirmed.
 
@@ -93,7 +94,10 @@ def describe(
     Python: medvar_data.describe.describe_collection(spec)
     """
     for spec in find_collections(name):
-        console.print(describe_collection(spec), markup=False)
+        if as_toml:
+            print(collection_text(name if name.endswith(".toml") else spec.name), end="")
+        else:
+            console.print(describe_collection(spec), markup=False)
 
 
 @app.command()

@@ -228,21 +228,33 @@ def find_collections(name: str) -> list[CollectionSpec]:
     """
     if name.endswith(".toml"):
         return [load_collection_file(Path(name))]
+    if name in template_names():
+        return [parse_collection(collection_text(name), f"template {name}", own=True)]
     specs = load_collections()
     found = [s for s in specs if s.name == name] or [s for s in specs if s.family == name]
     if not found:
         raise SpecError(
-            _unknown("collection", name, [*{s.name for s in specs}, *{s.family for s in specs if s.family}])
+            _unknown(
+                "collection",
+                name,
+                [*{s.name for s in specs}, *{s.family for s in specs if s.family}, *template_names()],
+            )
             + " Or give the path of your own TOML."
         )
     return found
 
 
 def collection_text(name: str) -> str:
-    """The TOML of a collection, by name or by the path of a user's own."""
+    """The TOML of a collection or template, by name or by the path of a user's own."""
     if name.endswith(".toml"):
         return Path(name).read_text(encoding="utf-8")
-    return str((_manifests("collections") / f"{name}.toml").read_text(encoding="utf-8"))
+    folder = "templates" if name in template_names() else "collections"
+    return str((_manifests(folder) / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def template_names() -> list[str]:
+    """List the templates: descriptions of users' own data that serve as they stand, and as a start for better ones."""
+    return sorted(p.name.removesuffix(".toml") for p in _manifests("templates").iterdir() if p.name.endswith(".toml"))
 
 
 def load_collection(name: str) -> CollectionSpec:

@@ -10,7 +10,7 @@ from typing import Any
 
 from medvar_data.archives import DEFAULT_ACCESS, Access, AccessSpec, open_access, reading
 from medvar_data.casefile import read_case_file, wanted_inputs, why_to_do, write_kept, write_rejected
-from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_collections
+from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_collections, template_names
 from medvar_data.choices import recipe_for
 from medvar_data.engine import Engine, as_engine, run_tasks
 from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError, WorkspaceError
@@ -126,7 +126,7 @@ def _note(found: _Found, workspace: Workspace, reported: set[Path]) -> Iterator[
 
 
 def _save(name: str, spec: CollectionSpec, result: Ingested, workspace: Workspace) -> Ingested:
-    own = name.endswith(".toml")
+    own = name.endswith(".toml") or name in template_names()
     workspace.save_ingested(spec, collection_text(name if own else spec.name), result, own=own)
     return result
 

@@ -1,0 +1,1 @@
+"""One TOML a template of users' own data."""
