@@ -32,9 +32,10 @@ from isal import igzip
 from peers import monai_slices, torchio_slices
 
 from medvar_data import body, casefile, harmonize
-from medvar_data.catalog import CollectionSpec, LabelSpec, load_collection, load_recipe
+from medvar_data.catalog import CollectionSpec, LabelSpec, load_collection
 from medvar_data.phantoms import synthesize
 from medvar_data.readers import read_scan, volume
+from medvar_data.recipes import load_recipe
 from medvar_data.records import Case
 
 LUNG_SLICES = 90

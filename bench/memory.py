@@ -79,9 +79,9 @@ def write_scan(folder: Path, n_slices: int, modality: str, dtype: str, labelled:
 
 def child(folder: Path) -> None:
     """Ingest and harmonize one scan in this process; print the peaks before and after."""
-    from medvar_data.catalog import load_recipe
     from medvar_data.pipeline import run_harmonize, run_ingest
     from medvar_data.planning import peak_bytes
+    from medvar_data.recipes import load_recipe
     from medvar_data.workspace import Workspace
 
     workspace = Workspace(folder / "work")
@@ -127,9 +127,9 @@ def show(name: str, n_slices: int, found: dict[str, float]) -> float:
 
 def real(data: Path, rate: float) -> dict[str, dict[str, object]]:
     """Harmonize real downloads with one process; what the workspace notes of them beside `rate`, seconds a byte."""
-    from medvar_data.catalog import load_recipe
     from medvar_data.pipeline import run_harmonize, run_ingest
     from medvar_data.planning import read_calibration
+    from medvar_data.recipes import load_recipe
     from medvar_data.workspace import Workspace
 
     with tempfile.TemporaryDirectory() as name:

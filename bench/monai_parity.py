@@ -21,13 +21,14 @@ import torch
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation, Resize, ScaleIntensityRange
 
 from medvar_data.body import fit_body
-from medvar_data.catalog import Recipe, load_collection, load_recipe
+from medvar_data.catalog import load_collection
 from medvar_data.contact import grid, outlined
 from medvar_data.geometry import canonical, plan_slices, resize_image, slices_first
 from medvar_data.harmonize import harmonize
 from medvar_data.ingest import ingest
 from medvar_data.intensity import NORMALIZERS, apply_intensity
 from medvar_data.readers import read_scan
+from medvar_data.recipes import Recipe, load_recipe
 from medvar_data.records import Case
 from medvar_data.tree import open_tree
 

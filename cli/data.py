@@ -10,7 +10,7 @@ from medvar_cli.harmonizing import show_harmonized, show_plan
 
 from medvar_data import pipeline
 from medvar_data.archives import AccessSpec, read_passwords
-from medvar_data.catalog import Layout, collection_text, find_collections, load_collections, load_recipe
+from medvar_data.catalog import Layout, collection_text, find_collections, load_collections
 from medvar_data.contact import contact_sheets
 from medvar_data.demo import DemoSpec, run_data_demo
 from medvar_data.describe import describe_collection
@@ -19,6 +19,7 @@ from medvar_data.errors import SourceError
 from medvar_data.ingest import Ingested
 from medvar_data.memory import default_budget, parse_size
 from medvar_data.planning import plan_harmonize
+from medvar_data.recipes import load_recipe
 from medvar_data.reconstruct import measure_losses, reconstruct, write_reconstruction
 from medvar_data.shard import ShardSpec, write_shards
 from medvar_data.splits import SplitSpec

@@ -4,11 +4,11 @@ from dataclasses import asdict
 
 from medvar_cli.console import console, print_json, print_table
 
-from medvar_data.catalog import Recipe
 from medvar_data.engine import Engine
 from medvar_data.memory import show_size
 from medvar_data.pipeline import HarmonizeSummary
 from medvar_data.planning import HarmonizePlan
+from medvar_data.recipes import Recipe
 
 MAX_ROWS = 20
 

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
 from skimage.filters import threshold_li
 
-from medvar_data.catalog import Recipe
 from medvar_data.components import bounding_box, label_components
 from medvar_data.counts import count, is_countable, li_threshold
+from medvar_data.recipes import Recipe
 from medvar_data.scanner_table import without_tables
 
 LI_SAMPLE = 200_000  # voxels that the MR threshold is fitted on

@@ -14,11 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvar_data.catalog import CollectionSpec, Recipe
+from medvar_data.catalog import CollectionSpec
 from medvar_data.choices import Inputs, inputs_of
 from medvar_data.codec import CODECS, pixel_digest
 from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.harmonize import PIPELINE_VERSION, CaseStatistics, HarmonizedCase, HarmonizedVolume
+from medvar_data.recipes import Recipe
 from medvar_data.records import Case, Reject
 from medvar_data.store import atomic_path
 from medvar_data.tables import SCHEMA_VERSION

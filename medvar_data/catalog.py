@@ -1,30 +1,26 @@
-"""Read what we know of a collection, a recipe and the condition vocabulary: TOML in, frozen dataclasses out.
+"""Read what we know of a collection, and the condition vocabulary: TOML in, frozen dataclasses out.
 
 The files of the distribution live in the data package `medvar_manifests`; a user's own file has the same form and is
 checked by the same code, so a wrong key is named in the error. Nouns, parser and checks stand in one file above 300 lines,
 since a new key touches all three.
 """
 
-import dataclasses
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import sha256
-from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any
 
 from medvar_data.errors import SpecError
+from medvar_data.specfile import build, compiled, manifests, one_of, read_toml, rows_of, unknown_name
 
 MODALITIES = ("CT", "MR")
 SLICE_AXES = ("axial", "native")
 LABEL_GRIDS = ("image", "affine")
 CONFIRMED = ("originals", "listing", "unconfirmed")
-NORMALIZER_NAMES = ("window", "percentiles")  # keys of intensity.NORMALIZERS
-CODEC_NAMES = ("png",)  # keys of codec.CODECS
 READER_NAMES = ("volume", "dicom", "dicom_png")  # keys of readers.READERS
 FINDER_NAMES = ("", "msd", "mms")  # keys of finders.FINDERS
 MAX_LABEL_VALUE = 65535
@@ -171,48 +167,9 @@ class CollectionSpec:
         return sum(layout.expected for layout in self.layouts if not layout.variant_of)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Every harmonization choice, as a number or a word.
-
-    Voxel and millimetre thresholds act together: a component goes only when it is below both.
-    """
-
-    name: str
-    side: int  # pixels
-    orientation: str  # canonical: permutation and flips only
-    slices: str  # labelled: slices with annotation, and by body area where a case has no label
-    body_threshold_hu: float
-    body_mr_threshold_fraction: float  # of Li's threshold of the non-zero voxels
-    body_opening_mm: float
-    body_min_voxels: int
-    body_min_mm3: float
-    body_min_fraction: float  # of the largest component, CT only
-    body_slice_min_pixels: int
-    body_slice_min_mm2: float
-    label_min_voxels: int
-    label_min_mm3: float
-    label_keep_largest: bool
-    label_slice_min_pixels: int
-    label_slice_min_mm2: float
-    unlabelled_min_body_fraction: float  # of the slice's area
-    ct_normalizer: str
-    ct_level_hu: float
-    ct_width_hu: float
-    mr_normalizer: str
-    mr_low_percentile: float
-    mr_high_percentile: float
-    codec: str
-    slice_axis: str = "collection"  # as the collection says, or axial whatever it says
-    aspect: str = "stretch"  # stretch to the square; pad: one scale for both axes, the rest black
-    unlabelled: str = "keep"  # cases without a label: keep, or reject
-    ct_windows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # region -> [level, width] in HU
-    digest: str = ""
-
-
 def collection_names() -> list[str]:
     """List the collections of the distribution, sorted."""
-    return sorted(p.name.removesuffix(".toml") for p in _manifests("collections").iterdir() if p.name.endswith(".toml"))
+    return sorted(p.name.removesuffix(".toml") for p in manifests("collections").iterdir() if p.name.endswith(".toml"))
 
 
 def load_collections() -> list[CollectionSpec]:
@@ -234,7 +191,7 @@ def find_collections(name: str) -> list[CollectionSpec]:
     found = [s for s in specs if s.name == name] or [s for s in specs if s.family == name]
     if not found:
         raise SpecError(
-            _unknown(
+            unknown_name(
                 "collection",
                 name,
                 [*{s.name for s in specs}, *{s.family for s in specs if s.family}, *template_names()],
@@ -249,19 +206,19 @@ def collection_text(name: str) -> str:
     if name.endswith(".toml"):
         return Path(name).read_text(encoding="utf-8")
     folder = "templates" if name in template_names() else "collections"
-    return str((_manifests(folder) / f"{name}.toml").read_text(encoding="utf-8"))
+    return str((manifests(folder) / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def template_names() -> list[str]:
     """List the templates: descriptions of users' own data that serve as they stand, and as a start for better ones."""
-    return sorted(p.name.removesuffix(".toml") for p in _manifests("templates").iterdir() if p.name.endswith(".toml"))
+    return sorted(p.name.removesuffix(".toml") for p in manifests("templates").iterdir() if p.name.endswith(".toml"))
 
 
 def load_collection(name: str) -> CollectionSpec:
     """Load one collection of the distribution by name."""
-    entry = _manifests("collections") / f"{name}.toml"
+    entry = manifests("collections") / f"{name}.toml"
     if not entry.is_file():
-        raise SpecError(_unknown("collection", name, collection_names()))
+        raise SpecError(unknown_name("collection", name, collection_names()))
     return parse_collection(entry.read_text(encoding="utf-8"), f"collection {name}")
 
 
@@ -280,52 +237,27 @@ def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionS
     Raises:
         SpecError: names the file, the key and what it should be.
     """
-    table = _toml(text, where)
+    table = read_toml(text, where)
     table["layouts"] = tuple(
-        _build(Layout, row, f"{where}, layout {i}") for i, row in enumerate(_rows(table, "layout", where), start=1)
+        build(Layout, row, f"{where}, layout {i}") for i, row in enumerate(rows_of(table, "layout", where), start=1)
     )
     table["labels"] = tuple(
-        _label(row, f"{where}, label {i}") for i, row in enumerate(_rows(table, "label", where), start=1)
+        _label(row, f"{where}, label {i}") for i, row in enumerate(rows_of(table, "label", where), start=1)
     )
     table["quirks"] = tuple(
-        _build(Quirk, row, f"{where}, quirk {i}") for i, row in enumerate(_rows(table, "quirk", where), start=1)
+        build(Quirk, row, f"{where}, quirk {i}") for i, row in enumerate(rows_of(table, "quirk", where), start=1)
     )
     table["repairs"] = tuple(
-        _build(Repair, row, f"{where}, repair {i}") for i, row in enumerate(_rows(table, "repair", where), start=1)
+        build(Repair, row, f"{where}, repair {i}") for i, row in enumerate(rows_of(table, "repair", where), start=1)
     )
     table["digest"] = sha256(text.encode()).hexdigest()
     if own:
         table.setdefault("case_names", "hash")
         if table.setdefault("license", "own data") == "own data":
             table["license_confirmed"] = True
-    spec = _build(CollectionSpec, table, where)
+    spec = build(CollectionSpec, table, where)
     _check_collection(spec, where)
     return spec
-
-
-def load_recipe(name: str) -> Recipe:
-    """Load a recipe of the distribution by name, or a user's own by the path of its TOML.
-
-    Raises:
-        SpecError: no such recipe, or a key that is missing, unknown, of the wrong type or out of its range.
-    """
-    return parse_recipe(_recipe_table(name, ()), f"recipe {name}")
-
-
-def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
-    """Make a recipe from its table, such as the one in `dataset.json`.
-
-    Raises:
-        SpecError: a key is missing, unknown, of the wrong type or out of its range.
-    """
-    recipe = _build(Recipe, {k: v for k, v in table.items() if k != "digest"}, where)
-    _check_recipe(recipe, where)
-    return dataclasses.replace(recipe, digest=sha256(repr(dataclasses.astuple(recipe)).encode()).hexdigest())
-
-
-def recipe_names() -> list[str]:
-    """List the recipes of the distribution, sorted."""
-    return sorted(p.name.removesuffix(".toml") for p in _manifests("recipes").iterdir() if p.name.endswith(".toml"))
 
 
 def load_conditions() -> dict[str, int]:
@@ -334,7 +266,7 @@ def load_conditions() -> dict[str, int]:
     >>> load_conditions()["acdc-mr"]
     0
     """
-    table = _toml((_manifests() / "conditions.toml").read_text(encoding="utf-8"), "conditions.toml")
+    table = read_toml((manifests() / "conditions.toml").read_text(encoding="utf-8"), "conditions.toml")
     ids = {row["name"]: int(row["id"]) for row in table["condition"]}
     if len(set(ids.values())) != len(ids) or len(ids) != len(table["condition"]):
         raise SpecError("conditions.toml gives one id or one name twice; ids are append-only and never reused.")
@@ -367,101 +299,6 @@ def condition_name(spec: CollectionSpec, modality: str) -> str:
     return spec.condition or f"{spec.name}-{modality.lower()}"
 
 
-T = TypeVar("T")
-
-
-def _recipe_table(name: str, extended_by: tuple[str, ...]) -> dict[str, Any]:
-    """Keys of a recipe, with those of the recipe that it extends below them."""
-    if name in extended_by:
-        raise SpecError(f"recipe {extended_by[0]}: extends comes back to {name!r}; wanted a chain that ends.")
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise SpecError(f"No recipe file at {path}.")
-        text, folder = path.read_text(encoding="utf-8"), path.parent
-    else:
-        entry = _manifests("recipes") / f"{name}.toml"
-        if not entry.is_file():
-            raise SpecError(_unknown("recipe", name, recipe_names()) + " Or give the path of your own TOML.")
-        text, folder = entry.read_text(encoding="utf-8"), Path()
-    table = _toml(text, f"recipe {name}")
-    if "extends" not in table:
-        return table
-    base = table.pop("extends")
-    if not isinstance(base, str):
-        raise SpecError(f"recipe {name}: extends is {base!r}; wanted the name of a recipe or the path of a TOML.")
-    if "name" not in table:
-        raise SpecError(f"recipe {name}: key 'name' is missing; a recipe that extends another needs a name of its own.")
-    known = {f.name for f in dataclasses.fields(Recipe)} - {"digest"}
-    for key in table:
-        if key not in known:
-            raise SpecError(f"recipe {name}: {_unknown('key', key, sorted(known))}")
-    return {**_recipe_table(str(folder / base) if base.endswith(".toml") else base, (*extended_by, name)), **table}
-
-
-def _manifests(*parts: str) -> Any:
-    return resources.files("medvar_manifests").joinpath(*parts)
-
-
-def _toml(text: str, where: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{where}: not valid TOML ({error}).") from error
-
-
-def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """Make a dataclass from a table, naming unknown, missing and mistyped keys."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in table:
-        if key not in fields:
-            raise SpecError(f"{where}: unknown key {key!r}; wanted one of {', '.join(fields)}.")
-    values: dict[str, Any] = {}
-    for name, f in fields.items():
-        if name not in table:
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                raise SpecError(f"{where}: key {name!r} is missing.")
-            continue
-        values[name] = _coerce(table[name], f.type, f"{where}: {name}")
-    return cls(**values)
-
-
-def _coerce(value: Any, kind: Any, where: str) -> Any:
-    origin = get_origin(kind)
-    if origin is tuple:
-        wanted = get_args(kind)[0]
-        if not isinstance(value, list | tuple) or not all(isinstance(item, wanted) for item in value):
-            raise SpecError(f"{where} is {value!r}; wanted a list of {wanted.__name__}.")
-        return tuple(value)
-    if kind == Mapping[str, tuple[float, ...]]:
-        if not isinstance(value, dict):
-            raise SpecError(f"{where} is {value!r}; wanted a table of lists of numbers.")
-        return {str(k): tuple(float(n) for n in _numbers(value[k], f"{where}.{k}")) for k in sorted(value)}
-    if origin is Mapping:
-        wanted, kinds = get_args(kind)[1], {str: "texts", int: "whole numbers"}
-        if not isinstance(value, dict) or not all(type(item) is wanted for item in value.values()):
-            raise SpecError(f"{where} is {value!r}; wanted a table of {kinds[wanted]}.")
-        return dict(value)
-    accepted = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}[kind]
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise SpecError(f"{where} is {value!r}; wanted a {kind.__name__}.")
-    return kind(value)
-
-
-def _numbers(value: Any, where: str) -> list[Any]:
-    whole = isinstance(value, list | tuple)
-    if not whole or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in value):
-        raise SpecError(f"{where} is {value!r}; wanted a list of numbers.")
-    return list(value)
-
-
-def _rows(table: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    rows = table.pop(key, [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise SpecError(f"{where}: {key} is not a list of tables; wanted [[{key}]], in double brackets.")
-    return rows
-
-
 def _label(row: Mapping[str, Any], where: str) -> LabelSpec:
     value = row.get("value", row.get("id") if "roi" in row else None)
     bounds: list[Any] = value if isinstance(value, list) and len(value) == 2 else [value, value]
@@ -471,28 +308,28 @@ def _label(row: Mapping[str, Any], where: str) -> LabelSpec:
     if not 1 <= low <= high <= MAX_LABEL_VALUE:
         raise SpecError(f"{where}: value is {value!r}; wanted 1 to {MAX_LABEL_VALUE}, 0 being the background.")
     rest = {k: v for k, v in row.items() if k != "value"}
-    return _build(LabelSpec, {**rest, "low": low, "high": high}, where)
+    return build(LabelSpec, {**rest, "low": low, "high": high}, where)
 
 
 def _check_collection(spec: CollectionSpec, where: str) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", spec.name):
         raise SpecError(f"{where}: name is {spec.name!r}; wanted lower-case letters, digits and hyphens.")
-    _one_of(spec.slice_axis, SLICE_AXES, f"{where}: slice_axis")
-    _one_of(spec.spacing_from, ("affine", "pixdim", "reject"), f"{where}: spacing_from")
-    _one_of(spec.label_grid, LABEL_GRIDS, f"{where}: label_grid")
-    _one_of(spec.case_names, ("published", "hash"), f"{where}: case_names")
-    _one_of(spec.finder, FINDER_NAMES, f"{where}: finder")
+    one_of(spec.slice_axis, SLICE_AXES, f"{where}: slice_axis")
+    one_of(spec.spacing_from, ("affine", "pixdim", "reject"), f"{where}: spacing_from")
+    one_of(spec.label_grid, LABEL_GRIDS, f"{where}: label_grid")
+    one_of(spec.case_names, ("published", "hash"), f"{where}: case_names")
+    one_of(spec.finder, FINDER_NAMES, f"{where}: finder")
     for pattern in spec.exclude:
-        _regex(pattern, f"{where}: exclude")
+        compiled(pattern, f"{where}: exclude")
     ids = sorted({label.id for label in spec.labels})
     if ids != list(range(1, len(ids) + 1)) or len(ids) > 255:
         raise SpecError(f"{where}: label ids are {ids}; wanted 1, 2, 3 … without a gap (masks are 8-bit).")
     if not spec.layouts:
         raise SpecError(f"{where}: no [[layout]]; wanted at least one that says where the images are.")
     for label in spec.labels:
-        _regex(label.roi, f"{where}: roi of label {label.name}")
+        compiled(label.roi, f"{where}: roi of label {label.name}")
         for layout_id in label.layouts:
-            _one_of(layout_id, tuple(layout.id for layout in spec.layouts), f"{where}: layouts of label {label.name}")
+            one_of(layout_id, tuple(layout.id for layout in spec.layouts), f"{where}: layouts of label {label.name}")
     for layout in spec.layouts:
         defined = _label_values(labels_of(spec, layout.id), where)
         _check_layout(layout, spec, f"{where}, layout {layout.id}")
@@ -514,17 +351,17 @@ def _label_values(labels: tuple[LabelSpec, ...], where: str) -> set[int]:
 
 
 def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
-    _one_of(layout.modality or spec.modality, MODALITIES, f"{where}: modality")
-    _one_of(layout.confirmed, CONFIRMED, f"{where}: confirmed")
+    one_of(layout.modality or spec.modality, MODALITIES, f"{where}: modality")
+    one_of(layout.confirmed, CONFIRMED, f"{where}: confirmed")
     if layout.variant_of:
-        _one_of(layout.variant_of, tuple(o.id for o in spec.layouts if not o.variant_of), f"{where}: variant_of")
-    _one_of(layout.reader, READER_NAMES, f"{where}: reader")
+        one_of(layout.variant_of, tuple(o.id for o in spec.layouts if not o.variant_of), f"{where}: variant_of")
+    one_of(layout.reader, READER_NAMES, f"{where}: reader")
     if layout.reader != "dicom" and not (layout.case and layout.group):
         raise SpecError(f"{where}: key {'group' if layout.case else 'case'!r} is missing.")
     for text in layout.sequences if layout.reader == "dicom" else ():
-        _regex(text, f"{where}: sequences")
+        compiled(text, f"{where}: sequences")
     for key in ("image", "label"):
-        pattern = _regex(getattr(layout, key), f"{where}: {key}")
+        pattern = compiled(getattr(layout, key), f"{where}: {key}")
         missing = set(layout.pair_on) - set(pattern.groupindex) if getattr(layout, key) else set()
         if missing:
             raise SpecError(f"{where}: {key} has no group {', '.join(sorted(missing))}, which pair_on names.")
@@ -535,13 +372,6 @@ def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
             raise SpecError(
                 f"{where}: template {template!r} uses {sorted(unknown)}, which the image pattern does not capture."
             )
-
-
-def _regex(pattern: str, where: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise SpecError(f"{where} is not a regular expression ({error}).") from error
 
 
 def _check_label_files(layout: Layout, defined: set[int], where: str) -> None:
@@ -566,49 +396,3 @@ def _check_splits(layout: Layout, where: str) -> None:
         if seen & numbers:
             raise SpecError(f"{where}: splits gives number {min(seen & numbers)} twice; wanted it in one split.")
         seen |= numbers
-
-
-def _check_recipe(recipe: Recipe, where: str) -> None:
-    if not 8 <= recipe.side <= 4096:
-        raise SpecError(f"{where}: side is {recipe.side}; wanted 8 to 4096 pixels.")
-    _one_of(recipe.orientation, ("canonical",), f"{where}: orientation")
-    _one_of(recipe.slices, ("labelled",), f"{where}: slices")
-    _one_of(recipe.ct_normalizer, NORMALIZER_NAMES, f"{where}: ct_normalizer")
-    _one_of(recipe.mr_normalizer, NORMALIZER_NAMES, f"{where}: mr_normalizer")
-    _one_of(recipe.codec, CODEC_NAMES, f"{where}: codec")
-    _one_of(recipe.slice_axis, ("collection", "axial"), f"{where}: slice_axis")
-    _one_of(recipe.aspect, ("stretch", "pad"), f"{where}: aspect")
-    _one_of(recipe.unlabelled, ("keep", "reject"), f"{where}: unlabelled")
-    _check_numbers(recipe, where)
-    if not 0 <= recipe.mr_low_percentile < recipe.mr_high_percentile <= 100:
-        raise SpecError(f"{where}: mr_low_percentile is not below mr_high_percentile; wanted 0 <= low < high <= 100.")
-
-
-def _check_numbers(recipe: Recipe, where: str) -> None:
-    for f in dataclasses.fields(recipe):
-        value = getattr(recipe, f.name)
-        if f.type not in (int, float):
-            continue
-        if not math.isfinite(value):
-            raise SpecError(f"{where}: {f.name} is {value}; wanted a finite number.")
-        if value < 0 and not f.name.endswith("_hu"):
-            raise SpecError(f"{where}: {f.name} is {value}; wanted 0 or more.")
-    if not recipe.ct_width_hu > 0:
-        raise SpecError(f"{where}: ct_width_hu is {recipe.ct_width_hu}; wanted a width above 0.")
-    for region, window in recipe.ct_windows.items():
-        if len(window) != 2 or not all(map(math.isfinite, window)) or not window[1] > 0:
-            raise SpecError(
-                f"{where}: ct_windows.{region} is {list(window)}; wanted [level, width] in HU with a width above 0."
-            )
-
-
-def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:
-    if value not in allowed:
-        raise SpecError(f"{where} is {value!r}; wanted one of {', '.join(allowed)}.")
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
-    return f"No {what} named {name!r}; nearest: {', '.join(near)}."

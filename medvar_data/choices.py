@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from medvar_data.catalog import CollectionSpec, Layout, Recipe, labels_of
+from medvar_data.catalog import CollectionSpec, Layout, labels_of
 from medvar_data.errors import CaseRejected, Reason
+from medvar_data.recipes import Recipe
 from medvar_data.records import Case
 
 # What harmonize never looks at; whatever is not listed here counts, so that a new key is never forgotten.

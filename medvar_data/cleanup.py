@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import UInt8
 
-from medvar_data.catalog import Recipe
 from medvar_data.components import bounding_box, label_components
+from medvar_data.recipes import Recipe
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from medvar_data.catalog import CollectionSpec, load_collections, load_recipe
+from medvar_data.catalog import CollectionSpec, load_collections
 from medvar_data.contact import contact_sheets
 from medvar_data.errors import ShardSetError, SourceError
 from medvar_data.ingest import ingest
 from medvar_data.phantoms import write_phantoms
 from medvar_data.pipeline import read_statistics, run_harmonize, run_ingest
+from medvar_data.recipes import load_recipe
 from medvar_data.records import Reject
 from medvar_data.report import assemble, figure, table, write_section
 from medvar_data.shard import ShardSpec, write_shards

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
 from medvar_data.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3, spurious
-from medvar_data.catalog import CollectionSpec, LabelSpec, Recipe, labels_of
+from medvar_data.catalog import CollectionSpec, LabelSpec, labels_of
 from medvar_data.choices import recipe_for, slice_axis
 from medvar_data.cleanup import CleanLabels, remove_label_dust, remove_slice_dust
 from medvar_data.components import bounding_box
@@ -20,6 +20,7 @@ from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import SlicePlan, pad_to_square, picture_stack, plan_slices, resize_image, resize_mask
 from medvar_data.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, apply_intensity
 from medvar_data.readers import Scan
+from medvar_data.recipes import Recipe
 from medvar_data.records import Case, HarmonizedSlice
 
 PIPELINE_VERSION = 2  # of the pixels: raised whenever the same scan and recipe give other pixels

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
-from medvar_data.catalog import Recipe
 from medvar_data.counts import Counts, count, is_countable, percentiles
 from medvar_data.errors import CaseRejected, Reason
+from medvar_data.recipes import Recipe
 
 Values = Shaped[np.ndarray, "..."] | Counts  # the voxels of a volume, or how often each value occurs among them
 

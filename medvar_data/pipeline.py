@@ -10,7 +10,7 @@ from typing import Any
 
 from medvar_data.archives import DEFAULT_ACCESS, Access, AccessSpec, open_access, reading
 from medvar_data.casefile import read_case_file, wanted_inputs, why_to_do, write_kept, write_rejected
-from medvar_data.catalog import CollectionSpec, Recipe, collection_text, find_collections, template_names
+from medvar_data.catalog import CollectionSpec, collection_text, find_collections, template_names
 from medvar_data.choices import recipe_for
 from medvar_data.engine import Engine, as_engine, run_tasks
 from medvar_data.errors import CaseRejected, MedvarError, Reason, SourceError, WorkspaceError
@@ -20,6 +20,7 @@ from medvar_data.matching import LayoutCount
 from medvar_data.memory import show_size
 from medvar_data.planning import CaseTask, Pending, add_calibration, peak_bytes, pending_cases
 from medvar_data.readers import read_scan
+from medvar_data.recipes import Recipe
 from medvar_data.records import Progress, Reject
 from medvar_data.store import Store, remove_partials
 from medvar_data.tables import read_manifest

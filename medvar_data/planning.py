@@ -11,8 +11,9 @@ from pathlib import Path
 
 from medvar_data.archives import NOTHING_OPEN, Access
 from medvar_data.casefile import wanted_inputs, why_to_do
-from medvar_data.catalog import CollectionSpec, Recipe
+from medvar_data.catalog import CollectionSpec
 from medvar_data.engine import WHOLE, Engine, Part
+from medvar_data.recipes import Recipe
 from medvar_data.records import Case
 from medvar_data.store import write_json
 from medvar_data.workspace import Workspace

@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from medvar_data.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.body import BodyParams, apply_body, find_body
-from medvar_data.catalog import Recipe, parse_recipe
 from medvar_data.choices import recipe_for
 from medvar_data.codec import decode_png
 from medvar_data.errors import ShardSetError, WorkspaceError
@@ -34,6 +33,7 @@ from medvar_data.geometry import (
 from medvar_data.harmonize import PLANES, label_table
 from medvar_data.intensity import IntensityParams, invert_intensity
 from medvar_data.readers import read_scan
+from medvar_data.recipes import Recipe, parse_recipe
 from medvar_data.records import Geometry
 from medvar_data.store import Store, atomic_path
 from medvar_data.tables import read_manifest

@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvar_data.casefile import read_case_file, read_pictures, read_slice_index, wanted_inputs
-from medvar_data.catalog import CollectionSpec, Recipe
+from medvar_data.catalog import CollectionSpec
 from medvar_data.codec import CODECS, encoder_version
 from medvar_data.engine import Engine, as_engine, run_tasks
 from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize import PIPELINE_VERSION, HarmonizedCase
+from medvar_data.recipes import Recipe
 from medvar_data.records import Case, Progress, Reject
 from medvar_data.splits import SPLITS, SplitSpec, assign_splits
 from medvar_data.statistics import statistics

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from medvar_data.archives import DEFAULT_ACCESS, AccessSpec, open_access
-from medvar_data.catalog import parse_recipe
 from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import ShardSetError
 from medvar_data.harmonize import harmonize
 from medvar_data.readers import read_scan
+from medvar_data.recipes import parse_recipe
 from medvar_data.store import Store
 from medvar_data.tables import read_manifest
 from medvar_data.verify import read_dataset

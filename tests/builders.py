@@ -14,7 +14,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from medvar_data.catalog import CollectionSpec, Recipe, load_recipe, parse_collection
+from medvar_data.catalog import CollectionSpec, parse_collection
+from medvar_data.recipes import Recipe, load_recipe
 from medvar_data.records import Case
 
 SMALL_RECIPE = """extends = "paper"

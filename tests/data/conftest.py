@@ -18,8 +18,8 @@ from builders import (
     write_zip,
 )
 
-from medvar_data.catalog import Recipe
 from medvar_data.pipeline import run_harmonize, run_ingest
+from medvar_data.recipes import Recipe
 from medvar_data.shard import ShardSpec, write_shards
 from medvar_data.splits import SplitSpec
 from medvar_data.store import Store

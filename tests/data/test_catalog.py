@@ -18,7 +18,6 @@ from medvar_data.catalog import (
     load_collection,
     load_collections,
     load_conditions,
-    load_recipe,
     parse_collection,
 )
 from medvar_data.describe import describe_collection
@@ -26,6 +25,7 @@ from medvar_data.errors import SpecError
 from medvar_data.finders import FINDERS
 from medvar_data.matching import readable
 from medvar_data.readers import READERS
+from medvar_data.recipes import load_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "conditions.json"
 

@@ -18,8 +18,9 @@ from painted import PLANES, cut_plane, spacing_of
 from published import Listing, read_listing
 
 from medvar_data.casefile import CaseFile, read_case_file, read_pictures, read_slice_index
-from medvar_data.catalog import CollectionSpec, collection_names, load_collection, load_conditions, load_recipe
+from medvar_data.catalog import CollectionSpec, collection_names, load_collection, load_conditions
 from medvar_data.pipeline import run_harmonize, run_ingest
+from medvar_data.recipes import load_recipe
 from medvar_data.records import Case, Reject
 from medvar_data.workspace import Workspace
 

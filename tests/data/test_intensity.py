@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from medvar_data.catalog import NORMALIZER_NAMES, load_recipe
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.intensity import (
     NORMALIZERS,
@@ -15,6 +14,7 @@ from medvar_data.intensity import (
     fit_window,
     invert_intensity,
 )
+from medvar_data.recipes import NORMALIZER_NAMES, load_recipe
 
 RECIPE = load_recipe("paper")
 

@@ -21,7 +21,6 @@ from builders import (
 )
 
 from medvar_data.casefile import wanted_inputs, why_to_do, write_kept
-from medvar_data.catalog import Recipe, load_recipe
 from medvar_data.choices import NORMALIZER_IDLE, RECIPE_ALONE, RECIPE_CT, RECIPE_LABELLED, RECIPE_MR, RECIPE_UNLABELLED
 from medvar_data.engine import Engine, Part
 from medvar_data.errors import SourceError
@@ -38,6 +37,7 @@ from medvar_data.planning import (
     work_bytes,
 )
 from medvar_data.readers import read_scan
+from medvar_data.recipes import Recipe, load_recipe
 from medvar_data.workspace import Workspace
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from builders import SMALL_RECIPE, ball, case_of, nifti_bytes, pairs_spec, pairs_toml, scan, spaced, write_files
 
-from medvar_data.catalog import Recipe, load_collections, load_recipe, parse_collection, parse_recipe, recipe_names
+from medvar_data.catalog import load_collections, parse_collection
 from medvar_data.errors import CaseRejected, Reason, SpecError
 from medvar_data.geometry import pad_to_square, square_margins
 from medvar_data.harmonize import HarmonizedVolume, harmonize
 from medvar_data.pipeline import run_harmonize, run_ingest
 from medvar_data.readers import read_scan
+from medvar_data.recipes import Recipe, load_recipe, parse_recipe, recipe_names
 from medvar_data.workspace import Workspace
 
 TO_SQUARE = {"by-region": "ct_windows", "keep-aspect": "aspect", "axial": "slice_axis", "labelled-only": "unlabelled"}

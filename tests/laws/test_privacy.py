@@ -32,7 +32,7 @@ from builders import (
 from dicoms import cohort_toml, enhanced, fill_identities, image, segmentation, slices, structure_set, volume
 from pydicom.config import disable_value_validation
 
-from medvar_data.catalog import load_recipe
+from medvar_data.recipes import load_recipe
 from medvar_data.shard import ShardSpec, write_shards
 from medvar_data.store import Store
 from medvar_data.workspace import Workspace

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from skimage.filters import threshold_li
 
 from medvar_data.body import apply_body, find_body, fit_body
-from medvar_data.catalog import LabelSpec, load_collection, load_recipe
+from medvar_data.catalog import LabelSpec, load_collection
 from medvar_data.cleanup import remove_label_dust, remove_slice_dust
 from medvar_data.components import bounding_box, label_components
 from medvar_data.counts import count, li_threshold, moments, percentiles
@@ -29,6 +29,7 @@ from medvar_data.intensity import IntensityParams, apply_intensity, fit_percenti
 from medvar_data.phantoms import write_phantoms
 from medvar_data.readers import Scan, read_scan
 from medvar_data.readers.scan import compact
+from medvar_data.recipes import load_recipe
 from medvar_data.records import Geometry, LabelVolume, Volume
 from medvar_data.tree import open_tree
 

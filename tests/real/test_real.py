@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from medvar_data.catalog import load_recipe
 from medvar_data.ingest import Ingested
 from medvar_data.pipeline import HarmonizeSummary, run_harmonize, run_ingest
 from medvar_data.readers import read_scan
+from medvar_data.recipes import load_recipe
 from medvar_data.shard import ShardSpec, ShardSummary, write_shards
 from medvar_data.splits import SplitSpec
 from medvar_data.store import Store
