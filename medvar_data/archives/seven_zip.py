@@ -2,6 +2,7 @@
 
 import stat
 import zipfile
+from contextlib import suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, cast
@@ -49,8 +50,17 @@ def _repack(stream: BufferedIOBase, packed_bytes: int, out: BoundedFile, passwor
         sizes = dict(safe_members(((e.filename, e.uncompressed) for e in files), packed_bytes))
         if len(sizes) < len(files):
             raise CaseRejected(Reason.UNSAFE_ARCHIVE, "the archive holds two members of one name; unpack it yourself")
-        with zipfile.ZipFile(cast(IO[bytes], out), "w", zipfile.ZIP_STORED) as packed:
-            archive.extract(out.folder, factory=_MemberFactory(packed, sizes, out.folder))
+        packed = zipfile.ZipFile(cast(IO[bytes], out), "w", zipfile.ZIP_STORED)
+        factory = _MemberFactory(packed, sizes, out.folder)
+        try:
+            archive.extract(out.folder, factory=factory)
+            packed.close()
+        except BaseException:
+            with suppress(Exception):  # left open, it would try to finish itself much later, and complain of that
+                factory.close()
+            with suppress(Exception):
+                packed.close()
+            raise
 
 
 class _MemberFactory(WriterFactory):
@@ -60,10 +70,17 @@ class _MemberFactory(WriterFactory):
         self._packed = packed
         self._sizes = sizes
         self._folder = folder
+        self._latest: _MemberWriter | None = None
 
     def create(self, filename: str) -> Py7zIO:
         name = Path(filename).relative_to(self._folder).as_posix()
-        return _MemberWriter(self._packed, name, self._sizes[name])
+        self._latest = _MemberWriter(self._packed, name, self._sizes[name])
+        return self._latest
+
+    def close(self) -> None:
+        """Close the member that was being written."""
+        if self._latest:
+            self._latest.close()
 
 
 class _MemberWriter(Py7zIO):

@@ -4,6 +4,7 @@ Slices are sorted by position, never by number or name; PNG masks pair with slic
 them. Only the attributes in `medvar_data.dicom.attributes` are ever parsed.
 """
 
+import struct
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,7 @@ from medvar_data.readers.scan import Scan, compact, label_values
 from medvar_data.records import Case, Geometry, LabelVolume, Volume
 from medvar_data.tree import read_bytes
 
+MOST_MASK_PIXELS = 1 << 26  # 8192 x 8192
 FAT_HU = -50  # every CT of a body goes below it: it holds fat, or air around the body
 
 
@@ -119,6 +121,8 @@ def _read_structures(
 
 
 def _read_mask(data: bytes, shape: tuple[int, int]) -> UInt16[np.ndarray, "row column"]:
+    if not _is_sound_png(data):
+        raise CaseRejected(Reason.NOT_AN_IMAGE, "a mask is no whole PNG, or one of impossible size")
     mask = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if mask is None or mask.ndim != 2:
         raise CaseRejected(Reason.NOT_AN_IMAGE, "a mask is not a grey picture")
@@ -128,6 +132,24 @@ def _read_mask(data: bytes, shape: tuple[int, int]) -> UInt16[np.ndarray, "row c
             f"a mask is {mask.shape[0]} x {mask.shape[1]} pixels, its slice {shape[0]} x {shape[1]}",
         )
     return mask.astype(np.uint16)
+
+
+def _is_sound_png(data: bytes) -> bool:
+    """Walk a PNG's chunks before a decoder makes room for what they claim."""
+    at, n_chunks = 8, 0
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return False
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        if n_chunks == 0:
+            first = data[at + 8 : at + 16]
+            columns, rows = struct.unpack(">II", first) if (kind, len(first)) == (b"IHDR", 8) else (0, 0)
+            if not 0 < rows * columns <= MOST_MASK_PIXELS:
+                return False
+        at, n_chunks = at + 12 + length, n_chunks + 1
+        if kind == b"IEND":
+            return at <= len(data)
+    return False
 
 
 def _digest(files: Sequence[bytes]) -> str:

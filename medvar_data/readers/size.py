@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pydicom
 
+from medvar_data.dicom.headers import quiet
 from medvar_data.errors import CaseRejected
 from medvar_data.readers.scan import Header
 from medvar_data.records import Case
@@ -88,6 +89,7 @@ def _text_header(head: bytes, sizes: bytes, kind: bytes) -> tuple[int, int]:
 
 
 def _dicom_header(head: bytes) -> tuple[int, int]:
-    header = pydicom.dcmread(BytesIO(head), stop_before_pixels=True, specific_tags=list(DICOM_TAGS))
+    with quiet():
+        header = pydicom.dcmread(BytesIO(head), stop_before_pixels=True, specific_tags=list(DICOM_TAGS))
     n_voxels = int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1)
     return n_voxels, n_voxels * int(header.get("SamplesPerPixel") or 1) * int(header.BitsAllocated) // 8

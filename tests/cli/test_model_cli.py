@@ -139,11 +139,20 @@ def test_an_interrupt_is_one_sentence_and_code_130(transformer, tmp_path, monkey
     assert result.stderr == "Stopped. What was not finished is left out; the same command does it again.\n"
 
 
+def heed_interrupts() -> None:
+    """A job that a script starts in the background ignores interrupts, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_while_torch_is_imported_is_one_sentence_and_code_130(tmp_path):
     (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
     command = [sys.executable, "-c", "from medvar_cli.main import model; model()"]
     process = subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"importing\n"
@@ -336,7 +345,9 @@ def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(shards, t
     command = [sys.executable, "-m", "medvar_cli.model", "train", "tokenizer", str(shards), "-o", str(tmp_path / "run")]
     command += ["--preset", "tiny", "--no-lpips", "--samples", "4000", "--batch-size", "4", "--device", "cpu"]
     command += ["--validate-every", "40", "--checkpoint-every", "4000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     assert process.stderr is not None
     while "validation" not in process.stderr.readline():
         assert process.poll() is None
@@ -346,7 +357,9 @@ def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(shards, t
     assert "the same command goes on" in said
     step = json.loads((tmp_path / "run" / "last" / "state" / "progress.json").read_text())["step"]
     assert 10 <= step < 1000
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     assert process.stderr is not None
     lines = [process.stderr.readline()]
     assert f"resumed at step {step:,} of 1,000" in lines[0]

@@ -310,6 +310,14 @@ class TestItk:
         for kept in (len(data) - 1, len(data) // 2, 50):
             assert reason(tmp_path, data[:kept], name=name) in (Reason.TRUNCATED, Reason.UNREADABLE)
 
+    def test_an_axis_of_no_length(self, tmp_path):
+        sitk.WriteImage(self.image(IMAGE), str(tmp_path / "whole.mha"))
+        sizes = b"DimSize = " + " ".join(map(str, IMAGE.shape)).encode()
+        data = (tmp_path / "whole.mha").read_bytes()
+        assert sizes in data
+        none = data.replace(sizes, b"DimSize = 0 " + sizes.split(b" ", 3)[3])
+        assert reason(tmp_path, none, name="a.mha") in (Reason.DIMENSIONS, Reason.UNREADABLE)
+
     def test_vector_images(self, tmp_path):
         image = sitk.Compose(self.image(IMAGE), self.image(IMAGE))
         sitk.WriteImage(image, str(tmp_path / "v.nrrd"))

@@ -45,7 +45,12 @@ def run(arguments: list[str]) -> None:
 def start(arguments: list[str]) -> subprocess.Popen:
     """Start a command in a process group of its own, as a shell does."""
     return subprocess.Popen(
-        [*MEDVAR, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True
+        [*MEDVAR, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children would ignore it
     )
 
 
