@@ -2,6 +2,7 @@
 
 import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -114,7 +115,17 @@ def forget_zips() -> None:
 
 @lru_cache(maxsize=8)
 def _open(file: Path, stamp: tuple[int, int]) -> zipfile.ZipFile:
-    return zipfile.ZipFile(file)
+    try:
+        archive = zipfile.ZipFile(file)
+    except (
+        ValueError,
+        IndexError,
+        struct.error,
+    ) as error:  # a directory that is damaged in ways zipfile does not foresee
+        raise zipfile.BadZipFile from error
+    if not all(archive.namelist()):
+        raise zipfile.BadZipFile("a member without a name")
+    return archive
 
 
 @lru_cache(maxsize=8)
