@@ -23,11 +23,16 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     Raises:
         CaseRejected: `truncated` where the pixels end early or cannot be decoded.
     """
+    if not indices:  # which pydicom takes for all of them
+        return []
     try:
         with quiet():
             found = list(iter_pixels(dataset, indices=list(indices)))
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, f"a slice's pixels cannot be decoded ({type(error).__name__})") from error
+    if len(found) != len(indices):
+        detail = f"a file holds {len(found)} of {len(indices)} frames that its header names; export it again"
+        raise CaseRejected(Reason.TRUNCATED, detail)
     if any(picture.ndim != 2 for picture in found):
         raise CaseRejected(Reason.DIMENSIONS, "a slice has colours; wanted one grey picture")
     return found

@@ -86,11 +86,6 @@ def _segments(instance: Instance, dataset: Dataset, numbers: Sequence[int], geom
     kind = str(dataset.get("SegmentationType") or "")
     wanted = [f for f in instance.frames if kind == "LABELMAP" or f.segment in numbers]
     pictures = decode_frames(dataset, [f.index for f in wanted])
-    if len(pictures) != len(wanted):
-        detail = (
-            f"a segmentation holds {len(pictures)} frames of the {len(wanted)} that its header names; export it again"
-        )
-        raise CaseRejected(Reason.TRUNCATED, detail)
     half = float(dataset.get("MaximumFractionalValue") or 1) / 2 if kind == "FRACTIONAL" else 0
     to_index = np.linalg.inv(geometry.affine) @ LPS_TO_RAS
     for frame, picture in zip(wanted, pictures, strict=True):
