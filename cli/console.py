@@ -42,7 +42,8 @@ def run(app: typer.Typer, *, tells_stops: bool = False) -> None:
     except MedvarError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        typed = {part for argument in sys.argv for part in (argument, argument.partition("=")[2])}
+        fail(f"{error.strerror or error}{f': {error.filename}' if str(error.filename) in typed else ''}")
     except KeyboardInterrupt:
         interrupted(STOPPED)
     except SystemExit as left:  # Typer's own answer to Ctrl-C is silence

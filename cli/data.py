@@ -392,7 +392,7 @@ def _archives(password_file: Path | None, scratch: Path | None, scratch_limit: f
 
 
 def _salt(path: Path) -> bytes:
-    text = path.read_text(encoding="ascii").strip()
+    text = path.read_bytes().decode("ascii", "replace").strip()
     if len(text) != 64 or set(text) - set("0123456789abcdef"):
         fail(f"{path} is not a salt; wanted 64 hexadecimal digits, such as `openssl rand -hex 32` prints.")
     return bytes.fromhex(text)

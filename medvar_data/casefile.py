@@ -108,14 +108,23 @@ def read_pictures(path: Path, rows: Iterable[int]) -> dict[int, tuple[bytes, byt
     return {row: (images[i].as_py(), masks[i].as_py()) for row, i in at.items()}
 
 
-def why_to_do(path: Path, wanted: Inputs) -> tuple[str, ...]:
-    """Tell why a case is to be made (again); nothing where its file is there and was made from the same inputs."""
+PASSING = {Reason.FILE_MISSING, Reason.SOURCE_ERROR, Reason.WORKER_KILLED}
+
+
+def why_to_do(path: Path, wanted: Inputs, *, retry: bool = False) -> tuple[str, ...]:
+    """Tell why a case is to be made (again); nothing where its file is there and was made from the same inputs.
+
+    With `retry`, a case that was rejected for want of its file or of memory is to be made again: neither says anything of it.
+    """
     if not path.exists():
         return ("new",)
     try:
-        made = read_case_file(path).inputs
+        file = read_case_file(path)
     except WorkspaceError:
         return ("result damaged",)
+    made = file.inputs
+    if retry and file.reject and file.reject.reason in PASSING:
+        return ("source or memory was short",)
     return tuple(why for name, why in CHANGES.items() if getattr(made, name) != getattr(wanted, name))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medvar_data.errors import SpecError
-from medvar_data.specfile import build, compiled, manifests, one_of, read_toml, rows_of, unknown_name
+from medvar_data.specfile import build, compiled, manifests, one_of, read_text, read_toml, rows_of, unknown_name
 
 MODALITIES = ("CT", "MR")
 SLICE_AXES = ("axial", "native")
@@ -228,7 +228,7 @@ def load_collection_file(path: Path) -> CollectionSpec:
         raise SpecError(
             f"No collection file at {path}; wanted a TOML that describes your folders. See docs/own-data.md."
         )
-    return parse_collection(path.read_text(encoding="utf-8"), str(path), own=True)
+    return parse_collection(read_text(path), str(path), own=True)
 
 
 def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionSpec:
@@ -319,6 +319,10 @@ def _check_collection(spec: CollectionSpec, where: str) -> None:
     one_of(spec.label_grid, LABEL_GRIDS, f"{where}: label_grid")
     one_of(spec.case_names, ("published", "hash"), f"{where}: case_names")
     one_of(spec.finder, FINDER_NAMES, f"{where}: finder")
+    if spec.finder and spec.case_names == "hash":
+        raise SpecError(
+            f'{where}: finder works on published names; wanted case_names = "published" with it, or no finder.'
+        )
     for pattern in spec.exclude:
         compiled(pattern, f"{where}: exclude")
     ids = sorted({label.id for label in spec.labels})

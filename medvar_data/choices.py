@@ -23,7 +23,7 @@ COLLECTION_ALONE = {"name", "title", "region", "modality", "license", "layouts",
                     "exclude", "finder", "case_names", "condition", "digest"}  # fmt: skip
 LAYOUT_ALONE = {"id", "image", "case", "group", "label", "pair_on", "split", "split_names", "splits", "modality", "region", "sequence",
                 "sequences", "reader", "stack", "channels", "labelled", "expected", "variant_of", "patients_of",
-                "confirmed"}  # fmt: skip
+                "confirmed", "derived"}  # fmt: skip
 RECIPE_ALONE = {"name", "digest", "ct_windows", "slice_axis", "unlabelled"}
 RECIPE_CT = {"body_threshold_hu", "body_opening_mm", "body_min_fraction", "ct_normalizer"}
 RECIPE_MR = {"body_mr_threshold_fraction", "mr_normalizer"}

@@ -49,6 +49,7 @@ class Reason(StrEnum):
     LABEL_GEOMETRY = "label_geometry"  # a segmentation or structure set that does not lie on its image's grid
     SLICE_COUNT = "slice_count"  # image and mask stacks of other lengths
     DUPLICATE_CASE = "duplicate_case"  # two files claim one case key
+    SOURCE_ERROR = "source_error"  # disk or network did not give the file; tried again by the next run
     KNOWN_BAD = "known_bad"  # the collection's description leaves it out and says why
     PATIENT_IN_TWO_SPLITS = "patient_in_two_splits"
     UNLABELLED = "unlabelled"  # no label, and the recipe takes labelled cases alone

@@ -16,6 +16,8 @@ from medvar_data.matching import make_reject, slug
 from medvar_data.records import Case, Reject
 from medvar_data.tree import Tree, read_bytes
 
+MAX_FRAME_DIGITS = 6
+
 
 @dataclass(frozen=True)
 class Found:
@@ -28,7 +30,7 @@ class Found:
 
 def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
     """Hold a Decathlon task's `dataset.json` against the disk and against our labels."""
-    task = spec.title.rsplit(" ", 2)[-2] + "_" + spec.title.rsplit(" ", 1)[-1]
+    task = "_".join(spec.title.split(" ")[-2:])
     listing = next((f.path for f in tree.files if f.path.endswith(f"{task}/dataset.json")), None)
     if listing is None:
         return Found(tuple(cases), notes=("no dataset.json; labels come from the TOML alone",))
@@ -58,6 +60,14 @@ def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
     return Found(tuple(cases), rejects, tuple(notes))
 
 
+def _table(tree: Tree, path: str) -> list[dict[str, str]]:
+    """Rows of a CSV; none where it cannot be read."""
+    try:
+        return list(csv.DictReader(StringIO(read_bytes(tree.root, path).decode("utf-8-sig", "replace"))))
+    except (CaseRejected, csv.Error):
+        return []
+
+
 def find_mms(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
     """Cut each M&Ms cine into its annotated frames, end diastole and end systole, which a CSV counts from 0.
 
@@ -66,9 +76,9 @@ def find_mms(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
     listing = next((f.path for f in tree.files if re.search(r"M&Ms_Dataset_information[^/]*\.csv$", f.path)), None)
     frames: dict[str, dict[str, int]] = {}
     if listing:
-        for row in csv.DictReader(StringIO(read_bytes(tree.root, listing).decode("utf-8-sig", "replace"))):
+        for row in _table(tree, listing):
             named = {moment: (row.get(moment) or "").strip().removesuffix(".0") for moment in ("ED", "ES")}
-            if all(frame.isdecimal() for frame in named.values()):
+            if all(frame.isdecimal() and len(frame) < MAX_FRAME_DIGITS for frame in named.values()):
                 frames[slug(row.get("External code") or "")] = {m: int(frame) for m, frame in named.items()}
     cut, rejects = [], []
     for case in cases:

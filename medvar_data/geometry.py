@@ -223,6 +223,9 @@ def pad_to_square(
 ) -> Shaped[np.ndarray, "p q"]:
     """Centre a slice in a square of millimetres, so that making it a square of pixels scales both axes alike."""
     top, bottom, left, right = square_margins((picture.shape[0], picture.shape[1]), steps_mm)
+    if picture.dtype.kind in "iu":
+        limits = np.iinfo(picture.dtype)
+        fill = min(max(fill, limits.min), limits.max)
     return np.pad(picture, ((top, bottom), (left, right)), constant_values=picture.dtype.type(fill))
 
 

@@ -73,8 +73,8 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     found = Found(candidates)
     if spec.finder:
         found = FINDERS[spec.finder](spec, tree, list(candidates))
-    named = {reject.case for reject in rejects}
-    rejects += [reject for reject in found.rejects if reject.case not in named]
+    named, matched_keys = {reject.case for reject in rejects}, {case.case for case in candidates}
+    rejects += [reject for reject in found.rejects if reject.case in matched_keys or reject.case not in named]
     cases = []
     sizes = {file.path: file.n_bytes for file in tree.files}
     for case, reject in _judge(spec, found.cases):

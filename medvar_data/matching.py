@@ -209,7 +209,7 @@ def _case(
 def official_split(layout: Layout, groups: Mapping[str, str]) -> str:
     """The split that the publisher gives: by number where the layout lists numbers."""
     for name, text in layout.splits.items():
-        if int(groups["number"]) in parse_numbers(text):
+        if groups["number"].isdecimal() and int(groups["number"]) in parse_numbers(text):
             return name
     split = layout.split.format_map(groups)
     return layout.split_names.get(split, split)

@@ -49,7 +49,7 @@ class _Source:
     """One source to ingest: a folder or archive and the collections to look for in it."""
 
     name: str
-    path: Path
+    path: Path = field(repr=False)
     specs: tuple[CollectionSpec, ...]
     salt: bytes = field(repr=False)
     access: Access
@@ -93,6 +93,7 @@ def run_ingest(
     salt = workspace.salt_to_use(salt)
     reported: set[Path] = set()  # a broken archive is one reject, however many collections its folder is given for
     results: list[Ingested] = []
+    taken: dict[str, str] = {}
     with open_access(archives) as access:
         tasks = [_Source(name, path, tuple(find_collections(name)), salt, access) for name, path in sources.items()]
         waiting = iter(tasks)
@@ -101,17 +102,23 @@ def run_ingest(
         for found in run_tasks(_ingest_source, tasks, engine, _ingest_killed):
             arrived[found.source.name] = found
             while due and due.name in arrived:  # in the order given, whatever the order of arrival
-                results += _note(arrived[due.name], workspace, reported)
+                results += _note(arrived[due.name], workspace, reported, taken)
                 due = next(waiting, None)
     return iter(results)
 
 
-def _note(found: _Found, workspace: Workspace, reported: set[Path]) -> Iterator[Ingested]:
+def _note(found: _Found, workspace: Workspace, reported: set[Path], taken: dict[str, str]) -> Iterator[Ingested]:
     """Write what one source holds to the workspace; the first of its collections carries its broken archives."""
     tree = found.tree
     there = [result for _, result in found.results if result]
     if not there and not tree.broken:
         raise SourceError(found.miss)
+    for spec, result in found.results:
+        if result and taken.setdefault(spec.name, found.source.name) != found.source.name:
+            raise SourceError(
+                f"{spec.name} was found in two of the sources given ({taken[spec.name]} and {found.source.name}); wanted one folder "
+                "for each collection: put both below one folder, or give one of them."
+            )
     workspace.set_salt(found.source.salt)
     workspace.note_archives(tree)
     broken = [b for b in tree.broken if tree.root / b[0] not in reported]
@@ -212,8 +219,13 @@ def _ingest_killed(source: _Source) -> _Found:
 def _harmonize_case(task: CaseTask) -> _Outcome:
     """Read, harmonize and commit one case; a bad case becomes a rejected one."""
     path, case = Path(task.path), task.case
-    if not why_to_do(path, wanted_inputs(case, task.spec, task.recipe)):
+    if not why_to_do(path, wanted_inputs(case, task.spec, task.recipe), retry=True):
         return _Outcome(task.name, "skipped", 0.0)  # another run has finished it meanwhile
+    if not Path(case.root).is_dir():
+        raise SourceError(
+            f"The folder that {case.collection} was found in is not there (any more) on this machine. Mount it, or run ingest "
+            "again; nothing was rejected, and the same command goes on from here."
+        )
     started = time.perf_counter()
     try:
         recipe_for(case, task.recipe)

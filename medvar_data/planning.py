@@ -6,7 +6,7 @@ The expectations come from the sizes that ingest noted from headers, calibrated 
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from medvar_data.archives import NOTHING_OPEN, Access
@@ -22,6 +22,7 @@ from medvar_data.workspace import Workspace
 BASE_BYTES = 320_000_000  # of a process that has harmonized nothing yet
 PEAK_BYTES_PER_VOXEL = 8.0  # beyond that and the inflated files, for images of 16-bit whole numbers
 PEAK_BYTES_PER_WIDE_VOXEL = 14.0  # for floats, which are converted
+PEAK_BYTES_PER_STACKED_VOXEL = 18.0  # for DICOM: slices are decoded apart, then stacked, and a tilted stack is moved
 WIDE_VOXEL_BYTES = 4  # of image and label together; above, one of them is no 16-bit number
 SECONDS_PER_CASE = 0.16
 SECONDS_PER_BYTE = 10e-9  # of the inflated files, image and label, on one core
@@ -35,10 +36,10 @@ CALIBRATION_FILE = "speed.json"
 class CaseTask:
     """One case to harmonize, why, and where its result goes."""
 
-    case: Case
-    spec: CollectionSpec
-    recipe: Recipe
-    path: str
+    case: Case = field(repr=False)  # what a scheduler logs of a task names no person and no path
+    spec: CollectionSpec = field(repr=False)
+    recipe: Recipe = field(repr=False)
+    path: str = field(repr=False)
     why: tuple[str, ...]
     access: Access = NOTHING_OPEN  # to packed sources
 
@@ -136,7 +137,7 @@ def pending_cases(workspace: Workspace, recipe: Recipe, names: list[str] | None 
         spec = workspace.spec(name)
         for case in workspace.cases(name):
             path = workspace.case_file(case)
-            why = why_to_do(path, wanted_inputs(case, spec, recipe))
+            why = why_to_do(path, wanted_inputs(case, spec, recipe), retry=True)
             if not why:
                 finished += 1
             elif part.holds(f"{case.collection}/{case.case}"):
@@ -161,6 +162,8 @@ def peak_bytes(case: Case) -> int:
     """Memory that one process is expected to need for a case."""
     wide = work_bytes(case) > WIDE_VOXEL_BYTES * n_voxels(case)
     per_voxel = PEAK_BYTES_PER_WIDE_VOXEL if wide else PEAK_BYTES_PER_VOXEL
+    if case.reader != "volume":
+        per_voxel = PEAK_BYTES_PER_STACKED_VOXEL
     return BASE_BYTES + int(per_voxel * n_voxels(case)) + work_bytes(case)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medvar_data.errors import SpecError
-from medvar_data.specfile import build, manifests, one_of, read_toml, unknown_name
+from medvar_data.specfile import build, manifests, one_of, read_text, read_toml, unknown_name
 
 NORMALIZER_NAMES = ("window", "percentiles")  # keys of intensity.NORMALIZERS
 CODEC_NAMES = ("png",)  # keys of codec.CODECS
@@ -90,7 +90,7 @@ def _recipe_table(name: str, extended_by: tuple[str, ...]) -> dict[str, Any]:
         path = Path(name)
         if not path.is_file():
             raise SpecError(f"No recipe file at {path}.")
-        text, folder = path.read_text(encoding="utf-8"), path.parent
+        text, folder = read_text(path), path.parent
     else:
         entry = manifests("recipes") / f"{name}.toml"
         if not entry.is_file():

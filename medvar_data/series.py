@@ -75,6 +75,8 @@ def _layout_of(
 ) -> Layout:
     """The first layout that takes the series' files and its modality; else the first that takes its files."""
     taking = [layout for layout in layouts if layout.id in found.matches[instances[0].path].as_image]
+    every = [layout for layout in taking if all(layout.id in found.matches[one.path].as_image for one in instances)]
+    taking = every or taking
     fitting = [layout for layout in taking if (layout.modality or spec.modality) == instances[0].modality]
     return (fitting or taking)[0]
 
@@ -85,17 +87,18 @@ def _judge_series(
     """Leave out the images that are none, split the rest into volumes and judge each by its geometry."""
     modality = layout.modality or spec.modality
     base = _base_key(spec, layout, instances[0], found, salt)
-    unfit: dict[tuple[Reason, str], int] = {}
+    unfit: dict[Reason, tuple[str, int]] = {}
     frames: list[Frame] = []
     owners: dict[str, Instance] = {}
     for instance in instances:
         why = verdict(instance, modality, layout.derived)
         if why:
-            unfit[why] = unfit.get(why, 0) + 1
+            reason, detail = why
+            unfit[reason] = (unfit[reason][0] if reason in unfit else detail, unfit.get(reason, ("", 0))[1] + 1)
         else:
             frames += instance.frames
             owners[instance.path] = instance
-    for (reason, detail), n in unfit.items():
+    for reason, (detail, n) in unfit.items():
         key = _cut(f"{base}-{slug(reason.value)}")
         yield make_reject(spec, key, reason, f"{_counted(n, 'image')} {detail}")
     for part in split_series(frames) if frames else ():
@@ -105,7 +108,7 @@ def _judge_series(
             if skipped:
                 raise CaseRejected(Reason.KNOWN_BAD, skipped)
             paths, channel = _files(part, frames)
-            first = owners[paths[0]]
+            first = next((owners[path] for path in paths if layout.id in found.matches[path].as_image), instances[0])
             yield _Volume(
                 _case(spec, layout, key, part, (paths, channel), (first, found, root), salt),
                 layout,

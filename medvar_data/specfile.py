@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from medvar_data.errors import SpecError
@@ -16,6 +17,18 @@ T = TypeVar("T")
 def manifests(*parts: str) -> Any:
     """A file or folder of the data package `medvar_manifests`."""
     return resources.files("medvar_manifests").joinpath(*parts)
+
+
+def read_text(path: Path) -> str:
+    """Read a user's TOML.
+
+    Raises:
+        SpecError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path} is not a text in UTF-8, which TOML is; save it so.") from error
 
 
 def read_toml(text: str, where: str) -> dict[str, Any]:

@@ -107,9 +107,14 @@ def read_head(root: Path, path: str, n_bytes: int) -> bytes:
         with (root / path).open("rb") as stream:
             return stream.read(n_bytes)
     except (FileNotFoundError, KeyError) as error:
-        raise CaseRejected(Reason.FILE_MISSING, "a file found by ingest is gone; run ingest again") from error
+        raise CaseRejected(
+            Reason.FILE_MISSING,
+            "a file found by ingest is gone; bring it back and run the command again, or run ingest again",
+        ) from error
     except OSError as error:
-        raise CaseRejected(Reason.UNREADABLE, f"the file cannot be read ({error.strerror})") from error
+        raise CaseRejected(
+            Reason.SOURCE_ERROR, f"the file cannot be read ({error.strerror}); run the command again"
+        ) from error
 
 
 def modified_ns(root: Path, path: str) -> int:

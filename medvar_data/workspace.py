@@ -130,7 +130,10 @@ class Workspace:
             file = tree.root / path
             stat, old = file.stat(), known.get(file)
             same = old is not None and (old.n_bytes, old.modified_ns) == (stat.st_size, stat.st_mtime_ns)
-            digest = old.sha256 if old and same else file_digest(file)
+            try:
+                digest = old.sha256 if old and same else file_digest(file)
+            except OSError:  # a broken archive, which is reported as such
+                continue
             known[file] = ArchiveNote(stat.st_size, stat.st_mtime_ns, digest, encrypted, scratch_bytes)
         if needs:
             write_json(self.path / "archives.json", {str(file): asdict(note) for file, note in known.items()})

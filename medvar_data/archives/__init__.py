@@ -12,6 +12,7 @@ from medvar_data.archives.access import (
     clear_scratch,
     list_archive,
     open_access,
+    private_folder,
     read_member,
     read_passwords,
     reading,
@@ -21,5 +22,6 @@ from medvar_data.archives.names import KINDS, SEPARATOR, is_archive, is_junk, sp
 
 __all__ = [
     "DEFAULT_ACCESS", "KINDS", "NOTHING_OPEN", "SEPARATOR", "Access", "AccessSpec", "Listing", "clear_scratch", "is_archive", "is_junk", "list_archive", "open_access",
+    "private_folder",
     "read_member", "read_passwords", "reading", "room_bytes", "split_path",
 ]  # fmt: skip

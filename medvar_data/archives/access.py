@@ -6,6 +6,7 @@ therefore held for the length of a `with` block: `open_access` in the process th
 
 import lzma
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -105,6 +106,14 @@ def reading(access: Access) -> Iterator[None]:
         yield
     finally:
         _ACCESS.reset(token)
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for copies of members, in the open scratch folder where there is one: it goes with it, even after a kill."""
+    scratch = _ACCESS.get().scratch
+    with tempfile.TemporaryDirectory(dir=scratch.folder if scratch else None) as folder:
+        yield Path(folder)
 
 
 def room_bytes() -> int:

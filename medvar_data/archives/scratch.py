@@ -54,7 +54,9 @@ class Scratch:
         if note.exists():
             reason, detail = json.loads(note.read_text(encoding="utf-8"))
             raise CaseRejected(Reason(reason), detail)
-        partial = self.folder / f"{key}.{os.getpid()}.partial"
+        handle, name = tempfile.mkstemp(dir=self.folder, prefix=f"{key}.", suffix=".partial")
+        os.close(handle)
+        partial = Path(name)
         try:
             with partial.open("wb") as stream:
                 write(BoundedFile(stream, self.folder, max(0, self.room_bytes() - self.used_bytes()), packed_bytes))
@@ -69,12 +71,18 @@ class Scratch:
 
     def used_bytes(self, prefix: str = "") -> int:
         """Bytes of the files whose names start so."""
-        return sum(p.stat().st_size for p in self.folder.glob(f"{prefix}*") if p.name != LOCK)
+        total = 0
+        for path in self.folder.glob(f"{prefix}*"):
+            with contextlib.suppress(FileNotFoundError):  # another process has renamed or removed it
+                total += path.stat().st_size if path.is_file() and path.name != LOCK else 0
+        return total
 
     def clear(self) -> None:
         """Remove everything but the folder."""
         for path in self.folder.iterdir():
-            if path.name != LOCK:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
                 path.unlink(missing_ok=True)
 
     def room_bytes(self) -> int:

@@ -5,6 +5,7 @@ and warnings of pydicom are dropped, since their texts can hold header values.
 """
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,10 +76,13 @@ class Instance:
     frames: tuple[Frame, ...]
 
 
+_ONE_AT_A_TIME = threading.RLock()  # what is silenced is the whole process's
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep pydicom from saying anything: its warnings and errors quote header values."""
-    with warnings.catch_warnings(), disable_value_validation():
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), disable_value_validation():
         warnings.simplefilter("ignore")
         yield
 
@@ -157,6 +161,8 @@ def instance_of(dataset: Dataset, path: str) -> Instance:
                 instances_referenced=instances,
                 frames=tuple(_frames(dataset, path)),
             )
+    except MemoryError:
+        raise
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, "a DICOM header is cut short or damaged") from error
 
@@ -181,6 +187,8 @@ def _parse(stream: BytesIO, tags: Sequence[str], *, stop: bool) -> Dataset:
             return pydicom.dcmread(stream, force=True, stop_before_pixels=stop, specific_tags=wanted)
     except InvalidDicomError as error:
         raise CaseRejected(Reason.NOT_AN_IMAGE, "a file is not DICOM, whatever the name says") from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, "a DICOM header is cut short or damaged") from error
 

@@ -28,6 +28,8 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     try:
         with quiet():
             found = list(iter_pixels(dataset, indices=list(indices)))
+    except MemoryError:
+        raise
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, f"a slice's pixels cannot be decoded ({type(error).__name__})") from error
     if len(found) != len(indices):

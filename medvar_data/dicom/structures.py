@@ -74,6 +74,8 @@ def _names(instance: Instance, dataset: Dataset) -> dict[int, tuple[str, ...]]:
                 texts = [segment.get("SegmentLabel"), *(kind.get("CodeMeaning") for kind in kinds)]
                 found[int(segment.SegmentNumber)] = tuple(str(text).strip() for text in texts if text)
             return found
+    except MemoryError:
+        raise
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, "a segmentation or structure set is cut short or damaged") from error
 
@@ -134,8 +136,8 @@ def _contours(instance: Instance, dataset: Dataset, numbers: Sequence[int], geom
     is drawn twice counts once. A keyhole, which runs into a hole and back, has its hole by itself.
     """
     to_index = np.linalg.inv(geometry.affine) @ LPS_TO_RAS
-    n_outside = 0
     for number in numbers:
+        n_outside = 0
         planes: dict[float, Bool[np.ndarray, "i j"]] = {}
         for points in dict.fromkeys(_closed_contours(dataset, number)):
             corners = np.asarray(points, dtype=np.float64).reshape(-1, 3)
@@ -169,5 +171,7 @@ def _closed_contours(dataset: Dataset, number: int) -> Iterator[tuple[float, ...
                         points = tuple(float(v) for v in contour.get("ContourData") or ())
                         if len(points) >= 9 and len(points) % 3 == 0:
                             yield points
+    except MemoryError:
+        raise
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, "a structure set is cut short or damaged") from error

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from medvar_data.catalog import CollectionSpec
+from medvar_data.dicom.headers import quiet
+from medvar_data.errors import CaseRejected, MedvarError, Reason
 from medvar_data.readers.dicom import read_dicom, read_dicom_png
 from medvar_data.readers.repair import repair_intensities
 from medvar_data.readers.scan import Header, Scan
@@ -28,7 +30,14 @@ def read_scan(case: Case, spec: CollectionSpec) -> Scan:
     Raises:
         CaseRejected: with the reason; never a reader's own exception.
     """
-    scan = READERS[case.reader](case, spec)
+    try:
+        with quiet():
+            scan = READERS[case.reader](case, spec)
+    except (MedvarError, MemoryError):
+        raise
+    except Exception as error:  # the text of a library's error can hold what a header says: it is dropped
+        detail = f"the reader gave up ({type(error).__name__}); the file is damaged"
+        raise CaseRejected(Reason.UNREADABLE, detail) from None
     image = repair_intensities(scan.image, case, spec)
     known = tuple(quirk.step for quirk in spec.quirks if quirk.step and quirk.holds_for(case.case))
     return replace(scan, image=replace(image, steps=(*image.steps, *known)))

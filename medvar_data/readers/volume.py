@@ -6,7 +6,6 @@ are dropped, since they can hold paths and header values.
 
 import contextlib
 import math
-import tempfile
 import zlib
 from collections.abc import Iterator
 from hashlib import sha256
@@ -19,6 +18,7 @@ import SimpleITK as sitk
 from isal import igzip, igzip_lib
 from jaxtyping import Shaped
 
+from medvar_data.archives import private_folder
 from medvar_data.catalog import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.geometry import check_affine, resolve_spacing
@@ -98,8 +98,8 @@ def _read(root: str, path: str, spacing_from: str, channel: int, *, one_for_all:
             voxels, affine, pixdim, steps = _read_itk(files, root, path)
     except (CaseRejected, WorkspaceError):  # a full disk says nothing of the case
         raise
-    except MemoryError as error:
-        raise CaseRejected(Reason.UNREADABLE, "the header asks for more memory than there is") from error
+    except MemoryError:  # the case is tried again alone
+        raise
     except Exception as error:
         raise CaseRejected(
             Reason.UNREADABLE, f"the reader gave up ({type(error).__name__}); the file is damaged"
@@ -266,10 +266,10 @@ def _on_disk(files: dict[str, bytes], root: str, path: str) -> Iterator[str]:
     if SEPARATOR not in path:
         yield str(Path(root) / path)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with private_folder() as folder:
         for number, (name, data) in enumerate(files.items()):
-            copy = Path(folder) / (name if number else f"header{Path(name).suffix.lower()}")
+            copy = folder / (name if number else f"header{Path(name).suffix.lower()}")
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with telling_of_full_disk(Path(folder)):
+            with telling_of_full_disk(folder):
                 copy.write_bytes(data)
-        yield str(Path(folder) / f"header{Path(path).suffix.lower()}")
+        yield str(folder / f"header{Path(path).suffix.lower()}")
