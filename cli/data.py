@@ -108,7 +108,10 @@ def ingest(
     ],
     workspace: WorkspaceOption,
     salt_file: Annotated[
-        Path | None, typer.Option(help="Salt for patient hashes: 64 hex digits. Made where absent.")
+        Path | None,
+        typer.Option(
+            help="File with the salt of patient hashes, 64 hex digits; without it a new workspace makes its own."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes, a source each; 0 takes one a processor.", min=0)] = 1,
     scheduler: SchedulerOption = "",
@@ -136,7 +139,7 @@ def ingest(
         return
     absent = [r.collection for r in results if not r.n_found]
     rows = [
-        (r.collection, c.layout, c.found, c.expected, max(0, c.expected - c.found), c.unlabelled)
+        (r.collection, c.layout, c.found, *(_promised(c.expected, c.found)), c.unlabelled)
         for r in results
         if r.n_found
         for c in r.counts
@@ -371,6 +374,11 @@ def demo(
     console.print(f"\nReport: {result.report}", markup=False)
 
 
+def _promised(expected: int, found: int) -> tuple[int | str, int | str]:
+    """What a publisher promises and what of it is missing; dashes where nobody does."""
+    return (expected, max(0, expected - found)) if expected else ("–", "–")
+
+
 def _license(name: str, confirmed: bool) -> str:
     return name if confirmed else f"{name} (unconfirmed)"
 
@@ -392,6 +400,8 @@ def _archives(password_file: Path | None, scratch: Path | None, scratch_limit: f
 
 
 def _salt(path: Path) -> bytes:
+    if not path.is_file():
+        fail(f"No salt file at {path}; wanted 64 hexadecimal digits in it, such as `openssl rand -hex 32` prints.")
     text = path.read_bytes().decode("ascii", "replace").strip()
     if len(text) != 64 or set(text) - set("0123456789abcdef"):
         fail(f"{path} is not a salt; wanted 64 hexadecimal digits, such as `openssl rand -hex 32` prints.")

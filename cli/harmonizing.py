@@ -50,6 +50,8 @@ def show_harmonized(summary: HarmonizeSummary, *, as_json: bool) -> None:
         f"{summary.n_cases:,} cases: {summary.n_kept:,} kept, {summary.n_rejected:,} rejected{others}; "
         f"{summary.n_slices:,} slices ({summary.n_skipped:,} cases were finished before)"
     )
+    for name, labels in summary.never_met.items():
+        console.print(f"note: {name}: no kept case holds {', '.join(labels)}", markup=False)
     if not summary.rejects:
         return
     print_table("\nWhy rejected", ("reason", "cases"), sorted(summary.reasons.items(), key=lambda item: -item[1]))

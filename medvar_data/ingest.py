@@ -4,13 +4,14 @@ In: a collection's description and the tree of its files. Out: one `Case` a scan
 be used; `found = kept + rejected` holds by construction.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from medvar_data.catalog import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason, SourceError
 from medvar_data.finders import FINDERS, Found
-from medvar_data.matching import LayoutCount, match_files, natural, readable
+from medvar_data.matching import LayoutCount, Matched, match_files, natural, readable
 from medvar_data.readers import Header, read_volume_header
 from medvar_data.readers.detached import data_files, no_data_file
 from medvar_data.readers.scan import check_same_shape
@@ -35,6 +36,9 @@ SHOWN_SUFFIXES = (
     ".gz",
     ".rar",
 )
+
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,17 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
         tuple(order),
         tuple(sorted(rejects, key=lambda r: natural(r.case))),
         (*matched.counts, *volumes.counts),
-        (*volumes.notes, *found.notes),
+        (*volumes.notes, *found.notes, *_left_over(spec, tree, matched)),
     )
+
+
+def _left_over(spec: CollectionSpec, tree: Tree, matched: Matched) -> tuple[str, ...]:
+    """Tell of image files that no pattern of a user's own description takes; a published download holds many others."""
+    if spec.case_names != "hash" or any(layout.reader == "dicom" for layout in spec.layouts):
+        return ()
+    known = [file for file in tree.files if not any(re.search(pattern, file.path) for pattern in spec.exclude)]
+    n = sum(file.path.lower().endswith(IMAGE_SUFFIXES) and file.path not in matched.claimed for file in known)
+    return (f"{n} image files are taken by no pattern; `exclude` says which are not wanted",) if n else ()
 
 
 def _with_data_files(case: Case, tree: Tree, sizes: Mapping[str, int]) -> Case:

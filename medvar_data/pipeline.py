@@ -42,6 +42,7 @@ class HarmonizeSummary:
     n_slices: int
     reasons: dict[str, int]
     rejects: tuple[Reject, ...]
+    never_met: dict[str, tuple[str, ...]]  # per collection, labels that it defines and no kept case holds
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,11 @@ def _note(found: _Found, workspace: Workspace, reported: set[Path], taken: dict[
 
 def _save(name: str, spec: CollectionSpec, result: Ingested, workspace: Workspace) -> Ingested:
     own = name.endswith(".toml") or name in template_names()
+    if spec.name in workspace.ingested():
+        gone = {case.case for case in workspace.cases(spec.name)} - {case.case for case in result.cases}
+        if gone:
+            note = f"{len(gone)} cases of an earlier ingest are not here: they no longer count; give all folders of a collection at once"
+            result = replace(result, notes=(*result.notes, note))
     workspace.save_ingested(spec, collection_text(name if own else spec.name), result, own=own)
     return result
 
@@ -250,12 +256,15 @@ def _killed(task: CaseTask) -> _Outcome:
 
 def _summary(workspace: Workspace, recipe: Recipe, names: list[str], pending: Pending) -> HarmonizeSummary:
     rejects: list[Reject] = []
+    never_met: dict[str, tuple[str, ...]] = {}
     kept = slices = found = elsewhere = 0
     for name in names:
         spec = workspace.spec(name)
         early = workspace.ingest_rejects(name)
         rejects += early
         found += len(early)
+        met: set[int] = set()
+        n_labelled = 0
         for case in workspace.cases(name):
             found += 1
             path = workspace.case_file(case)
@@ -268,13 +277,20 @@ def _summary(workspace: Workspace, recipe: Recipe, names: list[str], pending: Pe
             elif file.harmonized:
                 kept += 1
                 slices += file.harmonized.n_kept
+                met |= file.harmonized.label_mm3.keys()
+                n_labelled += bool(file.harmonized.label_digest)
+        absent = tuple(dict.fromkeys(label.name for label in spec.labels if label.id not in met))
+        if n_labelled and absent:
+            never_met[name] = absent
     if found != kept + len(rejects) + elsewhere:
         raise MedvarError(
             f"{found} cases in, but {kept} kept, {len(rejects)} rejected and {elsewhere} left to others; "
             "this is a fault of medvar, please report it."
         )
     reasons = dict(Counter(reject.reason.value for reject in rejects))
-    return HarmonizeSummary(found, kept, len(rejects), pending.n_finished, elsewhere, slices, reasons, tuple(rejects))
+    return HarmonizeSummary(
+        found, kept, len(rejects), pending.n_finished, elsewhere, slices, reasons, tuple(rejects), never_met
+    )
 
 
 def default_workers() -> int:

@@ -124,7 +124,7 @@ def write_shards(
     plan = _plan(slices, spec)
     digest = _plan_digest(plan)
     folder = workspace.path / "shards" / sha256(f"{digest} {store.url}".encode()).hexdigest()[:16]
-    _refuse_other_set(store, {name for name, _ in plan})
+    _refuse_other_set(store, {name for name, _ in plan}, workspace)
     codec = CODECS[spec.recipe.codec]
     tasks = [_ShardTask(n, m, codec.suffix, store.url, str(folder / f"{n}.parquet"), digest) for n, m in plan]
     folders = [folder, *filter(None, [store.folder])]
@@ -145,7 +145,15 @@ def write_shards(
             remove_partials(place)
     elsewhere = [] if engine.part.is_whole else [t for t in tasks if not _is_written(t, store)]
     if not elsewhere:
-        _write_manifests(store, tasks, [_case_row(k, splits, ids, workspace) for k in kept], rejects, spec, ids)
+        _write_manifests(
+            store,
+            tasks,
+            [_case_row(k, splits, ids, workspace) for k in kept],
+            rejects,
+            spec,
+            ids,
+            workspace.salt_digest(),
+        )
     return ShardSummary(
         digest="" if elsewhere else json.loads(store.read("dataset.json"))["digest"],
         n_slices={split: sum(s.split == split for s in slices) for split in SPLITS},
@@ -175,7 +183,7 @@ def _finished_cases(workspace: Workspace, recipe: Recipe) -> tuple[list[_Kept], 
     if missing:
         raise WorkspaceError(
             f"{missing} cases are not harmonized with recipe {recipe.name!r}. "
-            f"Run `medvar-data harmonize -w {workspace.path} --recipe {recipe.name}` first."
+            f"Run `medvar-data harmonize -w {workspace.path}` with the same --recipe first."
         )
     return kept, rejects
 
@@ -245,7 +253,16 @@ def _plan_digest(plan: list[tuple[str, tuple[_Slice, ...]]]) -> str:
     return digest.hexdigest()
 
 
-def _refuse_other_set(store: Store, wanted: set[str]) -> None:
+def _refuse_other_set(store: Store, wanted: set[str], workspace: Workspace) -> None:
+    place = Path(store.url).expanduser().resolve()
+    if "://" not in store.url and (place == workspace.path.resolve() or workspace.path.resolve() in place.parents):
+        raise WorkspaceError(
+            f"{store.url} lies in the workspace, which is private; wanted a folder of its own for what may be published."
+        )
+    if "dataset.json" in store.names():
+        salt = json.loads(store.read("dataset.json")).get("salt_sha256")
+        if salt != workspace.salt_digest():
+            raise WorkspaceError(f"{store.url} holds the shard set of another workspace. Give an empty folder.")
     there = {name for name in store.names() if name.endswith(".tar")}
     if other := there - wanted:
         raise WorkspaceError(
@@ -327,6 +344,7 @@ def _write_manifests(
     rejects: list[Reject],
     spec: ShardSpec,
     ids: Mapping[str, int],
+    salt_digest: str,
 ) -> None:
     """Write the tables, and dataset.json last: it says that the set is complete."""
     tables = [pq.read_table(t.index) for t in tasks]
@@ -350,6 +368,7 @@ def _write_manifests(
         "recipe": asdict(spec.recipe),
         "split": asdict(spec.split),
         "seed": spec.seed,
+        "salt_sha256": salt_digest,
         "versions": {
             "pipeline": PIPELINE_VERSION, "encoder": encoder_version(), "numpy": np.__version__, "cv2": cv2.__version__,
             "pyarrow": pa.__version__,

@@ -4,6 +4,8 @@ A path is POSIX and relative to the root. `archive.zip!/folder/file` is a member
 so the pattern of a collection matches packed and unpacked downloads alike.
 """
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def open_tree(path: Path) -> Tree:
     """
     path = path.expanduser().resolve()
     if path.is_dir():
-        root, found = path, sorted(p for p in path.rglob("*") if p.is_file())
+        root, found = path, sorted(_files_below(path))
     elif path.is_file() and is_archive(path.name):
         root, found = path.parent, [path]
     elif path.exists():
@@ -80,6 +82,19 @@ def open_tree(path: Path) -> Tree:
         broken.extend((f"{name}{SEPARATOR}{inner}", reason, detail) for inner, reason, detail in listing.broken)
         archives.append(PackedFiles(name, listing.encrypted, listing.scratch_bytes))
     return Tree(root, tuple(sorted(files, key=lambda f: f.path)), tuple(broken), tuple(archives))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder; linked folders are followed, each only once."""
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        stat = here.stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        yield from (here / name for name in names if (here / name).is_file())
 
 
 def read_bytes(root: Path, path: str) -> bytes:

@@ -62,12 +62,16 @@ class Workspace:
         Raises:
             WorkspaceError: nothing was ingested yet.
         """
-        names = sorted(p.name.removesuffix(".json") for p in (self.path / "ingest").glob("*.json"))
+        names = self.ingested()
         if not names:
             raise WorkspaceError(
                 f"{self.path} holds no ingested collection. Run `medvar-data ingest NAME=PATH -w {self.path}` first."
             )
         return names
+
+    def ingested(self) -> list[str]:
+        """Names of the collections that were ingested, sorted; none where nothing was yet."""
+        return sorted(p.name.removesuffix(".json") for p in (self.path / "ingest").glob("*.json"))
 
     def salt(self) -> bytes:
         """The secret behind patient hashes; made at the first call."""
@@ -90,6 +94,10 @@ class Workspace:
         if wanted:
             self.set_salt(wanted)
         return self.salt()
+
+    def salt_digest(self) -> str:
+        """Names the salt without telling it, 16 hex digits."""
+        return hmac(self.salt(), b"medvar shard set", sha256).hexdigest()[:16]
 
     def set_salt(self, salt: bytes) -> None:
         """Fix the salt of a new workspace, so that two workspaces give the same hashes.

@@ -13,7 +13,7 @@ from pydicom import dcmread
 from medvar_data.casefile import PASSING, read_case_file
 from medvar_data.catalog import load_collection, parse_collection
 from medvar_data.dicom.headers import quiet as silence
-from medvar_data.errors import CaseRejected, Reason, SourceError, SpecError
+from medvar_data.errors import CaseRejected, Reason, SourceError, SpecError, WorkspaceError
 from medvar_data.finders import find_msd
 from medvar_data.geometry import pad_to_square
 from medvar_data.ingest import ingest
@@ -21,6 +21,8 @@ from medvar_data.pipeline import run_harmonize, run_ingest
 from medvar_data.planning import pending_cases
 from medvar_data.readers import read_scan
 from medvar_data.recipes import load_recipe
+from medvar_data.shard import ShardSpec, write_shards
+from medvar_data.store import Store
 from medvar_data.tree import open_tree
 from medvar_data.workspace import Workspace
 
@@ -224,3 +226,49 @@ def test_a_case_file_tells_its_reason(tmp_path):
     reject = read_case_file(workspace.case_file(workspace.cases("acdc")[0])).reject
     assert reject is not None
     assert json.dumps(reject.detail).count("run the command again") == 1
+
+
+class TestWhatATrialFound:
+    def test_linked_folders_are_followed_once(self, tmp_path):
+        acdc_tree(tmp_path / "elsewhere", patients=2)
+        (tmp_path / "mix").mkdir()
+        (tmp_path / "mix" / "link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "elsewhere")
+        assert len(ingest(load_collection("acdc"), open_tree(tmp_path / "mix"), b"s").cases) == 4
+
+    def test_an_ingest_that_drops_earlier_cases_says_so(self, tmp_path):
+        workspace = Workspace(tmp_path / "work")
+        list(run_ingest({"acdc": acdc_tree(tmp_path / "a", patients=3)}, workspace))
+        (again,) = run_ingest({"acdc": acdc_tree(tmp_path / "b", patients=1)}, workspace)
+        assert "4 cases of an earlier ingest" in again.notes[-1]
+        (same,) = run_ingest({"acdc": tmp_path / "b"}, workspace)
+        assert not same.notes
+
+    def test_images_that_no_pattern_takes_are_told(self, tmp_path):
+        write_files(
+            tmp_path, {f"{n}.nii": nifti_bytes(scan((12, 10, 4))[0]) for n in ("a_image", "Zed-Ann_t1", "extra")}
+        )
+        spec = parse_collection(pairs_toml(suffix="nii"), "own.toml", own=True)
+        assert ingest(spec, open_tree(tmp_path), b"s").notes[-1].startswith("2 image files are taken by no pattern")
+
+    def test_a_set_of_another_workspace_and_the_workspace_itself_are_no_place_for_shards(self, tmp_path):
+        recipe = small_recipe(tmp_path)
+        for name in "ab":
+            list(run_ingest({"acdc": acdc_tree(tmp_path / name, patients=2)}, Workspace(tmp_path / f"w{name}")))
+            run_harmonize(Workspace(tmp_path / f"w{name}"), recipe, 1, quiet)
+        write_shards(Workspace(tmp_path / "wa"), Store(str(tmp_path / "s")), ShardSpec(recipe), 1, quiet)
+        with pytest.raises(WorkspaceError, match="another workspace"):
+            write_shards(Workspace(tmp_path / "wb"), Store(str(tmp_path / "s")), ShardSpec(recipe), 1, quiet)
+        for inside in (tmp_path / "wa", tmp_path / "wa" / "s"):
+            with pytest.raises(WorkspaceError, match="private"):
+                write_shards(Workspace(tmp_path / "wa"), Store(str(inside)), ShardSpec(recipe), 1, quiet)
+
+    def test_a_label_that_no_case_holds_is_told(self, tmp_path):
+        voxels, label = scan((20, 18, 4), 1)
+        write_files(
+            tmp_path, {"c_image.nii": nifti_bytes(voxels), "c_label.nii": nifti_bytes((label > 0).astype("u1"))}
+        )
+        (tmp_path / "own.toml").write_text(pairs_toml(suffix="nii"))
+        workspace = Workspace(tmp_path / "work")
+        list(run_ingest({str(tmp_path / "own.toml"): tmp_path}, workspace))
+        assert run_harmonize(workspace, small_recipe(tmp_path), 1, quiet).never_met == {"own": ("two",)}
