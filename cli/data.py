@@ -148,6 +148,7 @@ def ingest(
     rejects = [(x.collection, x.case, x.reason.value, x.detail) for r in results for x in r.rejects]
     if rejects:
         print_table("\nRejected", ("collection", "case", "reason", "detail"), rejects)
+        console.print(f"{workspace / 'rejected'} names their files", markup=False)
     if absent:
         console.print(f"\nNothing found of {', '.join(absent)}", markup=False)
     for result in results:
@@ -413,7 +414,7 @@ def _ingest_note(result: Ingested) -> dict[str, object]:
         "collection": result.collection,
         "kept": len(result.cases),
         "layouts": [asdict(c) for c in result.counts],
-        "rejects": [asdict(r) for r in result.rejects],
+        "rejects": [{k: v for k, v in asdict(r).items() if k != "files"} for r in result.rejects],
         "notes": list(result.notes),
     }
 

@@ -88,7 +88,9 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
         try:
             cases.append(_with_data_files(case, tree, sizes))
         except CaseRejected as error:
-            rejects.append(Reject(spec.name, case.case, "ingest", error.reason, error.detail))
+            rejects.append(
+                Reject(spec.name, case.case, "ingest", error.reason, error.detail, (*case.image, *case.label))
+            )
     order = sorted(cases, key=lambda c: natural(c.case))
     return Ingested(
         spec.name,
@@ -128,7 +130,8 @@ def _with_data_files(case: Case, tree: Tree, sizes: Mapping[str, int]) -> Case:
 def archive_rejects(collection: str, broken: Iterable[tuple[str, Reason, str]]) -> list[Reject]:
     """Make a reject of each archive of which nothing is used; its name stays out, since it could name a person."""
     return [
-        Reject(collection, f"archive-{i}", "ingest", reason, detail) for i, (_, reason, detail) in enumerate(broken)
+        Reject(collection, f"archive-{i}", "ingest", reason, detail, (path,))
+        for i, (path, reason, detail) in enumerate(broken)
     ]
 
 
@@ -145,7 +148,7 @@ def _judge(spec: CollectionSpec, candidates: Iterable[Case]) -> Iterable[tuple[C
             _judge_headers(spec, case, headers)
             yield sized(case, headers), None
         except CaseRejected as error:
-            yield case, Reject(spec.name, case.case, "ingest", error.reason, error.detail)
+            yield case, Reject(spec.name, case.case, "ingest", error.reason, error.detail, (*case.image, *case.label))
 
 
 def _judge_headers(spec: CollectionSpec, case: Case, headers: dict[str, Header | CaseRejected | None]) -> None:

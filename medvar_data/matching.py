@@ -86,13 +86,13 @@ def _expected(spec: CollectionSpec, layout: Layout, found: Mapping[str, int]) ->
 
 def _judge_name(spec: CollectionSpec, layout: Layout, case: Case, reason: str, seen: set[str]) -> Reject | None:
     if reason:
-        return make_reject(spec, case.case, Reason.KNOWN_BAD, reason)
+        return make_reject(spec, case.case, Reason.KNOWN_BAD, reason, (*case.image, *case.label))
     if case.case in seen:
         detail = "another file already claims this case; keep one of them"
-        return make_reject(spec, case.case, Reason.DUPLICATE_CASE, detail)
+        return make_reject(spec, case.case, Reason.DUPLICATE_CASE, detail, (*case.image, *case.label))
     if layout.label_files and case.label and len(case.label) != len(layout.label_files):
         detail = f"the label has {len(case.label)} of its files; wanted {', '.join(layout.label_files)}"
-        return make_reject(spec, case.case, Reason.FILE_MISSING, detail)
+        return make_reject(spec, case.case, Reason.FILE_MISSING, detail, (*case.image, *case.label))
     return None
 
 
@@ -121,10 +121,12 @@ def _match(
         )
         key, paths = case_key(name, spec, salt), [f.path for f in members]
         if pair not in used:
-            lone = make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image")
+            lone = make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image", paths)
             spare.append((lone, paths))
         elif again:
-            second = make_reject(spec, key, Reason.DUPLICATE_CASE, "a second label claims this case; keep one of them")
+            second = make_reject(
+                spec, key, Reason.DUPLICATE_CASE, "a second label claims this case; keep one of them", paths
+            )
             spare.append((second, paths))
     return cases, spare
 
@@ -258,9 +260,9 @@ def natural(key: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", key)]
 
 
-def make_reject(spec: CollectionSpec, case: str, reason: Reason, detail: str) -> Reject:
+def make_reject(spec: CollectionSpec, case: str, reason: Reason, detail: str, files: Iterable[str] = ()) -> Reject:
     """Leave a case out at this stage, ingest."""
-    return Reject(spec.name, case, "ingest", reason, detail)
+    return Reject(spec.name, case, "ingest", reason, detail, tuple(files))
 
 
 def readable(pattern: str) -> str:

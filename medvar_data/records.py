@@ -45,13 +45,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Reject:
-    """A case left out, with its reason. A row of `rejects.parquet`."""
+    """A case left out, with its reason. A row of `rejects.parquet`.
+
+    `files` (below the root, where known) stay in the workspace: they can name a person.
+    """
 
     collection: str
     case: str
     stage: str  # ingest, harmonize or shard
     reason: Reason
     detail: str
+    files: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -103,14 +103,14 @@ def read_cases(path: Path) -> list[Case]:
 
 
 def write_rejects(path: Path, rejects: Sequence[Reject], metadata: Mapping[str, str] | None = None) -> None:
-    """Write rejected cases, sorted by collection and case."""
+    """Write rejected cases, sorted by collection and case, without their files."""
     ordered = sorted(rejects, key=lambda r: (r.collection, r.case, r.stage, r.reason.value))
     rows = ({**dataclasses.asdict(r), "reason": r.reason.value} for r in ordered)
     write_table(path, table_from_rows(rows, REJECTS_SCHEMA), metadata)
 
 
 def read_rejects(path: Path) -> list[Reject]:
-    """Read what `write_rejects` wrote."""
+    """Read what `write_rejects` wrote, but for the files."""
     rows = pq.read_table(path, schema=REJECTS_SCHEMA).to_pylist()
     return [Reject(**{**row, "reason": Reason(row["reason"])}) for row in rows]
 

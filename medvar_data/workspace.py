@@ -5,6 +5,7 @@ W/collections/<name>.toml           the description that ingest used
 W/conditions.json                   ids given to users' own conditions, append-only
 W/archives.json                     digest of each archive that ingest read, and what it takes to read it again
 W/ingest/<name>.parquet             one row a case          (+ .rejects.parquet, .json with counts)
+W/rejected/<name>.json              the files of rejected cases, which are named nowhere else
 W/harmonized/<name>/<case>.parquet  one file a finished case
 W/shards/<plan>/                    index of finished shards, for resuming
 """
@@ -122,6 +123,8 @@ class Workspace:
         write_bytes(self.path / "collections" / f"{spec.name}.toml", toml.encode())
         write_cases(folder / f"{spec.name}.parquet", result.cases, {"medvar.collection_sha256": spec.digest})
         write_rejects(folder / f"{spec.name}.rejects.parquet", result.rejects)
+        files = [{"case": r.case, "reason": r.reason.value, "files": list(r.files)} for r in result.rejects]
+        write_json(self.path / "rejected" / f"{spec.name}.json", files)
         note = {
             "counts": [asdict(c) for c in result.counts],
             "notes": list(result.notes),

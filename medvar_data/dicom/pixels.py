@@ -31,7 +31,10 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     except MemoryError:
         raise
     except Exception as error:
-        raise CaseRejected(Reason.TRUNCATED, f"a slice's pixels cannot be decoded ({type(error).__name__})") from error
+        raise CaseRejected(
+            Reason.TRUNCATED,
+            "a slice's pixels cannot be decoded: the file is cut short or damaged; export the series again",
+        ) from error
     if len(found) != len(indices):
         detail = f"a file holds {len(found)} of {len(indices)} frames that its header names; export it again"
         raise CaseRejected(Reason.TRUNCATED, detail)

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from builders import acdc_tree, nifti_bytes, pairs_toml, scan, small_recipe, write_files
 from dicoms import cohort_toml, image, slices, structure_set, volume
@@ -272,3 +273,21 @@ class TestWhatATrialFound:
         workspace = Workspace(tmp_path / "work")
         list(run_ingest({str(tmp_path / "own.toml"): tmp_path}, workspace))
         assert run_harmonize(workspace, small_recipe(tmp_path), 1, quiet).never_met == {"own": ("two",)}
+
+    def test_the_workspace_alone_names_the_files_of_a_reject(self, tmp_path):
+        files = {
+            "doe_image.nii": b"no image",
+            "roe_label.nii": nifti_bytes(scan((12, 10, 4))[1]),
+            "poe.zip": b"PK broken",
+        }
+        write_files(tmp_path / "data", files)
+        (tmp_path / "own.toml").write_text(pairs_toml(suffix="nii"))
+        workspace = Workspace(tmp_path / "work")
+        (result,) = run_ingest({str(tmp_path / "own.toml"): tmp_path / "data"}, workspace)
+        noted = json.loads((tmp_path / "work" / "rejected" / "own.json").read_text())
+        assert sorted(file for row in noted for file in row["files"]) == ["doe_image.nii", "poe.zip", "roe_label.nii"]
+        assert "doe" not in repr(result.rejects)
+        assert all(not reject.files for reject in workspace.ingest_rejects("own"))
+        run_harmonize(workspace, small_recipe(tmp_path), 1, quiet)
+        write_shards(workspace, Store(str(tmp_path / "s")), ShardSpec(small_recipe(tmp_path)), 1, quiet)
+        assert "files" not in pq.read_schema(tmp_path / "s" / "rejects.parquet").names
