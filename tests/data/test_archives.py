@@ -61,7 +61,10 @@ def rows(result) -> list:
     return [
         (replace(c, root="", image=(), label=(), modified_ns=0), [tuple(p.split("!/")[-1] for p in part) for part in (c.image, c.label)])
         for c in result.cases
-    ] + [replace(r, case="") if r.case.startswith("archive") else r for r in result.rejects]  # fmt: skip
+    ] + [
+        replace(r, case="" if r.case.startswith("archive") else r.case, files=tuple(p.split("!/")[-1] for p in r.files))
+        for r in result.rejects
+    ]  # fmt: skip
 
 
 def slices(workspace: Workspace, recipe) -> dict:
