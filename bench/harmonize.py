@@ -34,7 +34,7 @@ from peers import monai_slices, torchio_slices
 from medvar_data import body, casefile, harmonize
 from medvar_data.catalog import CollectionSpec, LabelSpec, load_collection
 from medvar_data.phantoms import synthesize
-from medvar_data.readers import read_scan, volume
+from medvar_data.readers import labels, read_scan, volume
 from medvar_data.recipes import load_recipe
 from medvar_data.records import Case
 
@@ -42,10 +42,10 @@ LUNG_SLICES = 90
 OWN_LABELS = tuple(LabelSpec(n, n, n, f"structure {n}") for n in range(1, 10))
 SYNTHETIC_SHAPE = (512, 512, 160)
 STAGES = {  # stage: functions of ours whose own time counts to it
-    "read file": [(volume, "read_bytes")],
+    "read file": [(volume, "read_with_data")],
     "sha256 of file": [(volume, "sha256")],
     "inflate": [(volume, "_inflate")],
-    "check voxels": [(volume, "compact"), (volume, "label_values")],
+    "check voxels": [(volume, "compact"), (labels, "label_values")],
     "reorient": [(harmonize, "picture_stack")],
     "body: threshold": [(body, "_foreground"), (harmonize, "fit_body")],
     "body: opening": [(body, "_opened")],

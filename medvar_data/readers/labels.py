@@ -17,13 +17,13 @@ from medvar_data.records import Geometry, LabelVolume, Volume
 AFFINE_TOLERANCE_MM = 0.1  # between image and label, at any corner
 
 
-def combine_labels(image: Volume, parts: list[Volume], layout: Layout, label_grid: str) -> LabelVolume:
+def combine_labels(image: Volume, parts: list[Volume], layout: Layout | None, label_grid: str) -> LabelVolume:
     """Combine a case's label files.
 
     Args:
         image: whose grid the label is to lie on.
         parts: one a file, in the order of `layout.label_files` where each structure has its own.
-        layout: says how the files belong together.
+        layout: says how the files belong together; None for a single file.
         label_grid: "image": the files lie on the image's grid, whatever their affine says (step `affine_from_image` where
             it says something else); "affine": each lies where its own affine says (step `label_resampled`).
 
@@ -42,9 +42,9 @@ def combine_labels(image: Volume, parts: list[Volume], layout: Layout, label_gri
         check_same_shape(image.geometry.shape, part.voxels.shape)
     if any(elsewhere) and not steps and "spacing_from_pixdim" not in image.steps:
         steps = ("affine_from_image",)
-    if layout.label_files:
+    if layout and layout.label_files:
         voxels, steps = merge_structures(parts, list(layout.label_files.values())), (*steps, "merged_labels")
-    elif layout.vote and len(parts) > 1:
+    elif layout and layout.vote and len(parts) > 1:
         voxels, steps = vote([label_values(part.voxels) for part in parts]), (*steps, f"voted_of_{len(parts)}")
     else:
         voxels = parts[0].voxels

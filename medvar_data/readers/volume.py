@@ -45,7 +45,7 @@ def read_volume_scan(case: Case, spec: CollectionSpec) -> Scan:
     if not case.label:
         return Scan(image, None)
     parts = [_read(case.root, path, "affine", case.channel, one_for_all=True) for path in case.label]
-    layout = next(layout for layout in spec.layouts if layout.id == case.layout)
+    layout = next((layout for layout in spec.layouts if layout.id == case.layout), None)
     return Scan(image, combine_labels(image, parts, layout, spec.label_grid))
 
 
