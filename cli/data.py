@@ -10,7 +10,7 @@ from medvar_cli.harmonizing import show_harmonized, show_plan
 
 from medvar_data import pipeline
 from medvar_data.archives import AccessSpec, read_passwords
-from medvar_data.catalog import Layout, collection_text, find_collections, load_collections
+from medvar_data.catalog import Layout, collection_text, find_collections, license_text, load_collections
 from medvar_data.contact import contact_sheets
 from medvar_data.demo import DemoSpec, run_data_demo
 from medvar_data.describe import describe_collection
@@ -75,7 +75,7 @@ def collections(as_json: JsonOption = False) -> None:
             s.region,
             _modalities(s.modality, s.layouts),
             s.n_expected,
-            _license(s.license, s.license_confirmed),
+            license_text(s.license, s.license_confirmed),
             s.title,
         )
         for s in specs
@@ -249,7 +249,7 @@ def stats(
                "in_plane_mm_median", "through_plane_mm_median", "foreground_fraction_mean", "license")  # fmt: skip
     names = ("collection", "mod.", "region", "sequence", "split", "patients", "cases", "labelled", "slices", "mm", "step mm",
              "foreground", "license")  # fmt: skip
-    shown = [{**row, "license": _license(row["license"], row["license_confirmed"])} for row in rows]
+    shown = [{**row, "license": license_text(row["license"], row["license_confirmed"])} for row in rows]
     print_table("Statistics", names, [tuple(row[c] for c in columns) for row in shown])
     rejects = pipeline.read_reject_counts(Store(shards))
     if rejects:
@@ -378,10 +378,6 @@ def demo(
 def _promised(expected: int, found: int) -> tuple[int | str, int | str]:
     """What a publisher promises and what of it is missing; dashes where nobody does."""
     return (expected, max(0, expected - found)) if expected else ("–", "–")
-
-
-def _license(name: str, confirmed: bool) -> str:
-    return name if confirmed else f"{name} (unconfirmed)"
 
 
 def _modalities(modality: str, layouts: tuple[Layout, ...]) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from medvar_data.catalog import CollectionSpec, load_collection, load_collections
+from medvar_data.catalog import CollectionSpec, license_text, load_collection, load_collections
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("docs/collections.md", "docs/parity.md")
@@ -49,7 +49,7 @@ def collections() -> str:
 def _row(spec: CollectionSpec) -> str:
     modalities = " ".join(sorted({layout.modality or spec.modality for layout in spec.layouts}))
     checked = ", ".join(dict.fromkeys(STATUS[layout.confirmed] for layout in spec.layouts))
-    licence = spec.license + ("" if spec.license_confirmed else " (unconfirmed)")
+    licence = license_text(spec.license, spec.license_confirmed)
     cells = (
         f"`{spec.name}`",
         spec.title,

@@ -294,6 +294,11 @@ def labels_of(spec: CollectionSpec, layout_id: str) -> tuple[LabelSpec, ...]:
     return tuple(label for label in spec.labels if not label.layouts or layout_id in label.layouts)
 
 
+def license_text(name: str, confirmed: bool) -> str:
+    """A licence as people are shown it, marked where nothing confirms it."""
+    return name if confirmed else f"{name} (unconfirmed)"
+
+
 def condition_name(spec: CollectionSpec, modality: str) -> str:
     """Name the condition that a case of this collection and modality is generated under."""
     return spec.condition or f"{spec.name}-{modality.lower()}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from medvar_data.catalog import CollectionSpec, load_collections
+from medvar_data.catalog import CollectionSpec, license_text, load_collections
 from medvar_data.contact import contact_sheets
 from medvar_data.errors import ShardSetError, SourceError
 from medvar_data.ingest import ingest
@@ -156,5 +156,5 @@ def _statistics(shards: Path) -> str:
              "foreground", "licence")  # fmt: skip
     rows = read_statistics(Store(str(shards)))
     for row in rows:
-        row["license"] += "" if row["license_confirmed"] else " (unconfirmed)"
+        row["license"] = license_text(row["license"], row["license_confirmed"])
     return table(names, [[row[c] for c in columns] for row in rows])
