@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 from medvar_data.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.body import BodyParams, apply_body, find_body
 from medvar_data.choices import recipe_for
-from medvar_data.codec import decode_png
+from medvar_data.contact import read_pair
 from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.geometry import (
     SlicePlan,
@@ -109,9 +109,9 @@ def reconstruct(store: Store, name: str) -> Reconstruction:
     mask = np.zeros(shape, dtype=np.uint8)
     kept = np.zeros(shape, dtype=bool)
     for row in rows:
-        picture = invert_intensity(_picture(store, row, "image"), params)
-        image[row["z"]] = _from_square(picture, shape[1:], plan, recipe, resample_image)
-        mask[row["z"]] = _from_square(_picture(store, row, "mask"), shape[1:], plan, recipe, resample_mask)
+        picture, labels = read_pair(store, row)
+        image[row["z"]] = _from_square(invert_intensity(picture, params), shape[1:], plan, recipe, resample_image)
+        mask[row["z"]] = _from_square(labels, shape[1:], plan, recipe, resample_mask)
         kept[row["z"]] = True
     voxels, labels, there = (np.ascontiguousarray(as_stored(stack, plan)) for stack in (image, mask, kept))
     return Reconstruction(case["collection"], case["case"], voxels, labels, geometry, there)
@@ -239,9 +239,3 @@ def _case_row(store: Store, name: str) -> dict[str, Any]:
             f"No case has the name {name!r}; names look like acdc-patient001-frame01, a key without its -z0004."
         )
     return dict(found)
-
-
-def _picture(store: Store, row: dict[str, Any], kind: str) -> UInt8[np.ndarray, "s s"]:
-    with store.open(row["shard"]) as stream:
-        stream.seek(row[f"{kind}_offset"])
-        return decode_png(stream.read(row[f"{kind}_size"]))

@@ -4,14 +4,12 @@ In: the label files as read, each with its own geometry. Out: one array of publi
 steps it took: files of single structures merged, raters put to the vote, a grid of its own resampled.
 """
 
-from hashlib import sha256
-
 import numpy as np
 from jaxtyping import Shaped, UInt16
 
 from medvar_data.catalog import Layout
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.readers.scan import check_same_shape, label_values
+from medvar_data.readers.scan import check_same_shape, digest_of_files, label_values
 from medvar_data.records import Geometry, LabelVolume, Volume
 
 AFFINE_TOLERANCE_MM = 0.1  # between image and label, at any corner
@@ -48,9 +46,7 @@ def combine_labels(image: Volume, parts: list[Volume], layout: Layout | None, la
         voxels, steps = vote([label_values(part.voxels) for part in parts]), (*steps, f"voted_of_{len(parts)}")
     else:
         voxels = parts[0].voxels
-    digest = parts[0].digest
-    if len(parts) > 1:
-        digest = sha256("".join(part.digest for part in parts).encode()).hexdigest()
+    digest = digest_of_files([part.digest for part in parts])
     return LabelVolume(label_values(voxels), image.geometry, digest, steps)
 
 

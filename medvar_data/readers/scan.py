@@ -1,6 +1,8 @@
 """What every reader returns, and the checks and repairs that all of them share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 from jaxtyping import Shaped, UInt8, UInt16
@@ -81,6 +83,11 @@ def label_values(
     if high == 0:
         raise CaseRejected(Reason.EMPTY_LABEL, "the label is zero everywhere; wanted at least one annotated voxel")
     return voxels.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+
+
+def digest_of_files(digests: Sequence[str]) -> str:
+    """Name what several files hold together: sha256 over their digests in order, hex; of one file its own."""
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
 
 
 def check_same_shape(image: tuple[int, ...], label: tuple[int, ...]) -> None:

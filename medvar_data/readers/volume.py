@@ -20,11 +20,11 @@ from jaxtyping import Shaped
 
 from medvar_data.archives import private_folder
 from medvar_data.catalog import CollectionSpec
-from medvar_data.errors import CaseRejected, Reason, WorkspaceError
+from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import check_affine, resolve_spacing
 from medvar_data.readers.detached import read_with_data
 from medvar_data.readers.labels import combine_labels, same_place
-from medvar_data.readers.scan import Header, Scan, compact
+from medvar_data.readers.scan import Header, Scan, compact, digest_of_files
 from medvar_data.records import Case, Geometry, Volume
 from medvar_data.store import telling_of_full_disk
 from medvar_data.tree import SEPARATOR, read_head
@@ -89,21 +89,11 @@ def _stored_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
 def _read(root: str, path: str, spacing_from: str, channel: int, *, one_for_all: bool = False) -> Volume:
     """Read one file; with `one_for_all`, a file of one channel (a label) serves every channel of another."""
     files = read_with_data(Path(root), path)
-    digests = [sha256(data).hexdigest() for data in files.values()]
-    digest = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
-    try:
-        if _is_nifti(path):
-            voxels, affine, pixdim, steps = _read_nifti(next(iter(files.values())), channel, one_for_all)
-        else:
-            voxels, affine, pixdim, steps = _read_itk(files, root, path)
-    except (CaseRejected, WorkspaceError):  # a full disk says nothing of the case
-        raise
-    except MemoryError:  # the case is tried again alone
-        raise
-    except Exception as error:
-        raise CaseRejected(
-            Reason.UNREADABLE, f"the reader gave up ({type(error).__name__}); the file is damaged"
-        ) from error
+    digest = digest_of_files([sha256(data).hexdigest() for data in files.values()])
+    if _is_nifti(path):
+        voxels, affine, pixdim, steps = _read_nifti(next(iter(files.values())), channel, one_for_all)
+    else:
+        voxels, affine, pixdim, steps = _read_itk(files, root, path)
     if not voxels.size:
         found = " x ".join(map(str, voxels.shape))
         raise CaseRejected(Reason.DIMENSIONS, f"the image is {found} voxels; wanted three dimensions")
