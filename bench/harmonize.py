@@ -31,12 +31,15 @@ import torch
 from isal import igzip
 from peers import monai_slices, torchio_slices
 
-from medvar_data import body, casefile, harmonize
-from medvar_data.catalog import CollectionSpec, LabelSpec, load_collection
-from medvar_data.phantoms import synthesize
-from medvar_data.readers import labels, read_scan, volume
-from medvar_data.recipes import load_recipe
+from medvar_data.catalog.collection import CollectionSpec, LabelSpec
+from medvar_data.catalog.load import load_collection
+from medvar_data.catalog.recipe import load_recipe
+from medvar_data.demo.phantoms import synthesize
+from medvar_data.harmonize.harmonize import body, harmonize
+from medvar_data.readers import labels, volume
+from medvar_data.readers.read import read_scan
 from medvar_data.records import Case
+from medvar_data.workspace.workspace import case_file as casefile
 
 LUNG_SLICES = 90
 OWN_LABELS = tuple(LabelSpec(n, n, n, f"structure {n}") for n in range(1, 10))

@@ -20,9 +20,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medvar_data.catalog import CollectionSpec, parse_collection
-from medvar_data.ingest import ingest
-from medvar_data.tree import open_tree
+from medvar_data.catalog.collection import CollectionSpec
+from medvar_data.catalog.load import parse_collection
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.sources.tree import open_tree
 
 TOML = """name = "many"
 title = "Many small cases"

@@ -79,10 +79,11 @@ def write_scan(folder: Path, n_slices: int, modality: str, dtype: str, labelled:
 
 def child(folder: Path) -> None:
     """Ingest and harmonize one scan in this process; print the peaks before and after."""
-    from medvar_data.pipeline import run_harmonize, run_ingest
-    from medvar_data.planning import peak_bytes
-    from medvar_data.recipes import load_recipe
-    from medvar_data.workspace import Workspace
+    from medvar_data.catalog.recipe import load_recipe
+    from medvar_data.harmonize.expect import peak_bytes
+    from medvar_data.harmonize.run import run_harmonize
+    from medvar_data.ingest.run import run_ingest
+    from medvar_data.workspace.workspace import Workspace
 
     workspace = Workspace(folder / "work")
     list(run_ingest({str(folder / "bench.toml"): folder}, workspace))
@@ -127,10 +128,11 @@ def show(name: str, n_slices: int, found: dict[str, float]) -> float:
 
 def real(data: Path, rate: float) -> dict[str, dict[str, object]]:
     """Harmonize real downloads with one process; what the workspace notes of them beside `rate`, seconds a byte."""
-    from medvar_data.pipeline import run_harmonize, run_ingest
-    from medvar_data.planning import read_calibration
-    from medvar_data.recipes import load_recipe
-    from medvar_data.workspace import Workspace
+    from medvar_data.catalog.recipe import load_recipe
+    from medvar_data.harmonize.expect import read_calibration
+    from medvar_data.harmonize.run import run_harmonize
+    from medvar_data.ingest.run import run_ingest
+    from medvar_data.workspace.workspace import Workspace
 
     with tempfile.TemporaryDirectory() as name:
         workspace = Workspace(Path(name))

@@ -17,10 +17,10 @@ from functools import partial
 import torch
 
 from medvar_model.config import TOKENIZERS, transformer_config
-from medvar_model.losses import next_scale_loss
-from medvar_model.sampling import PAPER, sample
-from medvar_model.var import Transformer
-from medvar_model.vqvae import Tokenizer
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.transformer import Transformer
+from medvar_model.sampling.sample import PAPER, sample
+from medvar_model.training.losses import next_scale_loss
 
 CONDITIONS = 30
 

@@ -20,17 +20,17 @@ import numpy as np
 import torch
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation, Resize, ScaleIntensityRange
 
-from medvar_data.body import fit_body
-from medvar_data.catalog import load_collection
-from medvar_data.contact import grid, outlined
+from medvar_data.audit.contact_sheets import grid, outlined
+from medvar_data.catalog.load import load_collection
+from medvar_data.catalog.recipe import Recipe, load_recipe
 from medvar_data.geometry import canonical, plan_slices, resize_image, slices_first
-from medvar_data.harmonize import harmonize
-from medvar_data.ingest import ingest
-from medvar_data.intensity import NORMALIZERS, apply_intensity
-from medvar_data.readers import read_scan
-from medvar_data.recipes import Recipe, load_recipe
+from medvar_data.harmonize.body import fit_body
+from medvar_data.harmonize.harmonize import harmonize
+from medvar_data.harmonize.intensity import NORMALIZERS, apply_intensity
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.read import read_scan
 from medvar_data.records import Case
-from medvar_data.tree import open_tree
+from medvar_data.sources.tree import open_tree
 
 CASES = {"acdc": "acdc", "msd-hippocampus": "msd", "chaos": "chaos", "brats2023": "brats"}
 

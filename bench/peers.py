@@ -20,7 +20,7 @@ from monai.transforms import (
     ScaleIntensityRange,
 )
 
-from medvar_data.recipes import Recipe
+from medvar_data.catalog.recipe import Recipe
 
 
 @dataclass(frozen=True)

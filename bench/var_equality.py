@@ -5,7 +5,7 @@
 The `narrow` case has all ten scales but few channels; `released` is the size of VAR's published files
 (autoencoder of width 160, 4096 codes, 680 tokens; transformer of the given depth). --quick runs the narrow
 case alone. Weights are random: no download. Everything runs on the CPU in float32, both sides with the
-weights of VAR's modules translated by `medvar_model.import_var`. Gradients are compared relative to the
+weights of VAR's modules translated by `medvar_model.checkpoints.import_var`. Gradients are compared relative to the
 largest of their model.
 
 Prints a table of largest differences; the last line is one JSON object.
@@ -29,17 +29,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvar_model.config import PAPER_SIDES
-from medvar_model.import_var import (
+from medvar_model.checkpoints.import_var import (
     rename_tokenizer,
     rename_transformer,
     tokenizer_config_of,
     transformer_config_of,
 )
-from medvar_model.losses import next_scale_loss
-from medvar_model.sampling import SampleSettings, sample
-from medvar_model.var import Transformer
-from medvar_model.vqvae import Tokenizer
+from medvar_model.config import PAPER_SIDES
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.transformer import Transformer
+from medvar_model.sampling.sample import SampleSettings, sample
+from medvar_model.training.losses import next_scale_loss
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from medvar_data.catalog import CollectionSpec, license_text, load_collection, load_collections
+from medvar_data.catalog.collection import CollectionSpec, license_text
+from medvar_data.catalog.load import load_collection, load_collections
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("docs/collections.md", "docs/parity.md")

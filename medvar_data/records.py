@@ -3,6 +3,7 @@
 Frozen values only. Where each lives on disk is written in docs/formats.md.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,3 +122,90 @@ class Progress:
     total: int
     name: str
     status: str  # kept, rejected, skipped
+
+
+@dataclass(frozen=True)
+class LayoutCount:
+    """Cases of one layout beside what the publisher counts (0: unknown)."""
+
+    layout: str
+    found: int
+    expected: int
+    unlabelled: int  # found without the label that the layout promises
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """Everything that one collection's ingest found out."""
+
+    collection: str
+    cases: tuple[Case, ...]
+    rejects: tuple[Reject, ...]
+    counts: tuple[LayoutCount, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def n_found(self) -> int:
+        """Cases and rejects together."""
+        return len(self.cases) + len(self.rejects)
+
+
+@dataclass(frozen=True)
+class CaseStatistics:
+    """Voxel values of the whole image, in HU or the scanner's unit."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    p0_5: float
+    p50: float
+    p99_5: float
+
+
+@dataclass(frozen=True)
+class HarmonizedCase:
+    """All that was decided and measured on one kept case; mm³ are of the source grid, pixels of the finished slices."""
+
+    image_digest: str
+    label_digest: str
+    steps: tuple[str, ...]
+    shape: tuple[int, int, int]
+    affine: tuple[float, ...]  # stored voxel index to RAS+ mm, 16 numbers in row order
+    orientation: str
+    plane: str
+    spacing_row_mm: float
+    spacing_col_mm: float
+    through_plane_mm: float
+    normalizer: str
+    low: float
+    high: float
+    body_threshold: float
+    body_fill: float
+    n_slices: int
+    n_kept: int
+    n_without_foreground: int
+    n_emptied_by_cleanup: int
+    removed_body_mm3: float
+    removed_label_mm3: dict[int, float]
+    label_mm3: dict[int, float]
+    vanished_labels: tuple[int, ...]
+    statistics: CaseStatistics
+
+
+@dataclass(frozen=True)
+class HarmonizedVolume:
+    """A kept case and its slices, in rising order of z."""
+
+    case: HarmonizedCase
+    slices: tuple[HarmonizedSlice, ...] = field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Digests of all that a case's result depends on, apart, so that a change can be named."""
+
+    source: str
+    collection: str
+    recipe: str
+    code: str

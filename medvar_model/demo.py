@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 
 from medvar_model.config import TOKENIZERS, TokenizerConfig
-from medvar_model.dist import Place
 from medvar_model.errors import MissingCheckpoint, ShardSetMismatch
-from medvar_model.evaluate import Evaluate, Evaluation, evaluate, split_sizes
+from medvar_model.evaluation.evaluate import Evaluate, Evaluation, evaluate, split_sizes
 from medvar_model.loader import DataSpec
-from medvar_model.losses import TokenizerLossWeights
-from medvar_model.recipe import LoopSettings, StepLog
-from medvar_model.sampling import SAMPLINGS, SampleSettings
-from medvar_model.train_tokenizer import TrainTokenizer, train_tokenizer
-from medvar_model.train_transformer import TrainTransformer, train_transformer
+from medvar_model.machine.processes import Place
+from medvar_model.sampling.sample import SAMPLINGS, SampleSettings
+from medvar_model.training.losses import TokenizerLossWeights
+from medvar_model.training.settings import LoopSettings, StepLog
+from medvar_model.training.tokenizer import TrainTokenizer, train_tokenizer
+from medvar_model.training.transformer import TrainTransformer, train_transformer
 
 SHARDS = "shards-64"
 MODEL = "model"

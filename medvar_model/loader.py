@@ -17,10 +17,10 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from medvar_data.stream import Stream, StreamSpec, ahead, open_shard_set
-from medvar_model.dist import Place
 from medvar_model.errors import ShardSetMismatch
-from medvar_model.folders import check_shard_set
-from medvar_model.memory import check_memory
+from medvar_model.machine.folders import check_shard_set
+from medvar_model.machine.memory import check_memory
+from medvar_model.machine.processes import Place
 
 
 @dataclass(frozen=True)

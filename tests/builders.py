@@ -14,8 +14,9 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from medvar_data.catalog import CollectionSpec, parse_collection
-from medvar_data.recipes import Recipe, load_recipe
+from medvar_data.catalog.collection import CollectionSpec
+from medvar_data.catalog.load import parse_collection
+from medvar_data.catalog.recipe import Recipe, load_recipe
 from medvar_data.records import Case
 
 SMALL_RECIPE = """extends = "paper"

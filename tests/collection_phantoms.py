@@ -19,7 +19,7 @@ from habits import HABITS, Habit
 from painted import MOST_VALUES, paint_image, paint_label, shape_of, spacing_of
 from published import Listing, PublishedCase, PublishedLabel
 
-from medvar_data.phantoms.files import (
+from medvar_data.demo.phantoms.files import (
     APPLE_DOUBLE,
     Stored,
     add_to_zip,
@@ -30,7 +30,7 @@ from medvar_data.phantoms.files import (
     store_as,
     write_itk,
 )
-from medvar_data.phantoms.shapes import rotation
+from medvar_data.demo.phantoms.shapes import rotation
 
 ARCHIVES = (".zip", ".tar", ".7z", ".tar.gz", ".tgz")
 FRAMES = {"frame00": 0, "ed": 1, "es": 3}  # where a cine holds the frame that a case is named after

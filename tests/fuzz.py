@@ -20,13 +20,13 @@ from builders import chaos_members, nifti_bytes, pairs_toml, scan, small_recipe
 from dicoms import cohort_toml, segmentation, slices, structure_set
 from packing import packed_bytes
 
-from medvar_data.archives import DEFAULT_ACCESS, open_access
-from medvar_data.catalog import parse_collection
+from medvar_data.catalog.load import parse_collection
 from medvar_data.errors import CaseRejected, MedvarError
-from medvar_data.harmonize import harmonize
-from medvar_data.ingest import ingest
-from medvar_data.readers import read_scan
-from medvar_data.tree import open_tree
+from medvar_data.harmonize.harmonize import harmonize
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.sources.archives import DEFAULT_ACCESS, open_access
+from medvar_data.sources.tree import open_tree
 
 SECONDS = 20  # for one input, on a busy machine
 MEMORY_BYTES = 6 << 30
@@ -208,7 +208,7 @@ def outcome(kind: str, number: int, folder: Path) -> str:
 
 
 def _spec(kind: str):
-    from medvar_data.catalog import load_collection
+    from medvar_data.catalog.load import load_collection
 
     if kind == "dicom":
         return load_collection("chaos")

@@ -66,7 +66,8 @@ def write_shard_set(
     digest = hashlib.sha256(json.dumps([splits, side, conditions], sort_keys=True).encode()).hexdigest()
     dataset = {
         "schema_version": 1, "digest": digest, "image_side": side, "image_suffix": "png",
-        "conditions": conditions, "splits": splits, "recipe": {}, "versions": {},
+        "conditions": conditions, "splits": splits, "recipe": {}, "split": {}, "seed": 0, "salt_sha256": "", "versions": {},
+        "tables": {},
     }  # fmt: skip
     (root / "dataset.json").write_text(json.dumps(dataset))
     return root

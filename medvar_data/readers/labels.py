@@ -7,7 +7,7 @@ steps it took: files of single structures merged, raters put to the vote, a grid
 import numpy as np
 from jaxtyping import Shaped, UInt16
 
-from medvar_data.catalog import Layout
+from medvar_data.catalog.collection import Layout
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.scan import check_same_shape, digest_of_files, label_values
 from medvar_data.records import Geometry, LabelVolume, Volume

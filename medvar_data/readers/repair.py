@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Shaped
 
-from medvar_data.catalog import CollectionSpec, Repair
+from medvar_data.catalog.collection import CollectionSpec, Repair
 from medvar_data.records import Case, Volume
 
 AIR_HU = -1024  # nothing in a CT attenuates less than this: 12 bits from -1024

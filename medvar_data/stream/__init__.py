@@ -4,7 +4,7 @@
 the three.
 """
 
+from medvar_data.shardset.index import ShardSet, open_shard_set
 from medvar_data.stream.batches import Batch, Stream, StreamSpec, ahead, open_stream, plan
-from medvar_data.stream.index import ShardSet, open_shard_set
 
 __all__ = ["Batch", "ShardSet", "Stream", "StreamSpec", "ahead", "open_shard_set", "open_stream", "plan"]

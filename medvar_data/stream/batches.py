@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from medvar_data.errors import SpecError
-from medvar_data.stream.index import ShardSet, open_shard_set
+from medvar_data.shardset.index import ShardSet, open_shard_set
 from medvar_data.stream.order import Order, Pool, mixture_schedule
 from medvar_data.stream.read import ShardReader
 

@@ -12,12 +12,12 @@ from collections import OrderedDict
 from pathlib import Path
 from uuid import uuid4
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
-from medvar_data.stream.index import ShardSet
+from medvar_data.shardset.index import ShardSet
+from medvar_data.storage.codec import decode_png
 
 MOST_OPEN_SHARDS = 256  # descriptors held; most systems allow a process 1,024
 
@@ -69,11 +69,15 @@ class ShardReader:
     def _pixels(self, row: int, offset: int, size: int, member: str) -> np.ndarray:
         side = self.shard_set.image_side
         data = self._bytes(int(self.shard_set.shard[row]), offset, size)
-        pixels = (
-            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(data) == size and data else None
-        )
-        if pixels is None or pixels.shape != (side, side) or pixels.dtype != np.uint8:
-            raise self._damaged(row, member, _finding(data, size, pixels), f"{side} × {side} grey pixels of 8 bits")
+        wanted = f"{side} × {side} grey pixels of 8 bits"
+        if len(data) != size:
+            raise self._damaged(row, member, f"ends after {len(data)} of {size} bytes", wanted)
+        try:
+            pixels = decode_png(data)
+        except ShardSetError:
+            raise self._damaged(row, member, "cannot be decoded", wanted) from None
+        if pixels.shape != (side, side):
+            raise self._damaged(row, member, f"has {pixels.shape[0]} × {pixels.shape[1]} pixels", wanted)
         return pixels
 
     def _damaged(self, row: int, member: str, found: str, wanted: str) -> ShardSetError:
@@ -156,14 +160,6 @@ class ShardReader:
             ) from None
         finally:
             partial.unlink(missing_ok=True)
-
-
-def _finding(data: bytes, size: int, pixels: np.ndarray | None) -> str:
-    if len(data) != size:
-        return f"ends after {len(data)} of {size} bytes"
-    if pixels is None:
-        return "cannot be decoded"
-    return f"has shape {pixels.shape} and type {pixels.dtype}"
 
 
 def _evict(folder: Path, allowed_bytes: int) -> None:

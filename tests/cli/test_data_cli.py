@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from builders import acdc_tree, recipe_file
-from medvar_cli import data as commands
-from medvar_cli.console import run
-from medvar_cli.data import app
 from packing import files_below, pack
 from typer.testing import CliRunner
+
+from medvar_cli import data_commands as commands
+from medvar_cli.console import run
+from medvar_cli.data_commands import app
 
 GROUP = typer.main.get_command(app)
 NAMES = sorted(GROUP.commands)

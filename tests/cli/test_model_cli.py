@@ -13,15 +13,15 @@ import cv2
 import pytest
 import torch
 import typer
-from medvar_cli import training
-from medvar_cli.model import app
 from shardset import write_shard_set
 from typer.testing import CliRunner
 
+from medvar_cli import options as training
+from medvar_cli.train_commands import app
 from medvar_model.config import TOKENIZERS, TRANSFORMERS
-from medvar_model.recipe import RunStart, StepLog
-from medvar_model.train_tokenizer import LOOPS as TOKENIZER_LOOPS
-from medvar_model.train_transformer import LOOPS as TRANSFORMER_LOOPS
+from medvar_model.training.settings import RunStart, StepLog
+from medvar_model.training.tokenizer import LOOPS as TOKENIZER_LOOPS
+from medvar_model.training.transformer import LOOPS as TRANSFORMER_LOOPS
 
 SHORT = ["--samples", "8", "--batch-size", "4", "--workers", "1", "--device", "cpu", "--validate-every", "8"]
 
@@ -129,7 +129,7 @@ def test_a_named_way_of_sampling_gives_its_settings_and_options_change_them(tran
 
 
 def test_an_interrupt_is_one_sentence_and_code_130(transformer, tmp_path, monkeypatch):
-    from medvar_cli import model
+    from medvar_cli import train_commands as model
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -312,7 +312,11 @@ def test_every_command_has_an_example_and_a_python_twin(name, command):
 
 def test_the_python_twins_run_as_printed(tmp_path, monkeypatch):
     """Each as its help shows it, in a folder where S is a shard set; training alone is cut to its first step."""
-    from medvar_model import demo, evaluate, train_tokenizer, train_transformer, trainer
+    from medvar_model import demo
+    from medvar_model.evaluation import evaluate
+    from medvar_model.training import loop as trainer
+    from medvar_model.training import tokenizer as train_tokenizer
+    from medvar_model.training import transformer as train_transformer
 
     def one_step(*arguments):
         *most, begun = arguments
@@ -342,7 +346,16 @@ def test_every_size_has_its_training_settings():
 
 @pytest.mark.slow
 def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(shards, tmp_path):
-    command = [sys.executable, "-m", "medvar_cli.model", "train", "tokenizer", str(shards), "-o", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "medvar_cli.train_commands",
+        "train",
+        "tokenizer",
+        str(shards),
+        "-o",
+        str(tmp_path / "run"),
+    ]
     command += ["--preset", "tiny", "--no-lpips", "--samples", "4000", "--batch-size", "4", "--device", "cpu"]
     command += ["--validate-every", "40", "--checkpoint-every", "4000"]
     process = subprocess.Popen(

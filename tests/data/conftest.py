@@ -18,12 +18,14 @@ from builders import (
     write_zip,
 )
 
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.recipes import Recipe
-from medvar_data.shard import ShardSpec, write_shards
-from medvar_data.splits import SplitSpec
-from medvar_data.store import Store
-from medvar_data.workspace import Workspace
+from medvar_data.catalog.recipe import Recipe
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.run import run_ingest
+from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.run import write_shards
+from medvar_data.shard.splits import SplitSpec
+from medvar_data.storage.store import Store
+from medvar_data.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,15 @@ from packing import (
     zip_with_false_size,
 )
 
-from medvar_data.archives import AccessSpec, is_archive, open_access, read_passwords, split_path
-from medvar_data.archives.scratch import PREFIX, remove_stale
+from medvar_data.demo.phantoms import write_phantoms
 from medvar_data.errors import CaseRejected, Reason, SourceError
-from medvar_data.ingest import ingest
-from medvar_data.phantoms import write_phantoms
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.tree import open_tree, read_bytes, read_head
-from medvar_data.workspace import Workspace
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.ingest.run import run_ingest
+from medvar_data.sources.archives import AccessSpec, is_archive, open_access, read_passwords, split_path
+from medvar_data.sources.archives.scratch import PREFIX, remove_stale
+from medvar_data.sources.tree import open_tree, read_bytes, read_head
+from medvar_data.workspace.workspace import Workspace
 
 IMAGE, LABEL = scan((20, 18, 4), 1)
 GOOD = nifti_bytes(IMAGE, spaced(1, 1, 3))
@@ -257,14 +258,14 @@ class TestHostile:
 
     @pytest.mark.parametrize("suffix", KINDS)
     def test_a_declared_size_without_bound(self, tmp_path, suffix, monkeypatch):
-        monkeypatch.setattr("medvar_data.archives.names.MEMBER_LIMIT", 1000)
+        monkeypatch.setattr("medvar_data.sources.archives.names.MEMBER_LIMIT", 1000)
         pack(tmp_path / "data" / f"x{suffix}", MEMBERS)
         assert "beyond all measure" in self.check(tmp_path, Reason.UNSAFE_ARCHIVE)
 
     @pytest.mark.parametrize("suffix", [".tar.gz", ".tar.xz", ".7z", ".zip"])
     def test_a_ratio_without_bound(self, tmp_path, suffix, monkeypatch):
-        monkeypatch.setattr("medvar_data.archives.names.RATIO_FREE", 1 << 20)
-        monkeypatch.setattr("medvar_data.archives.names.RATIO_LIMIT", 500)
+        monkeypatch.setattr("medvar_data.sources.archives.names.RATIO_FREE", 1 << 20)
+        monkeypatch.setattr("medvar_data.sources.archives.names.RATIO_LIMIT", 500)
         pack(tmp_path / "data" / f"x{suffix}", {"a_image.nii": bytes(20 << 20)})
         self.check(tmp_path, Reason.UNSAFE_ARCHIVE)
 
@@ -409,7 +410,7 @@ class TestScratch:
 
     def test_what_a_killed_run_left_goes_at_the_next(self, tmp_path):
         code = (
-            "import sys,time; from pathlib import Path; from medvar_data.archives import *\n"
+            "import sys,time; from pathlib import Path; from medvar_data.sources.archives import *\n"
             f"with open_access(AccessSpec(scratch_parent=Path({str(tmp_path)!r}))) as a:\n"
             "    (a.scratch.folder / 'left').write_bytes(bytes(100)); print('ready', flush=True); time.sleep(60)"
         )
@@ -455,7 +456,7 @@ class TestScratch:
         one = next(iter(workspace.archive_notes().values())).scratch_bytes
         assert one > len(GOOD)
         peaks = []
-        from medvar_data import pipeline
+        from medvar_data.harmonize import run as pipeline
 
         whole = pipeline._harmonize_case
 
@@ -477,7 +478,7 @@ class TestDigests:
     def test_of_every_archive_once(self, tmp_path, monkeypatch):
         from hashlib import sha256
 
-        from medvar_data import workspace as module
+        from medvar_data.workspace.workspace import workspace as module
 
         paths = [pack(tmp_path / "d" / f"x{suffix}", MEMBERS) for suffix in (".zip", ".tar.gz")]
         (tmp_path / "d" / "cut.7z").write_bytes(b"7z")

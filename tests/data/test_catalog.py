@@ -6,26 +6,23 @@ from pathlib import Path
 import pytest
 from builders import pairs_toml
 
-from medvar_data.catalog import (
-    FINDER_NAMES,
+from medvar_data.catalog.checks import FINDER_NAMES, READER_NAMES
+from medvar_data.catalog.collection import condition_name, labels_of
+from medvar_data.catalog.describe import describe_collection, readable
+from medvar_data.catalog.load import (
     OWN_CONDITION_IDS,
-    READER_NAMES,
     collection_names,
     collection_text,
-    condition_name,
     find_collections,
-    labels_of,
     load_collection,
     load_collections,
     load_conditions,
     parse_collection,
 )
-from medvar_data.describe import describe_collection
+from medvar_data.catalog.recipe import load_recipe
 from medvar_data.errors import SpecError
-from medvar_data.finders import FINDERS
-from medvar_data.matching import readable
-from medvar_data.readers import READERS
-from medvar_data.recipes import load_recipe
+from medvar_data.ingest.case_lists import FINDERS
+from medvar_data.readers.read import READERS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "conditions.json"
 

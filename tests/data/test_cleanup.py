@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from builders import ball
 
-from medvar_data.body import apply_body, find_body, fit_body, removed_mm3
-from medvar_data.cleanup import remove_label_dust, remove_slice_dust
-from medvar_data.recipes import load_recipe
+from medvar_data.catalog.recipe import load_recipe
+from medvar_data.harmonize.body import apply_body, find_body, fit_body, removed_mm3
+from medvar_data.harmonize.label_dust import remove_label_dust, remove_slice_dust
 
 RECIPE = load_recipe("paper")
 STEP = (1.5, 1.5, 3.0)  # mm: row, column, slice

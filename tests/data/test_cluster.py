@@ -12,12 +12,14 @@ import pytest
 from builders import acdc_tree, small_recipe
 from cluster import Cluster, start_cluster
 
-from medvar_data.engine import Engine, run_tasks
+from medvar_data.engine.engine import Engine, run_tasks
 from medvar_data.errors import WorkspaceError
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.shard import ShardSpec, write_shards
-from medvar_data.store import Store
-from medvar_data.workspace import Workspace
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.run import run_ingest
+from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.run import write_shards
+from medvar_data.storage.store import Store
+from medvar_data.workspace.workspace import Workspace
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [
@@ -90,7 +92,7 @@ def test_an_ordinary_exception_is_not_swallowed(cluster):
 
 
 def test_no_scheduler_is_one_sentence(monkeypatch):
-    monkeypatch.setattr("medvar_data.cluster.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("medvar_data.engine.cluster.CONNECT_SECONDS", 1)
     with pytest.raises(WorkspaceError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         list(run_tasks(doze, [(1, 0.0)], Engine(scheduler="tcp://127.0.0.1:9"), killed))
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medvar_data.codec import CODECS, decode_png, encode_png, pixel_digest
+from medvar_data.catalog.recipe import CODEC_NAMES
 from medvar_data.errors import ShardSetError
-from medvar_data.recipes import CODEC_NAMES
+from medvar_data.storage.codec import CODECS, decode_png, encode_png, pixel_digest
 
 pictures = arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 

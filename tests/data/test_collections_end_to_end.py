@@ -17,12 +17,14 @@ from habits import HABITS
 from painted import PLANES, cut_plane, spacing_of
 from published import Listing, read_listing
 
-from medvar_data.casefile import CaseFile, read_case_file, read_pictures, read_slice_index
-from medvar_data.catalog import CollectionSpec, collection_names, load_collection, load_conditions
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.recipes import load_recipe
+from medvar_data.catalog.collection import CollectionSpec
+from medvar_data.catalog.load import collection_names, load_collection, load_conditions
+from medvar_data.catalog.recipe import load_recipe
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.run import run_ingest
 from medvar_data.records import Case, Reject
-from medvar_data.workspace import Workspace
+from medvar_data.workspace.case_file import CaseFile, read_case_file, read_pictures, read_slice_index
+from medvar_data.workspace.workspace import Workspace
 
 NAMES = collection_names()
 SIDE = 64  # pixels of the recipe `demo`

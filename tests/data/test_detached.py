@@ -8,12 +8,12 @@ import SimpleITK as sitk
 from builders import case_of, pairs_spec, scan, write_files
 from packing import files_below, pack
 
-from medvar_data.archives import AccessSpec, open_access
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.ingest import ingest
-from medvar_data.readers import read_scan
-from medvar_data.readers.detached import data_files
-from medvar_data.tree import open_tree
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.sources.archives import AccessSpec, open_access
+from medvar_data.sources.detached import data_files
+from medvar_data.sources.tree import open_tree
 
 IMAGE, LABEL = scan((20, 18, 4), 1)
 RAW = IMAGE.tobytes(order="F")

@@ -9,12 +9,14 @@ from builders import write_files, write_zip
 from dicoms import cohort_toml, enhanced, image, item, segmentation, slices, structure_set, volume
 from pydicom.dataset import Dataset
 
-from medvar_data.catalog import CollectionSpec, parse_collection
-from medvar_data.dicom.headers import is_dicom
+from medvar_data.catalog.collection import CollectionSpec
+from medvar_data.catalog.load import parse_collection
 from medvar_data.errors import Reason, SourceError
-from medvar_data.ingest import Ingested, ingest
-from medvar_data.readers import read_scan
-from medvar_data.tree import open_tree
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.dicom.headers import is_dicom
+from medvar_data.readers.read import read_scan
+from medvar_data.records import Ingested
+from medvar_data.sources.tree import open_tree
 
 SPEC = parse_collection(cohort_toml(), "test", own=True)
 CT = parse_collection(cohort_toml(modality="CT"), "test", own=True)
@@ -338,7 +340,7 @@ def test_no_pixel_is_read_by_ingest(tmp_path, monkeypatch):
     def never(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("medvar_data.dicom.pixels.decode_frames", never)
+    monkeypatch.setattr("medvar_data.readers.dicom.pixels.decode_frames", never)
     monkeypatch.setattr("pydicom.pixels.utils.iter_pixels", never)
     assert len(found(tmp_path, slices(volume(4))).cases) == 1
 

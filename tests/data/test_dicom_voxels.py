@@ -9,13 +9,14 @@ from builders import png_bytes, write_files
 from dicoms import cohort_toml, image, segmentation, slices, structure_set, volume
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from medvar_data.catalog import load_collection, parse_collection
-from medvar_data.dicom.pixels import untilt
+from medvar_data.catalog.load import load_collection, parse_collection
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.harmonize import label_table
-from medvar_data.ingest import ingest
-from medvar_data.readers import Scan, read_scan
-from medvar_data.tree import open_tree
+from medvar_data.harmonize.harmonize import label_table
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.dicom.pixels import untilt
+from medvar_data.readers.read import read_scan
+from medvar_data.readers.scan import Scan
+from medvar_data.sources.tree import open_tree
 
 MR = parse_collection(cohort_toml(), "test", own=True)
 CT = parse_collection(cohort_toml(modality="CT"), "test", own=True)

@@ -12,10 +12,10 @@ from builders import nifti_bytes, scan, spaced, write_files
 from dicoms import slices, structure_set, volume
 from typer.main import get_command
 
-from medvar_data.catalog import load_conditions, parse_collection
-from medvar_data.ingest import ingest
-from medvar_data.readers import read_scan
-from medvar_data.tree import open_tree
+from medvar_data.catalog.load import load_conditions, parse_collection
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.sources.tree import open_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -45,9 +45,9 @@ def test_commands_and_options_exist(page):
             continue
         if words[0] == "medvar-model":
             pytest.importorskip("torch")
-            from medvar_cli.model import app
+            from medvar_cli.train_commands import app
         else:
-            from medvar_cli.data import app
+            from medvar_cli.data_commands import app
         command = get_command(app)
         rest = words[1:]
         while rest and rest[0] in getattr(command, "commands", {}):

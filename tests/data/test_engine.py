@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from medvar_data.engine import Engine, Part, parse_part, run_tasks
+from medvar_data.engine.engine import Engine, Part, parse_part, run_tasks
+from medvar_data.engine.memory import _group_limits, default_budget, parse_size, show_size
 from medvar_data.errors import CaseRejected, Reason, WorkspaceError
-from medvar_data.memory import _group_limits, default_budget, parse_size, show_size
 
 
 def square(n: int) -> int:
@@ -154,7 +154,7 @@ def test_workers_are_deaf_to_ctrl_c():
 
 
 def test_processes_that_cannot_start_are_one_sentence(monkeypatch):
-    monkeypatch.setattr("medvar_data.pool._work", os._exit)
+    monkeypatch.setattr("medvar_data.engine.pool._work", os._exit)
     with pytest.raises(WorkspaceError, match="die as they start"):
         list(run_tasks(square, range(4), 2, killed))
 

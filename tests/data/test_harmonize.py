@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from builders import case_of, pairs_spec, scan, small_recipe, spaced
 
-from medvar_data.casefile import read_case_file, read_pictures, read_slice_index, wanted_inputs, write_kept
-from medvar_data.catalog import labels_of, load_collection
-from medvar_data.codec import decode_png, pixel_digest
+from medvar_data.catalog.collection import labels_of
+from medvar_data.catalog.load import load_collection
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import resize_mask
-from medvar_data.harmonize import HarmonizedVolume, harmonize, label_table
-from medvar_data.intensity import IntensityParams, apply_intensity
-from medvar_data.readers import Scan
-from medvar_data.records import Geometry, LabelVolume, Volume
+from medvar_data.harmonize.dependencies import wanted_inputs
+from medvar_data.harmonize.harmonize import harmonize, label_table
+from medvar_data.harmonize.intensity import IntensityParams, apply_intensity
+from medvar_data.readers.scan import Scan
+from medvar_data.records import Geometry, HarmonizedVolume, LabelVolume, Volume
+from medvar_data.storage.codec import decode_png, pixel_digest
+from medvar_data.workspace.case_file import read_case_file, read_pictures, read_slice_index, write_kept
 
 ACDC, OWN = load_collection("acdc"), pairs_spec()
 IMAGE, LABEL = scan((30, 26, 7), seed=3)
@@ -52,7 +54,7 @@ def test_the_same_scan_gives_the_same_pixels_and_bytes(tmp_path, recipe):
     assert same(one, other)
     case = case_of(tmp_path, "x.nii")
     for name, volume in (("a", one), ("b", other)):
-        write_kept(tmp_path / name, volume, case, ACDC, recipe)
+        write_kept(tmp_path / name, volume, case, wanted_inputs(case, ACDC, recipe), recipe.codec)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -221,7 +223,7 @@ def test_statistics_are_of_the_whole_image(recipe):
 
 def test_a_case_file_gives_back_what_went_in(tmp_path, recipe):
     volume, case = run(make(), recipe), case_of(tmp_path, "x.nii", "y.nii")
-    write_kept(tmp_path / "c.parquet", volume, case, ACDC, recipe)
+    write_kept(tmp_path / "c.parquet", volume, case, wanted_inputs(case, ACDC, recipe), recipe.codec)
     file = read_case_file(tmp_path / "c.parquet")
     assert (file.collection, file.case, file.harmonized, file.reject) == ("own", "one", volume.case, None)
     assert file.inputs == wanted_inputs(case, ACDC, recipe)
@@ -238,7 +240,8 @@ def test_a_case_file_gives_back_what_went_in(tmp_path, recipe):
 def test_pictures_are_found_across_row_groups(tmp_path, recipe):
     image, label = scan((16, 14, 50), seed=4)
     volume = run(make(image, label), recipe)
-    write_kept(tmp_path / "c.parquet", volume, case_of(tmp_path, "x.nii"), ACDC, recipe)
+    case = case_of(tmp_path, "x.nii")
+    write_kept(tmp_path / "c.parquet", volume, case, wanted_inputs(case, ACDC, recipe), recipe.codec)
     for wanted in ([0], [15, 16], [49, 3], [20, 45], [49, 3, 31, 32], range(50)):
         for n, (picture, _) in read_pictures(tmp_path / "c.parquet", wanted).items():
             assert np.array_equal(decode_png(picture), volume.slices[n].image)

@@ -22,13 +22,14 @@ from builders import (
     write_zip,
 )
 
-from medvar_data import finders
-from medvar_data.catalog import load_collection
+from medvar_data.catalog.describe import readable
+from medvar_data.catalog.load import load_collection
 from medvar_data.errors import Reason, SourceError
-from medvar_data.ingest import Ingested, ingest
-from medvar_data.matching import readable
+from medvar_data.ingest import case_lists as finders
+from medvar_data.ingest.find_cases import ingest
 from medvar_data.readers import volume
-from medvar_data.tree import open_tree
+from medvar_data.records import Ingested
+from medvar_data.sources.tree import open_tree
 
 SALT = bytes(32)
 IMAGE, LABEL = scan((12, 10, 3))
@@ -158,7 +159,7 @@ class TestJudging:
 
         monkeypatch.setattr(volume, "read_with_data", never)
         monkeypatch.setattr(finders, "read_bytes", never)
-        monkeypatch.setattr("medvar_data.readers.dicom.read_bytes", never)
+        monkeypatch.setattr("medvar_data.readers.dicom_scan.read_bytes", never)
         assert len(found("acdc", tmp_path).cases) == 2
         assert len(found("chaos", tmp_path).cases) == 1
 
@@ -255,7 +256,7 @@ class TestArchives:
         assert len(result.cases) == 1
 
     def test_a_member_that_inflates_without_bound(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("medvar_data.archives.names.MEMBER_LIMIT", 100)
+        monkeypatch.setattr("medvar_data.sources.archives.names.MEMBER_LIMIT", 100)
         write_zip(tmp_path / "x.zip", {"a_image.nii": GOOD})
         assert reasons(own(tmp_path, {})) == [Reason.UNSAFE_ARCHIVE]
 

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from medvar_data.catalog.recipe import NORMALIZER_NAMES, load_recipe
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.intensity import (
+from medvar_data.harmonize.intensity import (
     NORMALIZERS,
     IntensityParams,
     apply_intensity,
@@ -14,7 +15,6 @@ from medvar_data.intensity import (
     fit_window,
     invert_intensity,
 )
-from medvar_data.recipes import NORMALIZER_NAMES, load_recipe
 
 RECIPE = load_recipe("paper")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from builders import case_of, nifti_bytes, write_files
 
-from medvar_data.catalog import load_collection, parse_collection
+from medvar_data.catalog.load import load_collection, parse_collection
 from medvar_data.errors import SpecError
-from medvar_data.readers import read_scan
+from medvar_data.readers.read import read_scan
 
 TOML = """name = "own"
 title = "t"

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from builders import case_of, nifti_bytes, pairs_spec, spaced, write_files, write_nifti
 
-from medvar_data.catalog import load_collection, parse_collection
+from medvar_data.catalog.load import load_collection, parse_collection
 from medvar_data.errors import CaseRejected, Reason, SpecError
-from medvar_data.harmonize import label_table
-from medvar_data.ingest import ingest
-from medvar_data.readers import read_scan
+from medvar_data.harmonize.harmonize import label_table
+from medvar_data.ingest.find_cases import ingest
 from medvar_data.readers.labels import resample_label, vote
+from medvar_data.readers.read import read_scan
 from medvar_data.records import Geometry, Volume
-from medvar_data.tree import open_tree
+from medvar_data.sources.tree import open_tree
 
 IMAGE = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
 

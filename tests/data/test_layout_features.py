@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from builders import case_of, nifti_bytes, spaced, write_nifti
 
-from medvar_data.catalog import load_collection, parse_collection, parse_numbers
+from medvar_data.catalog.collection import parse_numbers
+from medvar_data.catalog.load import load_collection, parse_collection
 from medvar_data.errors import CaseRejected, Reason, SpecError
-from medvar_data.harmonize import label_table
-from medvar_data.ingest import ingest
-from medvar_data.readers import read_scan
-from medvar_data.tree import open_tree
+from medvar_data.harmonize.harmonize import label_table
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.sources.tree import open_tree
 
 TOML = """name = "parts"
 title = "One file a structure"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from published import LISTINGS, read_listing
 
-from medvar_data.catalog import collection_names, load_collection
-from medvar_data.matching import Matched, match_files
+from medvar_data.catalog.load import collection_names, load_collection
+from medvar_data.ingest.match_paths import Matched, match_files
 from medvar_data.records import SourceFile
-from medvar_data.splits import SplitSpec, assign_splits
-from medvar_data.tree import Tree, is_junk
+from medvar_data.shard.splits import SplitSpec, assign_splits
+from medvar_data.sources.tree import Tree, is_junk
 
 NAMES = collection_names()
 

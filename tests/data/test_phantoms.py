@@ -14,15 +14,15 @@ import pydicom
 import pytest
 import SimpleITK
 
-from medvar_data import phantoms
+from medvar_data.demo import phantoms
+from medvar_data.demo.phantoms import CELLS, LAYOUTS, write_broken, write_phantoms
+from medvar_data.demo.phantoms.cine import short_axis
+from medvar_data.demo.phantoms.files import APPLE_DOUBLE, store_as
+from medvar_data.demo.phantoms.layouts import Order, pick
+from medvar_data.demo.phantoms.scanner import paint
+from medvar_data.demo.phantoms.shapes import Grid, ellipsoid, field, rotation, space
+from medvar_data.demo.phantoms.tissues import mr_table
 from medvar_data.errors import Reason, SpecError
-from medvar_data.phantoms import CELLS, LAYOUTS, write_broken, write_phantoms
-from medvar_data.phantoms.cine import short_axis
-from medvar_data.phantoms.files import APPLE_DOUBLE, store_as
-from medvar_data.phantoms.layouts import Order, pick
-from medvar_data.phantoms.scanner import paint
-from medvar_data.phantoms.shapes import Grid, ellipsoid, field, rotation, space
-from medvar_data.phantoms.tissues import mr_table
 
 SEED = 5
 PATIENTS = 2

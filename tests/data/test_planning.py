@@ -20,25 +20,34 @@ from builders import (
     write_files,
 )
 
-from medvar_data.casefile import wanted_inputs, why_to_do, write_kept
-from medvar_data.choices import NORMALIZER_IDLE, RECIPE_ALONE, RECIPE_CT, RECIPE_LABELLED, RECIPE_MR, RECIPE_UNLABELLED
-from medvar_data.engine import Engine, Part
+from medvar_data.catalog.recipe import Recipe, load_recipe
+from medvar_data.engine.engine import Engine, Part
 from medvar_data.errors import SourceError
-from medvar_data.harmonize import harmonize
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.planning import (
+from medvar_data.harmonize.dependencies import (
+    NORMALIZER_IDLE,
+    RECIPE_ALONE,
+    RECIPE_CT,
+    RECIPE_LABELLED,
+    RECIPE_MR,
+    RECIPE_UNLABELLED,
+    wanted_inputs,
+)
+from medvar_data.harmonize.expect import (
     CALIBRATION_CASES,
     PEAK_BYTES_PER_VOXEL,
     Calibration,
     expect,
     peak_bytes,
-    plan_harmonize,
     read_calibration,
     work_bytes,
 )
-from medvar_data.readers import read_scan
-from medvar_data.recipes import Recipe, load_recipe
-from medvar_data.workspace import Workspace
+from medvar_data.harmonize.harmonize import harmonize
+from medvar_data.harmonize.plan import plan_harmonize
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.run import run_ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.workspace.case_file import why_to_do, write_kept
+from medvar_data.workspace.workspace import Workspace
 
 
 def quiet(_) -> None:
@@ -165,7 +174,7 @@ class TestChange:
         assert why(work) == {"acdc": {"result damaged": 1, "new": 1}}
 
     def test_another_version_of_the_code(self, work, monkeypatch):
-        monkeypatch.setattr("medvar_data.casefile.PIPELINE_VERSION", 999)
+        monkeypatch.setattr("medvar_data.workspace.case_file.PIPELINE_VERSION", 999)
         assert why(work)["chaos"] == {"code version changed": 1}
 
     def test_what_is_done_again_is_what_was_announced(self, work):
@@ -282,7 +291,7 @@ class TestParts:
         assert first.n_cases == first.n_kept + first.n_rejected + first.n_elsewhere == 8
 
     def test_a_case_that_another_run_finished_is_not_made_twice(self, work, tmp_path, monkeypatch):
-        from medvar_data import pipeline
+        from medvar_data.harmonize import run as pipeline
 
         recipe = recipe_of(tmp_path, "side = 40\n".replace("side", "# side"))
         shutil.rmtree(work.path / "harmonized")
@@ -294,7 +303,13 @@ class TestParts:
             for other in work.cases(case.collection):  # what another run would leave behind meanwhile
                 path = work.case_file(other)
                 if why_to_do(path, wanted_inputs(other, spec, chosen)):
-                    write_kept(path, wait(read_scan(other, spec), other, spec, chosen), other, spec, chosen)
+                    write_kept(
+                        path,
+                        wait(read_scan(other, spec), other, spec, chosen),
+                        other,
+                        wanted_inputs(other, spec, chosen),
+                        chosen.codec,
+                    )
             return volume
 
         monkeypatch.setattr(pipeline, "harmonize", other_run_first)

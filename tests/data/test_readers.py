@@ -20,9 +20,10 @@ from builders import (
     write_zip,
 )
 
-from medvar_data.catalog import load_collection
+from medvar_data.catalog.load import load_collection
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.readers import read_scan, read_volume_header
+from medvar_data.readers.read import read_scan
+from medvar_data.readers.volume_scan import read_volume_header
 
 IMAGE, LABEL = scan()
 LABEL = np.where(LABEL > 1, 5, LABEL).astype(np.uint8)

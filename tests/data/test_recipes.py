@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from builders import SMALL_RECIPE, ball, case_of, nifti_bytes, pairs_spec, pairs_toml, scan, spaced, write_files
 
-from medvar_data.catalog import load_collections, parse_collection
+from medvar_data.catalog.load import load_collections, parse_collection
+from medvar_data.catalog.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 from medvar_data.errors import CaseRejected, Reason, SpecError
 from medvar_data.geometry import pad_to_square, square_margins
-from medvar_data.harmonize import HarmonizedVolume, harmonize
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.readers import read_scan
-from medvar_data.recipes import Recipe, load_recipe, parse_recipe, recipe_names
-from medvar_data.workspace import Workspace
+from medvar_data.harmonize.harmonize import harmonize
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.run import run_ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.records import HarmonizedVolume
+from medvar_data.workspace.workspace import Workspace
 
 TO_SQUARE = {"by-region": "ct_windows", "keep-aspect": "aspect", "axial": "slice_axis", "labelled-only": "unlabelled"}
 

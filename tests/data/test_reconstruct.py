@@ -8,17 +8,19 @@ from builders import acdc_tree, recipe_file
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medvar_data.audit.reconstruct import measure_losses, reconstruct, write_reconstruction
+from medvar_data.catalog.recipe import load_recipe
 from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.geometry import as_stored, canonical, plan_along, slices_first
-from medvar_data.harmonize import label_table
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.readers import read_scan
-from medvar_data.recipes import load_recipe
-from medvar_data.reconstruct import measure_losses, reconstruct, write_reconstruction
+from medvar_data.harmonize.harmonize import label_table
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.run import run_ingest
+from medvar_data.readers.read import read_scan
 from medvar_data.records import Geometry
-from medvar_data.shard import ShardSpec, write_shards
-from medvar_data.store import Store
-from medvar_data.workspace import Workspace
+from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.run import write_shards
+from medvar_data.storage.store import Store
+from medvar_data.workspace.workspace import Workspace
 
 
 def cases_of(road):

@@ -11,21 +11,23 @@ from builders import acdc_tree, nifti_bytes, pairs_toml, scan, small_recipe, wri
 from dicoms import cohort_toml, image, slices, structure_set, volume
 from pydicom import dcmread
 
-from medvar_data.casefile import PASSING, read_case_file
-from medvar_data.catalog import load_collection, parse_collection
-from medvar_data.dicom.headers import quiet as silence
+from medvar_data.catalog.load import load_collection, parse_collection
+from medvar_data.catalog.recipe import load_recipe
 from medvar_data.errors import CaseRejected, Reason, SourceError, SpecError, WorkspaceError
-from medvar_data.finders import find_msd
 from medvar_data.geometry import pad_to_square
-from medvar_data.ingest import ingest
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.planning import pending_cases
-from medvar_data.readers import read_scan
-from medvar_data.recipes import load_recipe
-from medvar_data.shard import ShardSpec, write_shards
-from medvar_data.store import Store
-from medvar_data.tree import open_tree
-from medvar_data.workspace import Workspace
+from medvar_data.harmonize.plan import pending_cases
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.case_lists import find_msd
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.ingest.run import run_ingest
+from medvar_data.readers.dicom.headers import quiet as silence
+from medvar_data.readers.read import read_scan
+from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.run import write_shards
+from medvar_data.sources.tree import open_tree
+from medvar_data.storage.store import Store
+from medvar_data.workspace.case_file import PASSING, read_case_file
+from medvar_data.workspace.workspace import Workspace
 
 
 def quiet(_: object) -> None:
@@ -78,7 +80,7 @@ class TestSourcesThatComeAndGo:
         def starve(_: bytes) -> bytes:
             raise MemoryError
 
-        monkeypatch.setattr("medvar_data.readers.volume._inflate", starve)
+        monkeypatch.setattr("medvar_data.readers.volume_scan._inflate", starve)
         with pytest.raises(MemoryError):
             read_scan(workspace.cases("acdc")[0], load_collection("acdc"))
 
@@ -134,7 +136,7 @@ class TestDicom:
         files["rt"] = structure_set({"cord": [inside, inside + np.array([0, 0, 90])], "spinal cord": []})
         (case,) = self.cases(tmp_path, files).cases
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("medvar_data.readers.dicom.FAT_HU", 10_000)
+            patch.setattr("medvar_data.readers.dicom_scan.FAT_HU", 10_000)
             assert read_scan(case, self.SPEC).label.voxels.any()
 
     def test_a_series_over_two_layouts(self, tmp_path):

@@ -13,15 +13,17 @@ import pytest
 import webdataset
 from builders import pairs_toml, small_recipe
 
-from medvar_data.casefile import read_case_file, read_pictures, read_slice_index
-from medvar_data.codec import decode_png, pixel_digest
 from medvar_data.errors import WorkspaceError
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.planning import plan_harmonize
-from medvar_data.shard import ShardSpec, write_shards
-from medvar_data.splits import SplitSpec
-from medvar_data.store import Store
-from medvar_data.workspace import Workspace
+from medvar_data.harmonize.plan import plan_harmonize
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.run import run_ingest
+from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.run import write_shards
+from medvar_data.shard.splits import SplitSpec
+from medvar_data.storage.codec import decode_png, pixel_digest
+from medvar_data.storage.store import Store
+from medvar_data.workspace.case_file import read_case_file, read_pictures, read_slice_index
+from medvar_data.workspace.workspace import Workspace
 
 
 def quiet(_: object) -> None:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvar_data.errors import MedvarError
-from medvar_data.splits import SPLITS, SplitSpec, assign_splits
+from medvar_data.shard.splits import SplitSpec, assign_splits
+from medvar_data.shardset.schema import SPLITS
 
 pairs = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40).map(lambda n: f"p/{n}")), max_size=80)
 

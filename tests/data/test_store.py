@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from medvar_data.errors import WorkspaceError
-from medvar_data.store import (
+from medvar_data.storage.store import (
     ABANDONED_SECONDS,
     PARTIAL_NAME,
     Store,

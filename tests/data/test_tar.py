@@ -6,7 +6,7 @@ import pytest
 import webdataset
 
 from medvar_data.errors import MedvarError
-from medvar_data.tar import read_tar, write_tar
+from medvar_data.storage.tar import read_tar, write_tar
 
 MEMBERS = [("a-z0001.png", b"x" * 700), ("a-z0001.mask.png", b""), ("a-z0001.json", b'{"a":1}'), ("b.png", bytes(512))]
 

@@ -4,13 +4,21 @@ import pytest
 from builders import small_recipe, write_files
 from dicoms import slices, volume
 
-from medvar_data.catalog import collection_text, find_collections, load_conditions, parse_collection, template_names
+from medvar_data.catalog.load import (
+    collection_text,
+    find_collections,
+    load_conditions,
+    parse_collection,
+    template_names,
+)
 from medvar_data.errors import SpecError
-from medvar_data.pipeline import run_harmonize, run_ingest
-from medvar_data.shard import ShardSpec, write_shards
-from medvar_data.store import Store
-from medvar_data.tables import read_manifest
-from medvar_data.workspace import Workspace
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.run import run_ingest
+from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.run import write_shards
+from medvar_data.shardset.dataset import read_table
+from medvar_data.storage.store import Store
+from medvar_data.workspace.workspace import Workspace
 
 
 @pytest.mark.parametrize("name", template_names())
@@ -43,6 +51,6 @@ def test_a_cohort_goes_from_studies_to_shards(tmp_path):
     recipe = small_recipe(tmp_path)
     assert run_harmonize(workspace, recipe, 1, lambda _: None).n_kept == 3
     write_shards(workspace, Store(str(tmp_path / "s")), ShardSpec(recipe), 1, lambda _: None)
-    rows = read_manifest(Store(str(tmp_path / "s")), "cases.parquet").to_pylist()
+    rows = read_table(Store(str(tmp_path / "s")), "cases.parquet").to_pylist()
     assert {row["condition"] for row in rows} == {"dicom-cohort-ct", "dicom-cohort-mr"}
     assert {row["condition_id"] for row in rows} <= {1000, 1001}

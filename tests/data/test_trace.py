@@ -5,11 +5,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from medvar_data.contact import choose, contact_sheets, grid, outlined
+from medvar_data.audit.contact_sheets import choose, contact_sheets, grid, outlined
+from medvar_data.audit.trace import trace
 from medvar_data.errors import ShardSetError
-from medvar_data.store import Store
-from medvar_data.trace import trace
-from medvar_data.workspace import Workspace
+from medvar_data.storage.store import Store
+from medvar_data.workspace.workspace import Workspace
 
 
 @pytest.mark.parametrize("collection", ["acdc", "chaos", "msd-brain-tumour", "own"])
@@ -42,7 +42,7 @@ def test_another_workspace_says_so(road, tmp_path):
     other = Workspace(tmp_path)
     from builders import brats_tree
 
-    from medvar_data.pipeline import run_ingest
+    from medvar_data.ingest.run import run_ingest
 
     list(run_ingest({"brats2023": brats_tree(tmp_path / "b")}, other))
     assert trace(road.store, key, other)["source"]["found"] is False
@@ -53,8 +53,9 @@ def test_a_changed_source_is_noticed(road, tmp_path):
 
     from builders import acdc_tree, write_nifti
 
-    from medvar_data.pipeline import run_harmonize, run_ingest
-    from medvar_data.shard import write_shards
+    from medvar_data.harmonize.run import run_harmonize
+    from medvar_data.ingest.run import run_ingest
+    from medvar_data.shard.run import write_shards
 
     root = acdc_tree(tmp_path / "acdc", patients=3)
     workspace, store = Workspace(tmp_path / "work"), Store(str(tmp_path / "s"))

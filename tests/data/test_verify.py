@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from medvar_data.audit.verify import verify
 from medvar_data.errors import ShardSetError
-from medvar_data.shard import content_digest
-from medvar_data.store import Store, canonical_json
-from medvar_data.verify import verify
+from medvar_data.shardset.schema import content_digest
+from medvar_data.storage.store import Store, canonical_json
 
 
 def folder(store: Store) -> Path:

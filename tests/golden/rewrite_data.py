@@ -11,7 +11,8 @@ sys.path.insert(0, str(HERE.parent))
 
 
 def schemas() -> dict[str, dict[str, str]]:
-    from medvar_data import casefile, tables
+    from medvar_data.workspace.workspace import case_file as casefile
+    from medvar_data.workspace.workspace import tables
 
     found = {
         "slices.parquet": tables.SLICES_SCHEMA,
@@ -36,7 +37,8 @@ def reasons() -> list[str]:
 def commands() -> dict[str, dict[str, Any]]:
     """Every command with its arguments, options and defaults."""
     import typer
-    from medvar_cli.data import app
+
+    from medvar_cli.data_commands import app
 
     group = typer.main.get_command(app)
     found = {}
@@ -58,11 +60,13 @@ def tiny_shard(folder: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
     from builders import acdc_tree, small_recipe
 
-    from medvar_data.codec import encoder_version
-    from medvar_data.pipeline import run_harmonize, run_ingest
-    from medvar_data.shard import ShardSpec, write_shards
-    from medvar_data.store import Store, file_digest
-    from medvar_data.workspace import Workspace
+    from medvar_data.harmonize.run import run_harmonize
+    from medvar_data.ingest.run import run_ingest
+    from medvar_data.shard.plan import ShardSpec
+    from medvar_data.shard.run import write_shards
+    from medvar_data.storage.codec import encoder_version
+    from medvar_data.storage.store import Store, file_digest
+    from medvar_data.workspace.workspace import Workspace
 
     workspace, recipe = Workspace(folder / "work"), small_recipe(folder)
     workspace.set_salt(bytes(32))
@@ -79,7 +83,7 @@ def tiny_shard(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    from medvar_data.catalog import load_conditions
+    from medvar_data.catalog.load import load_conditions
 
     with tempfile.TemporaryDirectory() as folder:
         values = {

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from medvar_model.codebook import usage
 from medvar_model.config import TOKENIZERS, TransformerConfig, tokenizer_parameters, transformer_parameters
-from medvar_model.losses import next_scale_loss, pixel_loss
-from medvar_model.pyramid import fit_codebook
-from medvar_model.sampling import PAPER, image_seeds, sample
-from medvar_model.var import Transformer
-from medvar_model.vqvae import Tokenizer
+from medvar_model.networks.codebook import usage
+from medvar_model.networks.pyramid import fit_codebook
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.transformer import Transformer
+from medvar_model.sampling.sample import PAPER, image_seeds, sample
+from medvar_model.training.losses import next_scale_loss, pixel_loss
 
 PATH = Path(__file__).with_name("model_tiny.json")
 STEPS = 10

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from builders import acdc_tree, brats_tree, recipe_file
+
 from medvar_cli.console import run as run_app
-from medvar_cli.data import app
+from medvar_cli.data_commands import app
 
 MEDVAR = (sys.executable, "-c", "from medvar_cli.main import data; data()")
 SALT = "00" * 32

@@ -32,10 +32,11 @@ from builders import (
 from dicoms import cohort_toml, enhanced, fill_identities, image, segmentation, slices, structure_set, volume
 from pydicom.config import disable_value_validation
 
-from medvar_data.recipes import load_recipe
-from medvar_data.shard import ShardSpec, write_shards
-from medvar_data.store import Store
-from medvar_data.workspace import Workspace
+from medvar_data.catalog.recipe import load_recipe
+from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.run import write_shards
+from medvar_data.storage.store import Store
+from medvar_data.workspace.workspace import Workspace
 
 DRIVER = """import json, sys
 from medvar_cli.main import data

@@ -16,22 +16,23 @@ from hypothesis import strategies as some
 from hypothesis.extra import numpy as arrays
 from skimage.filters import threshold_li
 
-from medvar_data.body import apply_body, find_body, fit_body
-from medvar_data.catalog import LabelSpec, load_collection
-from medvar_data.cleanup import remove_label_dust, remove_slice_dust
-from medvar_data.components import bounding_box, label_components
-from medvar_data.counts import count, li_threshold, moments, percentiles
+from medvar_data.catalog.collection import LabelSpec
+from medvar_data.catalog.load import load_collection
+from medvar_data.catalog.recipe import load_recipe
+from medvar_data.demo.phantoms import write_phantoms
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import resize_image, resize_mask
-from medvar_data.harmonize import HarmonizedSlice, harmonize, replay
-from medvar_data.ingest import ingest
-from medvar_data.intensity import IntensityParams, apply_intensity, fit_percentiles
-from medvar_data.phantoms import write_phantoms
-from medvar_data.readers import Scan, read_scan
-from medvar_data.readers.scan import compact
-from medvar_data.recipes import load_recipe
+from medvar_data.harmonize.body import apply_body, find_body, fit_body
+from medvar_data.harmonize.components import bounding_box, label_components
+from medvar_data.harmonize.harmonize import HarmonizedSlice, harmonize, replay
+from medvar_data.harmonize.histogram import count, li_threshold, moments, percentiles
+from medvar_data.harmonize.intensity import IntensityParams, apply_intensity, fit_percentiles
+from medvar_data.harmonize.label_dust import remove_label_dust, remove_slice_dust
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.readers.scan import Scan, compact
 from medvar_data.records import Geometry, LabelVolume, Volume
-from medvar_data.tree import open_tree
+from medvar_data.sources.tree import open_tree
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
 PAPER = load_recipe("paper")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from medvar_model import dist
 from medvar_model.config import TOKENIZERS
 from medvar_model.loader import DataSpec
-from medvar_model.losses import TokenizerLossWeights
-from medvar_model.train_tokenizer import LOOP as TOKENIZER_LOOP
-from medvar_model.train_tokenizer import TrainTokenizer, train_tokenizer
-from medvar_model.train_transformer import LOOP as TRANSFORMER_LOOP
-from medvar_model.train_transformer import TrainTransformer, train_transformer
+from medvar_model.machine import processes as dist
+from medvar_model.training.losses import TokenizerLossWeights
+from medvar_model.training.tokenizer import LOOP as TOKENIZER_LOOP
+from medvar_model.training.tokenizer import TrainTokenizer, train_tokenizer
+from medvar_model.training.transformer import LOOP as TRANSFORMER_LOOP
+from medvar_model.training.transformer import TrainTransformer, train_transformer
 
 PLACE = dist.Place(1, 0, torch.device("cpu"))
 HABITS = {"samples": 32, "batch_size": 4, "checkpoint_every": 8, "validate_every": 16, "log_every": 4}

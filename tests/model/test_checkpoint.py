@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from medvar_model.checkpoint import (
+from medvar_model.checkpoints.checkpoint import (
     Contents,
     TrainingState,
     build_tokenizer,
@@ -21,8 +21,8 @@ from medvar_model.checkpoint import (
 )
 from medvar_model.config import TOKENIZERS, transformer_config
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint
-from medvar_model.var import Transformer
-from medvar_model.vqvae import Tokenizer
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.transformer import Transformer
 
 TINY = TOKENIZERS["tiny"]
 

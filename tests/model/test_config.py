@@ -17,8 +17,8 @@ from medvar_model.config import (
     transformer_parameters,
 )
 from medvar_model.errors import ConfigMismatch
-from medvar_model.var import Transformer
-from medvar_model.vqvae import Tokenizer
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.transformer import Transformer
 
 
 def counted(model: torch.nn.Module) -> int:

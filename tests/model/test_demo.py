@@ -9,7 +9,7 @@ from shardset import CONDITIONS, write_shard_set
 from medvar_model.config import TOKENIZERS
 from medvar_model.demo import TOKENIZER_LOOP, TRANSFORMER_LOOP, ModelDemo, run_model_demo
 from medvar_model.errors import ModelError, ShardSetMismatch
-from medvar_model.page import model_section
+from medvar_model.evaluation.page import model_section
 
 HABITS = {"samples": 64, "batch_size": 8, "checkpoint_every": 16, "validate_every": 32, "log_every": 8}
 

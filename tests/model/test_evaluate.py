@@ -11,15 +11,15 @@ import torch
 from runs import PLACE, run, tokenizer_spec, transformer_spec
 from shardset import CONDITIONS, write_shard_set
 
-from medvar_model.checkpoint import load_tokenizer
-from medvar_model.collect import Fresh
+from medvar_model.checkpoints.checkpoint import load_tokenizer
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
-from medvar_model.evaluate import Evaluate, evaluate, scan_of, split_sizes
+from medvar_model.evaluation.evaluate import Evaluate, evaluate, scan_of, split_sizes
+from medvar_model.evaluation.metrics.quality import psnr
+from medvar_model.evaluation.page import Curve, chart, model_section
+from medvar_model.evaluation.passes import Fresh
 from medvar_model.loader import DataSpec, Loader, to_network
-from medvar_model.metrics.quality import psnr
-from medvar_model.page import Curve, chart, model_section
-from medvar_model.sample_files import SampleFiles, write_samples
-from medvar_model.sampling import SampleSettings, to_uint8
+from medvar_model.sampling.sample import SampleSettings, to_uint8
+from medvar_model.sampling.sample_files import SampleFiles, write_samples
 
 CPU = torch.device("cpu")
 

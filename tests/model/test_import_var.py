@@ -8,9 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from medvar_model.config import PAPER_SIDES
-from medvar_model.errors import ConfigMismatch, MissingCheckpoint
-from medvar_model.import_var import (
+from medvar_model.checkpoints.import_var import (
     import_tokenizer,
     import_transformer,
     rename_tokenizer,
@@ -18,7 +16,9 @@ from medvar_model.import_var import (
     tokenizer_config_of,
     transformer_config_of,
 )
-from medvar_model.vqvae import Tokenizer
+from medvar_model.config import PAPER_SIDES
+from medvar_model.errors import ConfigMismatch, MissingCheckpoint
+from medvar_model.networks.tokenizer import Tokenizer
 
 SIDES = (1, 2, 3, 4)
 

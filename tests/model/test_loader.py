@@ -4,9 +4,9 @@ import pytest
 import torch
 from shardset import CONDITIONS, picture, write_shard_set
 
-from medvar_model.dist import Place
 from medvar_model.errors import ShardSetMismatch
 from medvar_model.loader import DataSpec, Loader, to_network
+from medvar_model.machine.processes import Place
 
 CPU = torch.device("cpu")
 ALONE = Place(1, 0, CPU)

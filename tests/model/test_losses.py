@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint
-from medvar_model.losses import (
+from medvar_model.training.losses import (
     VGG_INDICES,
     VGG_STAGES,
     TokenizerLossWeights,

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvar_model.metrics import METRICS
-from medvar_model.metrics.classify import condition_features, confusion, cross_validated, fit_classifier
-from medvar_model.metrics.distances import coverage, density, frechet_distance, kernel_distance
-from medvar_model.metrics.features import N_FEATURES, features, shrunk
-from medvar_model.metrics.nearest import Search, copy_audit, nearest, thumbnails, weighted_quantile
-from medvar_model.metrics.proportion import proportion
-from medvar_model.metrics.quality import MOST_DB, foreground_psnr, psnr, ssim
+from medvar_model.evaluation.metrics import METRICS
+from medvar_model.evaluation.metrics.classify import condition_features, confusion, cross_validated, fit_classifier
+from medvar_model.evaluation.metrics.distances import coverage, density, frechet_distance, kernel_distance
+from medvar_model.evaluation.metrics.features import N_FEATURES, features, shrunk
+from medvar_model.evaluation.metrics.nearest import Search, copy_audit, nearest, thumbnails, weighted_quantile
+from medvar_model.evaluation.metrics.proportion import proportion
+from medvar_model.evaluation.metrics.quality import MOST_DB, foreground_psnr, psnr, ssim
 
 rng = np.random.default_rng
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medvar_model.codebook import Codebook, count_codes, k_means, revive, usage
 from medvar_model.config import TOKENIZERS, TokenizerConfig
 from medvar_model.errors import ConfigMismatch
-from medvar_model.pyramid import Pyramid, fit_codebook
-from medvar_model.vqvae import Tokenizer
+from medvar_model.networks.codebook import Codebook, count_codes, k_means, revive, usage
+from medvar_model.networks.pyramid import Pyramid, fit_codebook
+from medvar_model.networks.tokenizer import Tokenizer
 
 SIXTEEN = TokenizerConfig(width=32, vocabulary=128, latent_channels=8)  # the paper's ten scales
 

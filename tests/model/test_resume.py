@@ -15,7 +15,7 @@ from runs import run, same_files, tokenizer_spec, transformer_spec
 from shardset import write_shard_set
 
 from medvar_model.errors import ConfigMismatch, ShardSetMismatch
-from medvar_model.runlog import read_log
+from medvar_model.training.log import read_log
 
 TIMES = ("images_per_second", "waiting")
 
@@ -168,10 +168,10 @@ def test_a_process_that_is_killed_outright_resumes_undisturbed(runs, kind, tmp_p
         torch.set_num_threads(1)
         from medvar_model.config import *
         from medvar_model.loader import DataSpec
-        from medvar_model.losses import TokenizerLossWeights
-        from medvar_model.recipe import LoopSettings
-        from medvar_model.train_tokenizer import TrainTokenizer
-        from medvar_model.train_transformer import TrainTransformer
+        from medvar_model.training.losses import TokenizerLossWeights
+        from medvar_model.training.settings import LoopSettings
+        from medvar_model.training.tokenizer import TrainTokenizer
+        from medvar_model.training.transformer import TrainTransformer
         from runs import run
         def report(log):
             print(log.step, flush=True)

@@ -12,14 +12,14 @@ import torch
 from runs import PLACE, run, tokenizer_spec, transformer_spec
 from shardset import write_shard_set
 
-from medvar_model import folders, memory
-from medvar_model.checkpoint import load_tokenizer, read_checkpoint
+from medvar_model.checkpoints.checkpoint import load_tokenizer, read_checkpoint
 from medvar_model.config import TOKENIZERS, transformer_config
-from medvar_model.dist import Place, device_of
 from medvar_model.errors import ConfigMismatch, FolderInUse, MissingCheckpoint, OutOfMemory, UnusableFolder
-from medvar_model.sampling import SampleSettings
-from medvar_model.train_tokenizer import TokenizerRecipe, check_tokenizer_training
-from medvar_model.train_transformer import check_transformer_training
+from medvar_model.machine import folders, memory
+from medvar_model.machine.processes import Place, device_of
+from medvar_model.sampling.sample import SampleSettings
+from medvar_model.training.tokenizer import TokenizerRecipe, check_tokenizer_training
+from medvar_model.training.transformer import check_transformer_training
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_says_why_and_what_is_left(copied, name, data, word
 def test_two_processes_do_not_train_in_one_folder(shards, tmp_path):
     spec = tokenizer_spec(shards, tmp_path / "run")
     holding = (
-        "import sys, time\nfrom pathlib import Path\nfrom medvar_model.folders import held\n"
+        "import sys, time\nfrom pathlib import Path\nfrom medvar_model.machine.folders import held\n"
         "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", holding, spec.out], stdout=subprocess.PIPE, text=True)
@@ -156,7 +156,7 @@ class TestInitFrom:
         spec = replace(tokenizer_spec(shards, tmp_path / "run"), init_from=str(finished / "tokenizer"))
         begun = []
         monkeypatch.setattr(TokenizerRecipe, "_start_codebook", lambda *_: pytest.fail("the codes were replaced"))
-        from medvar_model.train_tokenizer import train_tokenizer
+        from medvar_model.training.tokenizer import train_tokenizer
 
         train_tokenizer(spec, PLACE, stop=lambda: True, begun=begun.append)
         assert begun[0].init_from == str(finished / "tokenizer")
@@ -222,8 +222,8 @@ class TestMemory:
 
     def test_the_bound_is_below_what_a_pass_keeps(self):
         """Counted from the tensors that autograd keeps for the backward pass."""
-        from medvar_model.var import Transformer
-        from medvar_model.vqvae import Tokenizer
+        from medvar_model.networks.tokenizer import Tokenizer
+        from medvar_model.networks.transformer import Transformer
 
         def kept_by(network, *inputs):
             own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}

@@ -5,7 +5,9 @@ import torch
 
 from medvar_model.config import TOKENIZERS, TransformerConfig
 from medvar_model.errors import ConfigMismatch, ModelError, UnknownCondition
-from medvar_model.sampling import (
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.transformer import Transformer
+from medvar_model.sampling.sample import (
     PAPER,
     SampleSettings,
     choose,
@@ -15,8 +17,6 @@ from medvar_model.sampling import (
     to_uint8,
     uniforms,
 )
-from medvar_model.var import Transformer
-from medvar_model.vqvae import Tokenizer
 
 CONFIG = TransformerConfig(2, 4, vocabulary=64, latent_channels=8, scale_sides=(1, 2, 3, 4), head_width=16)
 

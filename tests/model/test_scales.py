@@ -5,7 +5,7 @@ import torch
 
 from medvar_model.config import PAPER_SIDES, TOKENIZERS
 from medvar_model.errors import ConfigMismatch
-from medvar_model.scales import ScaleSchedule, as_map, as_sequence
+from medvar_model.networks.scales import ScaleSchedule, as_map, as_sequence
 
 PAPER = ScaleSchedule(PAPER_SIDES)
 

@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from shardset import write_shard_set
 
 from medvar_data.errors import SpecError
-from medvar_model.checkpoint import load_tokenizer, read_checkpoint
+from medvar_model.checkpoints.checkpoint import load_tokenizer, read_checkpoint
 from medvar_model.config import TOKENIZERS, transformer_config
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ModelError
 from medvar_model.loader import DataSpec, Loader
-from medvar_model.losses import TokenizerLossWeights
-from medvar_model.recipe import Draw, LoopSettings, decay_groups
-from medvar_model.runlog import read_log
-from medvar_model.train_tokenizer import TokenizerRecipe, TrainTokenizer
-from medvar_model.train_transformer import SPARED, TransformerRecipe
-from medvar_model.var import Transformer
-from medvar_model.vqvae import Tokenizer
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.transformer import Transformer
+from medvar_model.training.log import read_log
+from medvar_model.training.losses import TokenizerLossWeights
+from medvar_model.training.settings import Draw, LoopSettings, decay_groups
+from medvar_model.training.tokenizer import TokenizerRecipe, TrainTokenizer
+from medvar_model.training.transformer import SPARED, TransformerRecipe
 
 CPU = torch.device("cpu")
 
@@ -201,7 +201,7 @@ def test_the_perceptual_loss_must_be_given_or_declined(shards):
 
 
 def test_a_perceptual_term_takes_part(shards, tmp_path):
-    from medvar_model.losses import PerceptualDistance
+    from medvar_model.training.losses import PerceptualDistance
 
     names = {}
     for name, value in PerceptualDistance().state_dict().items():
@@ -224,7 +224,7 @@ def test_a_perceptual_term_takes_part(shards, tmp_path):
 
 def test_the_two_published_files_of_the_perceptual_loss_are_read_as_they_are(shards, tmp_path):
     """In their own layouts: torchvision's file is of the older kind and has a classifier, too."""
-    from medvar_model.losses import PerceptualDistance, load_perceptual_distance
+    from medvar_model.training.losses import PerceptualDistance, load_perceptual_distance
 
     wanted = PerceptualDistance().state_dict()
     vgg, linear = {"classifier.0.weight": torch.zeros(2, 2)}, {}
@@ -344,13 +344,13 @@ def test_two_processes_train_as_one(shards, tokenizer, kind, tmp_path):
         sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
         import torch
         torch.set_num_threads(1)
-        from medvar_model import dist
+        from medvar_model.machine import processes as dist
         from medvar_model.config import *
         from medvar_model.loader import DataSpec
-        from medvar_model.losses import TokenizerLossWeights
-        from medvar_model.recipe import LoopSettings
-        from medvar_model.train_tokenizer import TrainTokenizer
-        from medvar_model.train_transformer import TrainTransformer
+        from medvar_model.training.losses import TokenizerLossWeights
+        from medvar_model.training.settings import LoopSettings
+        from medvar_model.training.tokenizer import TrainTokenizer
+        from medvar_model.training.transformer import TrainTransformer
         from runs import run
         logs = []
         with dist.joined(os.environ, "cpu") as place:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from medvar_model.config import TOKENIZERS, TransformerConfig, transformer_config
 from medvar_model.errors import ConfigMismatch, UnknownCondition
-from medvar_model.losses import next_scale_loss
-from medvar_model.scales import ScaleSchedule
-from medvar_model.var import Transformer
+from medvar_model.networks.scales import ScaleSchedule
+from medvar_model.networks.transformer import Transformer
+from medvar_model.training.losses import next_scale_loss
 
 TINY = TransformerConfig(
     depth=4, n_conditions=5, vocabulary=64, latent_channels=8, scale_sides=(1, 2, 3, 4), head_width=16

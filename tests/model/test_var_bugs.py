@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from medvar_model.codebook import Codebook, count_codes, usage
 from medvar_model.config import TOKENIZERS, TransformerConfig
 from medvar_model.errors import UnknownCondition
-from medvar_model.losses import next_scale_loss
-from medvar_model.sampling import PAPER, sample
-from medvar_model.scales import ScaleSchedule
-from medvar_model.var import Transformer
-from medvar_model.vqvae import Tokenizer
+from medvar_model.networks.codebook import Codebook, count_codes, usage
+from medvar_model.networks.scales import ScaleSchedule
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.transformer import Transformer
+from medvar_model.sampling.sample import PAPER, sample
+from medvar_model.training.losses import next_scale_loss
 
 CONFIG = TransformerConfig(3, 4, vocabulary=64, latent_channels=8, scale_sides=(1, 2, 3, 4), head_width=16)
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from medvar_model.config import TOKENIZERS, TokenizerConfig
-from medvar_model.conv import Decoder, Encoder
 from medvar_model.errors import ConfigMismatch
-from medvar_model.losses import pixel_loss
-from medvar_model.pyramid import fit_codebook
-from medvar_model.vqvae import Tokenizer
+from medvar_model.networks.conv import Decoder, Encoder
+from medvar_model.networks.pyramid import fit_codebook
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.training.losses import pixel_loss
 
 TINY = TOKENIZERS["tiny"]
 

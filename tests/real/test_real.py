@@ -8,16 +8,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from medvar_data.ingest import Ingested
-from medvar_data.pipeline import HarmonizeSummary, run_harmonize, run_ingest
-from medvar_data.readers import read_scan
-from medvar_data.recipes import load_recipe
-from medvar_data.shard import ShardSpec, ShardSummary, write_shards
-from medvar_data.splits import SplitSpec
-from medvar_data.store import Store
-from medvar_data.trace import trace
-from medvar_data.verify import verify
-from medvar_data.workspace import Workspace
+from medvar_data.audit.trace import trace
+from medvar_data.audit.verify import verify
+from medvar_data.catalog.recipe import load_recipe
+from medvar_data.harmonize.run import HarmonizeSummary, run_harmonize
+from medvar_data.ingest.run import run_ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.records import Ingested
+from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.run import ShardSummary, write_shards
+from medvar_data.shard.splits import SplitSpec
+from medvar_data.storage.store import Store
+from medvar_data.workspace.workspace import Workspace
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
 
@@ -157,7 +159,7 @@ def test_negative_intensities_and_nrrd_come_through(road):
 def test_pictures_use_the_grey_scale(road):
     """Mean of the body near the middle: neither black nor burnt out."""
     rows = pq.read_table(Path(road.store.url) / "slices.parquet").to_pylist()
-    from medvar_data.contact import read_pair
+    from medvar_data.shardset.dataset import read_pair
 
     for collection in ("acdc", "msd-hippocampus", "chaos", "brats2023", "glioma", "pairs"):
         mine = [row for row in rows if row["collection"] == collection][:5]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from packing import files_below, pack
 
-from medvar_data.archives import AccessSpec, open_access
-from medvar_data.catalog import load_collection
-from medvar_data.ingest import ingest
-from medvar_data.readers import read_scan
-from medvar_data.tree import open_tree
+from medvar_data.catalog.load import load_collection
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.sources.archives import AccessSpec, open_access
+from medvar_data.sources.tree import open_tree
 
 CHAOS = Path(__file__).resolve().parents[3] / "shared" / "real" / "chaos" / "CHAOS_Train_Sets.zip"
 

@@ -14,11 +14,14 @@ import pytest
 import SimpleITK as sitk
 from dicoms import cohort_toml
 
-from medvar_data.catalog import CollectionSpec, load_collection, parse_collection
+from medvar_data.catalog.collection import CollectionSpec
+from medvar_data.catalog.load import load_collection, parse_collection
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.ingest import Ingested, ingest
-from medvar_data.readers import Scan, read_scan
-from medvar_data.tree import open_tree
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.readers.read import read_scan
+from medvar_data.readers.scan import Scan
+from medvar_data.records import Ingested
+from medvar_data.sources.tree import open_tree
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
 DICOM = REAL / "dicom"

@@ -1,0 +1,1 @@
+"""A shard set explained and proved."""

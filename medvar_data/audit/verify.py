@@ -1,0 +1,178 @@
+"""Prove a shard set: every byte, row and promise of its tables is checked again, from the files alone.
+
+Checks, in order: dataset.json and the digests of tables and shards; the members of every tar and their offsets against
+slices.parquet; keys; sample JSON; pixels against digests and counts; patients in one split; the condition ids.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+
+from medvar_data.errors import ShardSetError
+from medvar_data.records import Progress
+from medvar_data.shardset.dataset import Dataset, ShardEntry, read_dataset
+from medvar_data.shardset.schema import (
+    SCHEMAS,
+    SPLITS,
+    TABLES,
+    content_digest,
+    sample_json,
+)
+from medvar_data.storage.codec import decode_png, pixel_digest
+from medvar_data.storage.store import Store
+from medvar_data.storage.tar import Member, read_tar
+
+KEY = re.compile(r"[a-z0-9][a-z0-9-]*-z\d{4,}")
+MAX_FINDINGS = 50
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked and what was found wrong; an empty list of findings is a sound set."""
+
+    n_shards: int
+    n_slices: int
+    n_cases: int
+    findings: tuple[str, ...]
+
+
+def verify(store: Store, progress: Callable[[Progress], None] = lambda _: None) -> Verification:
+    """Check a shard set.
+
+    Raises:
+        ShardSetError: there is no set to check, or its tables cannot be read.
+    """
+    dataset = read_dataset(store)
+    findings: list[str] = []
+    tables = {name: _table(store, name, dataset, findings) for name in TABLES}
+    slices, cases = tables["slices.parquet"], tables["cases.parquet"]
+    rows_of: dict[str, list[dict[str, Any]]] = {}
+    for row in slices.to_pylist():
+        rows_of.setdefault(row["shard"], []).append(row)
+    entries = [(split, entry) for split in SPLITS for entry in dataset.splits[split].shards]
+    for done, (split, entry) in enumerate(entries, start=1):
+        findings += _check_shard(store, split, entry, rows_of.pop(entry.name, []), dataset)
+        progress(Progress(done, len(entries), entry.name, "checked"))
+        if len(findings) >= MAX_FINDINGS:
+            break
+    else:
+        findings += [f"slices.parquet names {name}, which dataset.json does not" for name in rows_of]
+    findings += _check_tables(slices, cases, dataset)
+    stray = {n for n in store.names() if n.endswith(".tar")} - {entry.name for _, entry in entries}
+    findings += [f"{name} lies in the folder but is not part of the set" for name in sorted(stray)]
+    return Verification(len(entries), slices.num_rows, cases.num_rows, tuple(findings[:MAX_FINDINGS]))
+
+
+def _table(store: Store, name: str, dataset: Dataset, findings: list[str]) -> pa.Table:
+    try:
+        data = store.read(name)
+        if sha256(data).hexdigest() != dataset.tables.get(name):
+            findings.append(f"{name} does not have the digest that dataset.json gives")
+        return pq.read_table(pa.BufferReader(data), schema=SCHEMAS[name])
+    except (OSError, pa.ArrowException) as error:
+        raise ShardSetError(f"{name} is missing or damaged. Run `medvar-data shard` again.") from error
+
+
+def _check_shard(
+    store: Store, split: str, entry: ShardEntry, rows: list[dict[str, Any]], dataset: Dataset
+) -> Iterator[str]:
+    name = entry.name
+    try:
+        data = store.read(name)
+    except OSError:
+        yield f"{name} is missing"
+        return
+    if sha256(data).hexdigest() != entry.sha256:
+        yield f"{name} does not have the digest that dataset.json gives"
+    if len(rows) != entry.slices:
+        yield f"{name}: dataset.json counts {entry.slices} slices, slices.parquet {len(rows)}"
+    try:
+        members = read_tar(data)
+    except Exception:
+        yield f"{name} is not a readable tar; fetch or write it again"
+        return
+    suffix = dataset.image_suffix
+    wanted = [f"{row['key']}.{ending}" for row in rows for ending in (suffix, "mask.png", "json")]
+    if [m.name for m in members] != wanted:
+        yield f"{name}: its members are not the rows of slices.parquet, in order"
+        return
+    for row, image, mask, text in zip(rows, members[0::3], members[1::3], members[2::3], strict=True):
+        yield from _check_sample(data, split, row, (image, mask, text), dataset)
+
+
+def _check_sample(
+    data: bytes,
+    split: str,
+    row: dict[str, Any],
+    members: tuple[Member, Member, Member],
+    dataset: Dataset,
+) -> Iterator[str]:
+    key = row["key"]
+    if not KEY.fullmatch(key):
+        yield f"{key}: not a key of lower-case letters, digits and hyphens"
+    if row["split"] != split:
+        yield f"{key}: the row says {row['split']}, the shard is {split}"
+    for member, column in zip(members, ("image", "mask", "json"), strict=True):
+        if (member.offset, member.size) != (row[f"{column}_offset"], row[f"{column}_size"]):
+            yield f"{key}: {column} lies at byte {member.offset}, the row says {row[f'{column}_offset']}"
+    image, mask, text = (data[m.offset : m.offset + m.size] for m in members)
+    if text != sample_json(row):
+        yield f"{key}: its JSON does not say what its row says"
+    side = dataset.image_side
+    for picture, column in ((image, "image_sha256"), (mask, "mask_sha256")):
+        try:
+            pixels = decode_png(picture)
+        except ShardSetError:
+            yield f"{key}: a picture cannot be decoded"
+            continue
+        if pixels.shape != (side, side):
+            yield f"{key}: a picture is {pixels.shape[0]} x {pixels.shape[1]}; wanted {side} x {side}"
+        if pixel_digest(pixels) != row[column]:
+            yield f"{key}: its pixels do not have the digest in {column}"
+        if column == "mask_sha256":
+            yield from _check_counts(pixels, row)
+
+
+def _check_counts(mask: UInt8[np.ndarray, "h w"], row: dict[str, Any]) -> Iterator[str]:
+    counts = np.bincount(mask.reshape(-1), minlength=1)
+    found = {int(v): int(counts[v]) for v in np.flatnonzero(counts) if v}
+    if found != dict(row["label_pixels"]):
+        yield f"{row['key']}: its mask does not hold the pixels that label_pixels counts"
+    if sum(found.values()) != row["foreground_pixels"]:
+        yield f"{row['key']}: its mask does not hold the pixels that foreground_pixels counts"
+    if found and not row["has_label"]:
+        yield f"{row['key']}: it has a mask, but has_label is false"
+
+
+def _check_tables(slices: pa.Table, cases: pa.Table, dataset: Dataset) -> Iterator[str]:
+    keys = Counter(slices["key"].to_pylist())
+    yield from (f"{key} appears {n} times" for key, n in keys.items() if n > 1)
+    splits: dict[str, set[str]] = {}
+    for patient, split in zip(cases["patient"].to_pylist(), cases["split"].to_pylist(), strict=True):
+        splits.setdefault(patient, set()).add(split)
+    for patient, split in zip(slices["patient"].to_pylist(), slices["split"].to_pylist(), strict=True):
+        splits.setdefault(patient, set()).add(split)
+    yield from (f"patient {p} is in {' and '.join(sorted(s))}" for p, s in splits.items() if len(s) > 1)
+    counted = Counter(zip(slices["collection"].to_pylist(), slices["case"].to_pylist(), strict=True))
+    for row in cases.select(["collection", "case", "n_kept"]).to_pylist():
+        found = counted.pop((row["collection"], row["case"]), 0)
+        if found != row["n_kept"]:
+            yield f"{row['collection']}/{row['case']}: {found} slices, cases.parquet says {row['n_kept']}"
+    yield from (f"{c}/{k}: slices of a case that cases.parquet does not list" for c, k in counted)
+    ids = dataset.conditions
+    pairs = set(zip(slices["condition"].to_pylist(), slices["condition_id"].to_pylist(), strict=True))
+    yield from (f"condition {n} has id {i}, dataset.json says {ids.get(n)}" for n, i in pairs if ids.get(n) != i)
+    if content_digest(slices) != dataset.digest:
+        yield "the rows of slices.parquet do not have the digest in dataset.json"
+    for split in SPLITS:
+        found = slices.filter(pa.compute.equal(slices["split"], split)).num_rows
+        if found != dataset.splits[split].slices:
+            yield f"{split}: {found} slices, dataset.json says {dataset.splits[split].slices}"

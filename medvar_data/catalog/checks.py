@@ -1,0 +1,124 @@
+"""Check a collection's description: every word, pattern, template and number in it, each with an error that names the key."""
+
+import re
+
+from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, labels_of, parse_numbers
+from medvar_data.catalog.toml import compiled, one_of
+from medvar_data.errors import SpecError
+
+MODALITIES = ("CT", "MR")
+
+
+SLICE_AXES = ("axial", "native")
+
+
+LABEL_GRIDS = ("image", "affine")
+
+
+CONFIRMED = ("originals", "listing", "unconfirmed")
+
+
+READER_NAMES = ("volume", "dicom", "dicom_png")  # keys of readers.READERS
+
+
+FINDER_NAMES = ("", "msd", "mms")  # keys of finders.FINDERS
+
+
+def check_collection(spec: CollectionSpec, where: str) -> None:
+    """Check everything that a description says.
+
+    Args:
+        spec: as parsed.
+        where: the file, as errors name it.
+
+    Raises:
+        SpecError: names the file, the key and what it should be.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", spec.name):
+        raise SpecError(f"{where}: name is {spec.name!r}; wanted lower-case letters, digits and hyphens.")
+    one_of(spec.slice_axis, SLICE_AXES, f"{where}: slice_axis")
+    one_of(spec.spacing_from, ("affine", "pixdim", "reject"), f"{where}: spacing_from")
+    one_of(spec.label_grid, LABEL_GRIDS, f"{where}: label_grid")
+    one_of(spec.case_names, ("published", "hash"), f"{where}: case_names")
+    one_of(spec.finder, FINDER_NAMES, f"{where}: finder")
+    if spec.finder and spec.case_names == "hash":
+        raise SpecError(
+            f'{where}: finder works on published names; wanted case_names = "published" with it, or no finder.'
+        )
+    for pattern in spec.exclude:
+        compiled(pattern, f"{where}: exclude")
+    ids = sorted({label.id for label in spec.labels})
+    if ids != list(range(1, len(ids) + 1)) or len(ids) > 255:
+        raise SpecError(f"{where}: label ids are {ids}; wanted 1, 2, 3 … without a gap (masks are 8-bit).")
+    if not spec.layouts:
+        raise SpecError(f"{where}: no [[layout]]; wanted at least one that says where the images are.")
+    for label in spec.labels:
+        compiled(label.roi, f"{where}: roi of label {label.name}")
+        for layout_id in label.layouts:
+            one_of(layout_id, tuple(layout.id for layout in spec.layouts), f"{where}: layouts of label {label.name}")
+    for layout in spec.layouts:
+        defined = _label_values(labels_of(spec, layout.id), where)
+        _check_layout(layout, spec, f"{where}, layout {layout.id}")
+        _check_label_files(layout, defined, f"{where}, layout {layout.id}")
+        if layout.vote and "rater" not in re.compile(layout.label).groupindex:
+            raise SpecError(f"{where}, layout {layout.id}: label has no group rater, which vote needs.")
+        _check_splits(layout, f"{where}, layout {layout.id}")
+
+
+def _label_values(labels: tuple[LabelSpec, ...], where: str) -> set[int]:
+    """All values that one layout's labels define; one id each, and one row unless rows go by name."""
+    taken: dict[int, LabelSpec] = {}
+    for label in labels:
+        for value in range(label.low, label.high + 1):
+            other = taken.setdefault(value, label)
+            if other is not label and not (label.roi and other.roi and other.id == label.id):
+                raise SpecError(f"{where}: label value {value} is given twice; wanted one id for it.")
+    return set(taken)
+
+
+def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
+    one_of(layout.modality or spec.modality, MODALITIES, f"{where}: modality")
+    one_of(layout.confirmed, CONFIRMED, f"{where}: confirmed")
+    if layout.variant_of:
+        one_of(layout.variant_of, tuple(o.id for o in spec.layouts if not o.variant_of), f"{where}: variant_of")
+    one_of(layout.reader, READER_NAMES, f"{where}: reader")
+    if layout.reader != "dicom" and not (layout.case and layout.group):
+        raise SpecError(f"{where}: key {'group' if layout.case else 'case'!r} is missing.")
+    for text in layout.sequences if layout.reader == "dicom" else ():
+        compiled(text, f"{where}: sequences")
+    for key in ("image", "label"):
+        pattern = compiled(getattr(layout, key), f"{where}: {key}")
+        missing = set(layout.pair_on) - set(pattern.groupindex) if getattr(layout, key) else set()
+        if missing:
+            raise SpecError(f"{where}: {key} has no group {', '.join(sorted(missing))}, which pair_on names.")
+    groups = set(re.compile(layout.image).groupindex)
+    for template in (layout.case, layout.group, layout.sequence, layout.split):
+        unknown = set(re.findall(r"\{(\w+)\}", template)) - groups
+        if unknown:
+            raise SpecError(
+                f"{where}: template {template!r} uses {sorted(unknown)}, which the image pattern does not capture."
+            )
+
+
+def _check_label_files(layout: Layout, defined: set[int], where: str) -> None:
+    if not layout.label_files:
+        return
+    if "structure" not in re.compile(layout.label).groupindex:
+        raise SpecError(f"{where}: label has no group structure, which label_files needs.")
+    unknown = sorted(set(layout.label_files.values()) - defined)
+    if unknown:
+        raise SpecError(f"{where}: label_files gives the values {unknown}, which no [[label]] defines.")
+
+
+def _check_splits(layout: Layout, where: str) -> None:
+    if layout.splits and "number" not in re.compile(layout.image).groupindex:
+        raise SpecError(f"{where}: image has no group number, which splits needs.")
+    seen: set[int] = set()
+    for name, text in layout.splits.items():
+        try:
+            numbers = parse_numbers(text)
+        except ValueError as error:
+            raise SpecError(f'{where}: splits gives {name} as {text!r}; wanted numbers such as "1-10 12".') from error
+        if seen & numbers:
+            raise SpecError(f"{where}: splits gives number {min(seen & numbers)} twice; wanted it in one split.")
+        seen |= numbers

@@ -1,0 +1,182 @@
+"""Read what we know of a collection, and the condition vocabulary: TOML in, frozen dataclasses out.
+
+The files of the distribution live in the data package `medvar_manifests`; a user's own file has the same form and is
+checked by the same code, so a wrong key is named in the error. Nouns, parser and checks stand in one file above 300 lines,
+since a new key touches all three.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """Map the published values `low`..`high` to the contiguous id 1..255 that masks hold.
+
+    A structure of a DICOM segmentation or structure set is known by its name: `roi` is a regular expression on the whole
+    name, whatever its case, and the structure's voxels take the value `low`. `layouts` names the layouts whose files hold
+    these values; empty means all.
+    """
+
+    low: int
+    high: int
+    id: int
+    name: str
+    roi: str = ""
+    layouts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One published way in which images (and labels) lie in folders.
+
+    `image` and `label` are regular expressions on the tail of a POSIX path; groups named in `pair_on` must agree.
+    `case`, `group`, `sequence` and `split` are templates filled from the image's groups; `sequences` and `split_names`
+    give other names to what comes out of the last two.
+
+    Where every structure has a file of its own, `label` captures it as `structure`, and `label_files` gives, in the order
+    of painting (a later one covers an earlier one), the label value that the file's voxels above 0 take. Where several
+    raters drew the whole label, `label` captures them as `rater`, and `vote` makes one of them. Where no folder
+    tells the official split, `splits` lists for each split the values of the image's group `number`: "1-10 12 15-20".
+
+    With the reader `dicom` the patterns say which files to look into, and the headers which of them make a volume. `case`
+    and `group` may then be empty: the case is named after its series, the patient after PatientID, both by salted hashes.
+    `sequences` maps regular expressions on the series' description to the names that are stored in its place.
+    """
+
+    id: str
+    image: str
+    case: str = ""
+    group: str = ""
+    label: str = ""
+    vote: bool = False  # several raters drew one label each; they vote, voxel by voxel
+    pair_on: tuple[str, ...] = ()
+    label_files: Mapping[str, int] = field(default_factory=dict)
+    split: str = ""
+    split_names: Mapping[str, str] = field(default_factory=dict)  # the folder's word -> the split
+    splits: Mapping[str, str] = field(default_factory=dict)
+    modality: str = ""
+    region: str = ""
+    sequence: str = ""
+    sequences: Mapping[str, str] = field(default_factory=dict)  # group value -> field's name
+    reader: str = "volume"
+    stack: bool = False  # many files are one volume, stacked in file-name order
+    derived: bool = False  # reader `dicom`: take maps computed from other images (ADC, FA, MIP …) too
+    channels: tuple[str, ...] = ()  # the fourth dimension, one sequence each
+    labelled: bool = True
+    expected: int = 0  # cases as published; 0 means unknown
+    variant_of: str = ""  # id of the layout that holds the same cases, otherwise published; not counted again
+    patients_of: str = ""  # family or collection whose patients these are: what `group` names there, it names here
+    confirmed: str = "unconfirmed"
+
+
+@dataclass(frozen=True)
+class Quirk:
+    """One known oddity and what is done about it.
+
+    With `skip` the cases become rejects (`known_bad`) before anything is opened; `cases` then holds case names as in
+    `rejects.parquet`, parted by spaces, `*` standing for anything, and `action` says why. With `step`, that word goes into
+    the steps of the cases' rows, so that they can be told from the others.
+    """
+
+    id: str
+    action: str
+    cases: str = "*"
+    skip: bool = False
+    step: str = ""
+
+    def holds_for(self, name: str) -> bool:
+        """Tell whether `cases` names this case."""
+        return any(fnmatchcase(name, pattern) for pattern in self.cases.split())
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How to get HU from what a collection stores: HU = slope * stored + intercept_hu.
+
+    Holds for the cases that `cases` names (as in `Quirk`) and whose stored values all lie within `stored_from`..`stored_to`,
+    so that a copy which somebody has repaired already is left alone.
+    """
+
+    id: str
+    cases: str = "*"
+    slope: float = 1.0
+    intercept_hu: float = 0.0
+    stored_from: float = -math.inf
+    stored_to: float = math.inf
+
+    def holds_for(self, name: str) -> bool:
+        """Tell whether `cases` names this case."""
+        return any(fnmatchcase(name, pattern) for pattern in self.cases.split())
+
+
+@dataclass(frozen=True)
+class CollectionSpec:
+    """All that is known of a collection before anything is opened."""
+
+    name: str
+    title: str
+    region: str
+    modality: str
+    slice_axis: str
+    license: str
+    layouts: tuple[Layout, ...]
+    labels: tuple[LabelSpec, ...] = ()
+    family: str = ""
+    homepage: str = ""
+    doi: str = ""
+    citation: str = ""
+    license_url: str = ""
+    commercial: str = "unknown"
+    license_confirmed: bool = False
+    access: str = ""
+    download: tuple[str, ...] = ()
+    notes: str = ""
+    overlaps: tuple[str, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+    exclude: tuple[str, ...] = ()
+    finder: str = ""  # key of FINDERS, where a pattern cannot say it all
+    spacing_from: str = "reject"  # which holds where affine and pixdim disagree: affine, pixdim, or reject
+    label_grid: str = "image"  # labels lie on the image's grid; "affine": on their own, resampled through both affines
+    case_names: str = "published"  # published names may be shown; "hash" hides a user's own file names
+    condition: str = ""  # default: <name>-<modality>
+    digest: str = ""  # sha256 of the TOML file
+
+    @property
+    def n_expected(self) -> int:
+        """Cases that the publisher counts, over all layouts (0 where unknown); each case once, however published."""
+        return sum(layout.expected for layout in self.layouts if not layout.variant_of)
+
+
+def parse_numbers(text: str) -> frozenset[int]:
+    """Read a list of numbers and ranges.
+
+    >>> sorted(parse_numbers("1-3 7"))
+    [1, 2, 3, 7]
+
+    Raises:
+        ValueError: something else stands in it.
+    """
+    numbers: set[int] = set()
+    for part in text.split():
+        low, _, high = part.partition("-")
+        numbers.update(range(int(low), int(high or low) + 1))
+    return frozenset(numbers)
+
+
+def labels_of(spec: CollectionSpec, layout_id: str) -> tuple[LabelSpec, ...]:
+    """The rows of a collection's label table that hold for one of its layouts."""
+    return tuple(label for label in spec.labels if not label.layouts or layout_id in label.layouts)
+
+
+def license_text(name: str, confirmed: bool) -> str:
+    """A licence as people are shown it, marked where nothing confirms it."""
+    return name if confirmed else f"{name} (unconfirmed)"
+
+
+def condition_name(spec: CollectionSpec, modality: str) -> str:
+    """Name the condition that a case of this collection and modality is generated under."""
+    return spec.condition or f"{spec.name}-{modality.lower()}"

@@ -1,0 +1,1 @@
+"""Who does the work: this process, a pool, a cluster; and how much memory there is."""

@@ -1,0 +1,1 @@
+"""A download in, cases out; no voxel is read."""

@@ -1,0 +1,125 @@
+"""Take from one picture's attributes what can set volumes of one series apart: numbers, and words of a closed vocabulary.
+
+In: the functional groups of a frame, its own and the shared ones, and the top of its file. Out: a table of marks; none of them can
+hold free text.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from medvar_data.readers.dicom.attributes import PRIVATE_B_VALUES, in_block
+
+MAX_B_VALUE = 5000  # s/mm²
+GE_B_OFFSET = 10**9  # GE adds multiples of it
+PARTS = {
+    "M": "magnitude", "MAGNITUDE": "magnitude", "P": "phase", "PHASE": "phase", "R": "real", "REAL": "real",
+    "I": "imaginary", "IMAGINARY": "imaginary",
+}  # fmt: skip
+DIXON = {
+    "W": "water", "WATER": "water", "F": "fat", "FAT": "fat", "IP": "in-phase", "IN_PHASE": "in-phase",
+    "OP": "out-of-phase", "OPP_PHASE": "out-of-phase", "OUT_PHASE": "out-of-phase", "FF": "fat-fraction",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A frame's attributes: in its own functional group, in the shared one, or at the top of a classic file."""
+
+    own: Dataset
+    shared: Dataset
+    top: Dataset
+
+    def values(self, group: str, name: str) -> tuple[Any, ...]:
+        """Whatever the attribute holds, as a tuple; empty where it is absent or empty."""
+        for place in (self.own, self.shared):
+            items = place.get(group) if group else None
+            value = items[0].get(name) if items else None
+            if value not in (None, ""):
+                return _tuple(value)
+        value = self.top.get(name)
+        return () if value in (None, "") else _tuple(value)
+
+    def numbers(self, group: str, name: str, count: int) -> tuple[float, ...]:
+        """So many finite numbers, or none."""
+        found = tuple(float(v) for v in self.values(group, name))
+        return found if len(found) == count and all(map(math.isfinite, found)) else ()
+
+    def number(self, group: str, name: str) -> float | None:
+        """The first number."""
+        found = self.values(group, name)
+        return float(found[0]) if found else None
+
+
+def marks_of(found: Groups, kinds: tuple[str, ...]) -> dict[str, float | str]:
+    """What can set volumes of one series apart: numbers, and words of a closed vocabulary."""
+    first = {
+        "echo": found.number("MREchoSequence", "EffectiveEchoTime"),
+        "echo number": found.number("", "EchoNumbers"),
+        "inversion": found.number("MRModifierSequence", "InversionTimes"),
+        "flip": found.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
+        "b": _b_value(found),
+        "time": found.number("FrameContentSequence", "TemporalPositionIndex"),
+        "trigger": found.number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
+        "acquisition": found.number("FrameContentSequence", "FrameAcquisitionNumber"),
+    }
+    second = {
+        "echo": "EchoTime", "inversion": "InversionTime", "time": "TemporalPositionIdentifier", "trigger": "TriggerTime",
+        "acquisition": "AcquisitionNumber",
+    }  # fmt: skip
+    numbers = {name: found.number("", second[name]) if v is None and name in second else v for name, v in first.items()}
+    marks: dict[str, float | str] = {name: round(v, 4) for name, v in numbers.items() if v is not None}
+    part = found.values("MRImageFrameTypeSequence", "ComplexImageComponent")
+    words = (str(part[0]).upper(), *kinds) if part else kinds
+    marks["part"] = next((PARTS[word] for word in words if word in PARTS), "")
+    marks["dixon"] = next((DIXON[word] for word in kinds if word in DIXON), "")
+    marks["direction"] = _direction(found)
+    return marks
+
+
+def _b_value(found: Groups) -> float | None:
+    """The b-value in s/mm², from its public place or a vendor's private one."""
+    public = found.number("MRDiffusionSequence", "DiffusionBValue")
+    if public is not None:
+        return public
+    for element, creator, name in PRIVATE_B_VALUES:
+        tag = in_block(element)
+        if tag in found.top and str(found.top.get(creator).value if creator in found.top else "").strip() == name:
+            value = _private_number(found.top[tag].value)
+            if value is not None and 0 <= value % GE_B_OFFSET <= MAX_B_VALUE:
+                return value % GE_B_OFFSET
+    return None
+
+
+def _private_number(value: Any) -> float | None:
+    """A number that a file of unknown private types may hold as bytes."""
+    if isinstance(value, bytes):
+        value = value.split(b"\\")[0].strip(b" \0")
+    first = _tuple(value)[:1]
+    try:
+        return float(first[0]) if first else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _direction(found: Groups) -> str:
+    """The diffusion gradient as text, so that equal directions compare equal."""
+    for place in (found.own, found.shared):
+        items = place.get("MRDiffusionSequence")
+        inner = items[0].get("DiffusionGradientDirectionSequence") if items else None
+        if inner:
+            return _rounded(inner[0].get("DiffusionGradientOrientation") or ())
+    return _rounded(found.top.get("DiffusionGradientOrientation") or ())
+
+
+def _rounded(values: Sequence[Any]) -> str:
+    return " ".join(f"{float(v):.3f}" for v in values)
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+        return (value,)
+    return tuple(value)

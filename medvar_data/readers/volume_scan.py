@@ -1,0 +1,265 @@
+"""Read volume files: NIfTI through nibabel, MHA, MHD and NRRD through SimpleITK.
+
+A file is read once, whole and in order; gzip is inflated by ISA-L. Errors of the libraries become reasons; their texts
+are dropped, since they can hold paths and header values.
+"""
+
+import contextlib
+import math
+import zlib
+from collections.abc import Iterator
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from isal import igzip, igzip_lib
+from jaxtyping import Shaped
+
+from medvar_data.catalog.collection import CollectionSpec
+from medvar_data.errors import CaseRejected, Reason
+from medvar_data.geometry import check_affine, resolve_spacing
+from medvar_data.readers.labels import combine_labels, same_place
+from medvar_data.readers.scan import Header, Scan, compact, digest_of_files
+from medvar_data.records import Case, Geometry, Volume
+from medvar_data.sources.archives import private_folder
+from medvar_data.sources.detached import read_with_data
+from medvar_data.sources.tree import SEPARATOR, read_head
+from medvar_data.storage.store import telling_of_full_disk
+
+GZIP_MAGIC = b"\x1f\x8b"
+HEADER_BYTES = 540  # NIfTI-2
+MIN_HEADER_BYTES = 348  # NIfTI-1
+HEAD_BYTES = 1 << 14  # of a file, packed or not: enough for its header
+PIECE_BYTES = 1 << 18  # taken in and given out at a time
+MAX_DEFLATE_RATIO = 1032  # no deflate stream reaches more
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read_volume_scan(case: Case, spec: CollectionSpec) -> Scan:
+    """Read an image file and, where there is one, its label, of one file or several (`readers.labels`)."""
+    image = _read(case.root, case.image[0], spec.spacing_from, case.channel)
+    image = Volume(compact(image.voxels), image.geometry, image.digest, image.steps)
+    if not case.label:
+        return Scan(image, None)
+    parts = [_read(case.root, path, "affine", case.channel, one_for_all=True) for path in case.label]
+    layout = next((layout for layout in spec.layouts if layout.id == case.layout), None)
+    return Scan(image, combine_labels(image, parts, layout, spec.label_grid))
+
+
+def read_volume_header(root: str, path: str, spacing_from: str) -> Header | None:
+    """Read shape and spacing from a file's header, without its voxels; None where the format cannot be peeked at.
+
+    Raises:
+        CaseRejected: the header alone shows that the file is no use.
+    """
+    if not _is_nifti(path):
+        return None
+    header = _nifti_header(_inflated_head(read_head(Path(root), path, HEAD_BYTES)))
+    shape, n_channels = _three_dimensions(_stored_shape(header))
+    affine, _ = resolve_spacing(*_affine_and_pixdim(header), spacing_from)
+    check_affine(affine)
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return Header(shape, n_channels, (float(x), float(y), float(z)), int(header["bitpix"]) // 8)
+
+
+def _inflated_head(data: bytes) -> bytes:
+    """The first bytes of a NIfTI file, inflated where they are gzip."""
+    if data[:2] != GZIP_MAGIC:
+        return data
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        head = inflater.decompress(data, HEADER_BYTES)
+    except zlib.error as error:
+        raise CaseRejected(Reason.UNREADABLE, "the gzip stream is damaged; download the file again") from error
+    if len(head) < MIN_HEADER_BYTES and not inflater.eof:
+        raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends within the header; download the file again")
+    return head
+
+
+def _stored_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
+    try:
+        return tuple(int(n) for n in header.get_data_shape())
+    except Exception as error:
+        raise CaseRejected(Reason.UNREADABLE, "the NIfTI header is damaged") from error
+
+
+def _read(root: str, path: str, spacing_from: str, channel: int, *, one_for_all: bool = False) -> Volume:
+    """Read one file; with `one_for_all`, a file of one channel (a label) serves every channel of another."""
+    files = read_with_data(Path(root), path)
+    digest = digest_of_files([sha256(data).hexdigest() for data in files.values()])
+    if _is_nifti(path):
+        voxels, affine, pixdim, steps = _read_nifti(next(iter(files.values())), channel, one_for_all)
+    else:
+        voxels, affine, pixdim, steps = _read_itk(files, root, path)
+    if not voxels.size:
+        found = " x ".join(map(str, voxels.shape))
+        raise CaseRejected(Reason.DIMENSIONS, f"the image is {found} voxels; wanted three dimensions")
+    affine, more = resolve_spacing(affine, pixdim, spacing_from)
+    check_affine(affine)
+    return Volume(voxels, Geometry(voxels.shape, affine), digest, (*steps, *more))
+
+
+Read = tuple[Shaped[np.ndarray, "i j k"], np.ndarray, tuple[float, float, float], tuple[str, ...]]
+
+
+def _read_nifti(data: bytes, channel: int, one_for_all: bool) -> Read:
+    raw = _inflate(data)
+    header = _nifti_header(raw)
+    stored_shape = _stored_shape(header)
+    shape, n_channels = _three_dimensions(stored_shape)
+    dtype, offset = header.get_data_dtype(), int(header.get_data_offset())
+    needed = offset + math.prod(stored_shape) * dtype.itemsize
+    if len(raw) < needed:
+        raise CaseRejected(Reason.TRUNCATED, f"the file ends after {len(raw)} of {needed} bytes; download it again")
+    channel = -1 if one_for_all and n_channels == 1 else channel
+    _check_channel(channel, n_channels)
+    flat = np.frombuffer(raw, dtype, count=math.prod(stored_shape), offset=offset)  # voxels as stored, not copied
+    stored = flat.reshape((*shape, n_channels), order="F")[..., max(channel, 0)]
+    steps: tuple[str, ...] = () if len(stored_shape) == 3 or channel >= 0 else ("squeezed",)
+    slope, intercept = header.get_slope_inter()
+    if (slope or 1.0, intercept or 0.0) != (1.0, 0.0):
+        stored = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        steps = (*steps, "scaled")
+    affine, pixdim = _affine_and_pixdim(header)
+    return stored, affine, pixdim, (*steps, *_doubts(header, affine))
+
+
+def _read_itk(files: dict[str, bytes], root: str, path: str) -> Read:
+    with _on_disk(files, root, path) as file:
+        image = sitk.ReadImage(file)
+    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
+        raise CaseRejected(
+            Reason.DIMENSIONS,
+            f"the image has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} values a voxel;"
+            " wanted 3 and 1",
+        )
+    array = sitk.GetArrayFromImage(image)
+    voxels = array[None].T if array.ndim == 2 else array.T
+    direction = np.eye(3)
+    rank = image.GetDimension()
+    direction[:rank, :rank] = np.asarray(image.GetDirection()).reshape(rank, rank)
+    spacing = [*image.GetSpacing(), 1.0][:3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * spacing
+    affine[:3, 3] = [*image.GetOrigin(), 0.0][:3]
+    x, y, z = spacing
+    return voxels, LPS_TO_RAS @ affine, (x, y, z), ()
+
+
+def _inflate(data: bytes) -> memoryview:
+    """Inflate gzip; other content comes back as it is."""
+    if data[:2] != GZIP_MAGIC:
+        return memoryview(data)
+    whole = _inflate_one_member(data)
+    if whole is not None:
+        return whole
+    try:
+        return memoryview(igzip.decompress(data))
+    except EOFError as error:
+        raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends early; download the file again") from error
+    except (igzip.BadGzipFile, OSError) as error:
+        raise CaseRejected(
+            Reason.UNREADABLE, "the gzip stream is damaged (its checksum fails); download it again"
+        ) from error
+    except Exception as error:  # ISA-L raises its own class for broken deflate blocks
+        raise CaseRejected(Reason.UNREADABLE, "the gzip stream is damaged; download the file again") from error
+
+
+def _inflate_one_member(data: bytes) -> memoryview | None:
+    """Inflate a plain gzip file into one array of the size that its last bytes name; None where anything is unusual.
+
+    numpy asks for huge pages, Python's bytes do not: a fifth of the time goes to faulting small ones in.
+    """
+    size = int.from_bytes(data[-4:], "little")
+    if size > MAX_DEFLATE_RATIO * len(data):
+        return None
+    whole = np.empty(size, dtype=np.uint8).data
+    inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    taken = filled = 0
+    try:
+        while not inflater.eof and (taken < len(data) or not inflater.needs_input):
+            piece = data[taken : taken + PIECE_BYTES] if inflater.needs_input else b""
+            taken += len(piece)
+            out = inflater.decompress(piece, PIECE_BYTES)
+            if filled + len(out) > size:
+                return None
+            whole[filled : filled + len(out)] = out
+            filled += len(out)
+    except Exception:  # igzip says below what is wrong
+        return None
+    return whole if inflater.eof and taken == len(data) and not inflater.unused_data and filled == size else None
+
+
+def _nifti_header(data: bytes | memoryview) -> nib.Nifti1Header:
+    if not data:
+        raise CaseRejected(Reason.FILE_EMPTY, "the file has 0 bytes; download it again")
+    for header_class, size, magic_at in ((nib.Nifti1Header, 348, 344), (nib.Nifti2Header, 540, 4)):
+        if data[magic_at : magic_at + 2] in (b"n+", b"ni") and len(data) >= size:
+            try:
+                return header_class.from_fileobj(BytesIO(bytes(data[:size]) + bytes(4)), check=False)
+            except Exception as error:
+                raise CaseRejected(Reason.UNREADABLE, "the NIfTI header is damaged") from error
+    raise CaseRejected(Reason.NOT_AN_IMAGE, "the content is not NIfTI, whatever the name says; download it again")
+
+
+def _affine_and_pixdim(header: nib.Nifti1Header) -> tuple[np.ndarray, tuple[float, float, float]]:
+    x, y, z = (abs(float(v)) for v in header["pixdim"][1:4])
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except Exception as error:
+        raise CaseRejected(Reason.SPACING_IMPLAUSIBLE, "the header holds no usable orientation") from error
+    return affine, (x, y, z)
+
+
+def _doubts(header: nib.Nifti1Header, affine: np.ndarray) -> tuple[str, ...]:
+    """Steps that warn of a header's geometry: qform and sform quarrel (the sform holds), or 1 x 1 x 1 mm by default alone."""
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if not sform and not qform:
+        return ("spacing_placeholder",) if np.array_equal(np.abs(header["pixdim"][1:4]), np.ones(3)) else ()
+    if sform and qform:
+        try:
+            other = header.get_qform()
+        except Exception:  # a quaternion or spacing that is none: it says nothing against the sform
+            return ()
+        grid = _three_dimensions(_stored_shape(header))[0]
+        return () if same_place(Geometry(grid, affine), Geometry(grid, other)) else ("sform_over_qform",)
+    return ()
+
+
+def _three_dimensions(shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
+    """Split a stored shape into a volume and its channels; a missing third axis is one slice."""
+    sizes = [int(n) for n in shape]
+    if len(sizes) < 2 or min(sizes, default=0) < 1 or any(n != 1 for n in sizes[4:]):
+        found = " x ".join(map(str, sizes))
+        raise CaseRejected(Reason.DIMENSIONS, f"the image is {found} voxels; wanted three dimensions")
+    sizes += [1] * (4 - len(sizes))
+    return (sizes[0], sizes[1], sizes[2]), sizes[3]
+
+
+def _check_channel(channel: int, n_channels: int) -> None:
+    if channel < 0 and n_channels > 1:
+        raise CaseRejected(Reason.DIMENSIONS, f"the image has {n_channels} channels; the collection names none")
+    if channel >= n_channels:
+        raise CaseRejected(Reason.DIMENSIONS, f"the image has {n_channels} channels; wanted number {channel + 1}")
+
+
+def _is_nifti(path: str) -> bool:
+    return path.lower().endswith((".nii", ".nii.gz"))
+
+
+@contextlib.contextmanager
+def _on_disk(files: dict[str, bytes], root: str, path: str) -> Iterator[str]:
+    """Give SimpleITK a file: the original, or a private copy of an archive's member and of the data files beside it."""
+    if SEPARATOR not in path:
+        yield str(Path(root) / path)
+        return
+    with private_folder() as folder:
+        for number, (name, data) in enumerate(files.items()):
+            copy = folder / (name if number else f"header{Path(name).suffix.lower()}")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with telling_of_full_disk(folder):
+                copy.write_bytes(data)
+        yield str(folder / f"header{Path(path).suffix.lower()}")

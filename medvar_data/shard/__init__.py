@@ -1,0 +1,1 @@
+"""Workspace in, shard set out."""

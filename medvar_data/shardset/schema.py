@@ -1,0 +1,211 @@
+"""What a shard set's tables hold: every column once, with its type, its unit and its meaning.
+
+The lists below make the Parquet schemas (with the meanings as field metadata), pick the columns of each row, and decide
+what goes into a sample's JSON and into docs/formats.md. A new column is a line here plus its value, where
+`shard.rows` (slices, cases) or `shard.statistics` makes it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+VERSION_NOTE = {"medvar.schema_version": str(SCHEMA_VERSION)}  # in the metadata of every table
+
+_text, _i32, _i64, _f64, _bool = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+_per_label_mm3, _per_label_pixels = pa.map_(pa.int16(), _f64), pa.map_(pa.int16(), _i32)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        meaning: half a sentence for someone who has only the file.
+        unit: of its numbers; "" where they have none.
+        in_sample: whether it stands in a sample's JSON too (scalars only).
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""
+    in_sample: bool = False
+
+    def field(self) -> pa.Field:
+        """The column as Arrow knows it, with meaning and unit as field metadata."""
+        notes = {"description": self.meaning, **({"unit": self.unit} if self.unit else {})}
+        return pa.field(self.name, self.type, metadata=notes)
+
+
+def schema_of(columns: Iterable[Column], *, described: bool = True) -> pa.Schema:
+    """Make the Arrow schema of a table; without `described`, of names and types alone."""
+    return pa.schema([column.field() if described else pa.field(column.name, column.type) for column in columns])
+
+
+_COLLECTION = Column("collection", _text, "name of the collection that the scan was published in", in_sample=True)
+_CASE = Column("case", _text, "key of the scan within its collection", in_sample=True)
+_SPLIT = Column("split", _text, "train, val or test; all of a patient is in one", in_sample=True)
+_MODALITY = Column("modality", _text, "CT or MR", in_sample=True)
+_REGION = Column("region", _text, "part of the body that the collection shows", in_sample=True)
+_SEQUENCE = Column(
+    "sequence", _text, "MR sequence or CT phase as the publisher names it; empty where it names none", in_sample=True
+)
+_LICENSE = Column(
+    "license", _text, "licence of the collection, by its SPDX identifier where there is one", in_sample=True
+)
+_LICENSE_CONFIRMED = Column("license_confirmed", _bool, "whether the licence was read at its source")
+
+# What slices.parquet and cases.parquet both say of a case.
+CASE_IDENTITY = (
+    _COLLECTION,
+    Column("condition", _text, "what the model is told of the slice: collection and modality, or finer", in_sample=True),
+    Column("condition_id", _i32, "number of the condition; never changes", in_sample=True),
+    Column("has_label", _bool, "whether the scan was annotated; where not, its masks are all zero", in_sample=True),
+    _REGION,
+    _MODALITY,
+    _SEQUENCE,
+    _CASE,
+    Column("patient", _text, "salted hash of the patient, the same in all scans of one", in_sample=True),
+    Column("plane", _text, "plane of the slices: axial, coronal or sagittal", in_sample=True),
+    Column("n_slices", _i32, "slices of the source scan along the slice axis", "slices", in_sample=True),
+    Column("source_shape", pa.list_(_i32, 3), "voxels of the source scan along its stored axes", "voxels"),
+    Column("source_affine", pa.list_(_f64, 16), "stored voxel index to RAS+ position, 4 x 4 in row order", "mm"),
+    Column("orientation", _text, "directions of the stored axes, such as LPS", in_sample=True),
+    Column("spacing_row_mm", _f64, "distance of the source's pixels down a slice's rows", "mm", in_sample=True),
+    Column("spacing_col_mm", _f64, "distance of the source's pixels along a slice's columns", "mm", in_sample=True),
+    Column("through_plane_mm", _f64, "distance of neighbouring slices in the source", "mm", in_sample=True),
+    Column("normalizer", _text, "how intensities became 8 bit: window or percentiles", in_sample=True),
+    Column("low", _f64, "intensity that became 0", "HU in CT, the scanner's unit in MR", in_sample=True),
+    Column("high", _f64, "intensity that became 255", "HU in CT, the scanner's unit in MR", in_sample=True),
+    Column("source_sha256", _text, "sha256 of the image's file as published", in_sample=True),
+    Column("label_sha256", _text, "sha256 of the label's file as published; empty where there is none"),
+    _LICENSE,
+    _LICENSE_CONFIRMED,
+    Column("recipe", _text, "name of the harmonization recipe"),
+    Column("pipeline_version", _i32, "version of the code that made the pixels"),
+)  # fmt: skip
+_SHARED = {column.name: column for column in CASE_IDENTITY}
+
+
+def _shared(*names: str) -> tuple[Column, ...]:
+    return tuple(_SHARED[name] for name in names)
+
+
+SLICE_COLUMNS = (
+    Column("key", _text, "name of the slice and of its files in the shard", in_sample=True),
+    _SPLIT,
+    Column("shard", _text, "file name of the shard that holds it"),
+    Column("image_offset", _i64, "where the image's bytes begin in the shard", "bytes"),
+    Column("image_size", _i64, "length of the encoded image", "bytes"),
+    Column("mask_offset", _i64, "where the mask's bytes begin in the shard", "bytes"),
+    Column("mask_size", _i64, "length of the encoded mask", "bytes"),
+    Column("json_offset", _i64, "where the sample's JSON begins in the shard", "bytes"),
+    Column("json_size", _i64, "length of the sample's JSON", "bytes"),
+    *_shared("collection", "condition", "condition_id", "has_label", "region", "modality", "sequence", "case", "patient", "plane"),
+    Column("z", _i32, "index along the slice axis, from the patient's feet, right or back", in_sample=True),
+    Column("slice_index", _i32, "index along the slice axis as stored in the source", in_sample=True),
+    *_shared("n_slices", "source_shape", "source_affine", "orientation", "spacing_row_mm", "spacing_col_mm", "through_plane_mm"),
+    *_shared("normalizer", "low", "high"),
+    Column("body_pixels", _i32, "pixels of the finished slice inside the body", "pixels", in_sample=True),
+    Column("foreground_pixels", _i32, "pixels of the mask above 0", "pixels", in_sample=True),
+    Column("label_pixels", _per_label_pixels, "pixels of each label id that the mask holds", "pixels"),
+    Column("image_sha256", _text, 'sha256 of "HxW:" and the decoded pixels of the image'),
+    Column("mask_sha256", _text, 'sha256 of "HxW:" and the decoded pixels of the mask'),
+    *_shared("source_sha256", "label_sha256", "license", "license_confirmed", "recipe", "pipeline_version"),
+)  # fmt: skip
+
+CASE_COLUMNS = (
+    *_shared("collection", "case", "patient"),
+    _SPLIT,
+    Column("official_split", _text, "the publisher's own split: train, validation or test; empty where there is none"),
+    *_shared("condition", "condition_id", "region", "modality", "sequence", "has_label", "plane"),
+    *_shared("source_shape", "source_affine", "orientation", "spacing_row_mm", "spacing_col_mm", "through_plane_mm", "n_slices"),
+    Column("n_kept", _i32, "slices in the shard set", "slices"),
+    Column("n_without_foreground", _i32, "slices left out for want of annotation, or of body where there is no label", "slices"),
+    Column("n_emptied_by_cleanup", _i32, "slices left out because cleanup or resizing left no annotation", "slices"),
+    *_shared("normalizer", "low", "high"),
+    Column("body_threshold", _f64, "intensity above which a voxel may be body", "HU in CT, the scanner's unit in MR"),
+    Column("body_fill", _f64, "intensity that everything outside the body was set to", "HU in CT, the scanner's unit in MR"),
+    Column("removed_body_mm3", _f64, "volume above the threshold that was taken off as no body: table, cushions, wires", "mm³"),
+    Column("removed_label_mm3", _per_label_mm3, "volume of each label id that was taken off as dust", "mm³"),
+    Column("label_mm3", _per_label_mm3, "volume of each label id as published", "mm³"),
+    Column("vanished_labels", pa.list_(pa.int16()), "label ids of the source that no finished slice holds"),
+    Column("steps", pa.list_(_text), "what reading and cleanup decided or repaired, in order"),
+    Column("minimum", _f64, "lowest voxel of the source", "HU in CT, the scanner's unit in MR"),
+    Column("maximum", _f64, "highest voxel of the source", "HU in CT, the scanner's unit in MR"),
+    Column("mean", _f64, "mean of the source's voxels", "HU in CT, the scanner's unit in MR"),
+    Column("std", _f64, "standard deviation of the source's voxels", "HU in CT, the scanner's unit in MR"),
+    Column("p0_5", _f64, "0.5th percentile of the source's voxels", "HU in CT, the scanner's unit in MR"),
+    Column("p50", _f64, "median of the source's voxels", "HU in CT, the scanner's unit in MR"),
+    Column("p99_5", _f64, "99.5th percentile of the source's voxels", "HU in CT, the scanner's unit in MR"),
+    *_shared("source_sha256", "label_sha256", "license", "license_confirmed", "recipe"),
+    Column("recipe_sha256", _text, "digest of all the recipe's values"),
+    Column("collection_sha256", _text, "sha256 of the collection's description (TOML)"),
+    *_shared("pipeline_version"),
+)  # fmt: skip
+
+REJECT_COLUMNS = (
+    _COLLECTION,
+    _CASE,
+    Column("stage", _text, "what left it out: ingest, harmonize or shard"),
+    Column("reason", _text, "why, as a word; the list only grows"),
+    Column("detail", _text, "why, as a sentence: what was found and what was wanted"),
+)
+
+STATS_COLUMNS = (
+    _COLLECTION, _MODALITY, _REGION, _SEQUENCE,
+    replace(_SPLIT, meaning="train, val or test"),
+    Column("patients", _i32, "patients", "patients"),
+    Column("cases", _i32, "scans", "cases"),
+    Column("labelled_cases", _i32, "scans with an annotation", "cases"),
+    Column("slices", _i32, "slices", "slices"),
+    Column("labelled_slices", _i32, "slices of annotated scans", "slices"),
+    Column("in_plane_mm_median", _f64, "median over scans of the row spacing", "mm"),
+    Column("through_plane_mm_median", _f64, "median over scans of the distance of slices", "mm"),
+    Column("foreground_fraction_mean", _f64, "mean over slices of the share that is annotated", "fraction"),
+    Column("body_fraction_mean", _f64, "mean over slices of the share that is body", "fraction"),
+    Column("low_median", _f64, "median over scans of the intensity that became 0", "HU in CT, the scanner's unit in MR"),
+    Column("high_median", _f64, "median over scans of the intensity that became 255", "HU in CT, the scanner's unit in MR"),
+    Column("removed_label_mm3_sum", _f64, "volume of labels that was taken off as dust, all scans", "mm³"),
+    Column("removed_body_mm3_median", _f64, "median over scans of the volume taken off as no body", "mm³"),
+    Column("vanished_structures", _i32, "labels of the sources that no finished slice holds, summed over scans", "labels"),
+    _LICENSE,
+    _LICENSE_CONFIRMED,
+)  # fmt: skip
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "slices.parquet": SLICE_COLUMNS,
+    "cases.parquet": CASE_COLUMNS,
+    "rejects.parquet": REJECT_COLUMNS,
+    "stats.parquet": STATS_COLUMNS,
+}
+SCHEMAS: dict[str, pa.Schema] = {name: schema_of(columns) for name, columns in TABLES.items()}
+SLICES_SCHEMA, CASES_SCHEMA, REJECTS_SCHEMA, STATS_SCHEMA = SCHEMAS.values()
+CONTENT_COLUMNS = ("key", "split", "image_sha256", "mask_sha256", "condition", "condition_id")
+
+_SAMPLE_TYPES: dict[pa.DataType, type] = {_text: str, _f64: float, _i32: int, _bool: bool}
+_SAMPLE = tuple((column.name, _SAMPLE_TYPES[column.type]) for column in SLICE_COLUMNS if column.in_sample)
+
+
+def sample_json(row: Mapping[str, Any]) -> bytes:
+    """The JSON member of a sample: always the same keys, floats always floats, no nulls, no nested values.
+
+    Args:
+        row: of slices.parquet; the shard's columns may be missing.
+    """
+    note = {name: kind(row[name]) for name, kind in _SAMPLE}
+    return json.dumps(note, sort_keys=True, separators=(",", ":")).encode()
+
+
+def content_digest(slices: pa.Table) -> str:
+    """Name a set's content: sha256 over key, pixels, mask and condition of every slice, in the set's order."""
+    digest = sha256()
+    for row in zip(*(slices[name].to_pylist() for name in CONTENT_COLUMNS), strict=True):
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What lies on the disk: trees of files, archives, data files beside their headers."""

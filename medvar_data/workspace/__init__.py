@@ -1,0 +1,1 @@
+"""What the private workspace W holds."""

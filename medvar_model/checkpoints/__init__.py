@@ -1,0 +1,1 @@
+"""Weights on disk: our checkpoints, VAR's official files."""

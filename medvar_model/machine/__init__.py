@@ -1,0 +1,1 @@
+"""What the model runs on: processes, memory, folders."""

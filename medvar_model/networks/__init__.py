@@ -1,0 +1,1 @@
+"""The networks: tokenizer and transformer, and what they are made of."""

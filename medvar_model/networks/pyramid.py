@@ -1,0 +1,186 @@
+"""Write a latent map as a sum of token maps, coarse to fine: the project's one residual loop (VAR, algorithms 1, 2).
+
+In: a latent map. Out: token maps, running sums, what a transformer is shown, the training losses.
+Everything here is float32, whatever the precision around it.
+
+Shapes: B batch, C length of a code, S largest side, N positions of a scale.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Int64
+from torch import Tensor, nn
+
+from medvar_model.config import TokenizerConfig
+from medvar_model.errors import ConfigMismatch
+from medvar_model.networks.codebook import Codebook, k_means
+from medvar_model.networks.scales import ScaleSchedule, TokenMaps, as_map, as_sequence
+
+Latents = Float32[Tensor, "batch code side side"]
+
+
+class Smoother(nn.Module):
+    """(1 - r) h + r conv(h): softens what enlarging leaves behind (VAR's phi)."""
+
+    def __init__(self, channels: int, ratio: float):
+        super().__init__()
+        self.ratio = ratio
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, h_BCSS: Latents) -> Latents:
+        """Keep the shape."""
+        return (1 - self.ratio) * h_BCSS + self.ratio * self.conv(h_BCSS)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The outcome of a training pass.
+
+    Attributes:
+        total: the sum of all scales; its gradient passes to the latent map unchanged (straight-through).
+        tokens: ids of every scale.
+        loss: mean over scales of |total_k - sg(map)|^2 + commitment |sg(total_k) - map|^2.
+    """
+
+    total: Latents
+    tokens: TokenMaps
+    loss: Float32[Tensor, ""]
+
+
+class Pyramid(nn.Module):
+    """The scales, their shared codebook and their smoothers."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.schedule = ScaleSchedule(config.scale_sides)
+        self.commitment = config.commitment
+        self.codebook = Codebook(config.vocabulary, config.latent_channels)
+        self.smoothers = nn.ModuleList(
+            Smoother(config.latent_channels, config.residual_ratio) for _ in range(config.n_smoothers)
+        )
+        self._smoother_of = self.schedule.smoothers(config.n_smoothers)
+
+    def shrink(self, k: int, map_BCSS: Latents) -> Float32[Tensor, "batch code n n"]:
+        """Average a full map over the cells of scale k."""
+        side = self.schedule.sides[k]
+        return map_BCSS if map_BCSS.shape[-1] == side else F.adaptive_avg_pool2d(map_BCSS, side)
+
+    def lift(self, k: int, ids_BN: Int64[Tensor, "batch n"]) -> Latents:
+        """Look up scale k's codes, enlarge them to the full side, smooth.
+
+        Raises:
+            ConfigMismatch: there are not as many ids as scale k has positions.
+        """
+        if ids_BN.shape[1] != self.schedule.lengths[k]:
+            raise ConfigMismatch(
+                f"Scale {k} was given {ids_BN.shape[1]} tokens an image; wanted {self.schedule.lengths[k]}. "
+                f"The tokens come from a tokenizer with other scales than {self.schedule.sides}."
+            )
+        with torch.autocast(ids_BN.device.type, enabled=False):
+            h_BCSS = as_map(self.codebook.lookup(ids_BN))
+            if k < self.schedule.n - 1:
+                h_BCSS = F.interpolate(h_BCSS, size=self.schedule.sides[-1], mode="bicubic")
+            return self.smoothers[self._smoother_of[k]](h_BCSS)
+
+    def descend(self, map_BCSS: Latents) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go down the scales: each codes what the sum of the coarser ones has not yet explained.
+
+        Yields:
+            For each scale, the vectors that were to be coded (B, N, C) and the ids chosen for them (B, N).
+        """
+        rest_BCSS = map_BCSS
+        for k in range(self.schedule.n):
+            wanted_BNC = as_sequence(self.shrink(k, rest_BCSS))
+            ids_BN = self.codebook.nearest(wanted_BNC.flatten(0, 1)).view(wanted_BNC.shape[:2])
+            yield wanted_BNC, ids_BN
+            rest_BCSS = rest_BCSS - self.lift(k, ids_BN)
+
+    @torch.no_grad()
+    def encode(self, map_BCSS: Latents) -> TokenMaps:
+        """Give the ids of every scale."""
+        return [ids_BN for _, ids_BN in self.descend(map_BCSS)]
+
+    @torch.no_grad()
+    def wanted(self, map_BCSS: Latents) -> list[Float32[Tensor, "batch _ code"]]:
+        """Give the vectors every scale had to code; codes that fit them all fit the map."""
+        return [wanted_BNC for wanted_BNC, _ in self.descend(map_BCSS)]
+
+    def add(self, k: int, total_BCSS: Latents, ids_BN: Int64[Tensor, "batch n"]) -> Latents:
+        """Add scale k to the sum of the coarser ones."""
+        return total_BCSS + self.lift(k, ids_BN)
+
+    def blank(self, batch: int) -> Latents:
+        """Give the sum of no scales."""
+        side = self.schedule.sides[-1]
+        return self.codebook.codes.new_zeros(batch, self.codebook.codes.shape[1], side, side)
+
+    def grow(self, tokens: TokenMaps) -> Iterator[Latents]:
+        """Give the sum after each scale: the picture coming up. Fewer token maps give fewer sums."""
+        total_BCSS = self.blank(len(tokens[0]))
+        for k, ids_BN in enumerate(tokens):
+            total_BCSS = self.add(k, total_BCSS, ids_BN)
+            yield total_BCSS
+
+    def decode(self, tokens: TokenMaps) -> Latents:
+        """Give the sum of all token maps."""
+        *_, total_BCSS = self.grow(tokens)
+        return total_BCSS
+
+    def input(self, k: int, total_BCSS: Latents) -> Float32[Tensor, "batch n code"]:
+        """Give what a transformer is shown before it predicts scale k: the sum so far, at that side."""
+        return as_sequence(self.shrink(k, total_BCSS))
+
+    @torch.no_grad()
+    def inputs(self, tokens: TokenMaps) -> list[Float32[Tensor, "batch _ code"]]:
+        """Give what a transformer is shown for every scale but the first: its `inputs_BLC`, in parts."""
+        return [self.input(k + 1, total_BCSS) for k, total_BCSS in enumerate(self.grow(tokens[: self.schedule.n - 1]))]
+
+    def forward(self, map_BCSS: Latents) -> Quantized:
+        """Encode, sum up, and say how far every running sum is from the map (the training pass)."""
+        with torch.autocast(map_BCSS.device.type, enabled=False):
+            fixed_BCSS = map_BCSS.detach()
+            tokens = self.encode(fixed_BCSS)
+            loss = map_BCSS.new_zeros(())
+            for total_BCSS in self.grow(tokens):
+                loss = loss + F.mse_loss(total_BCSS, fixed_BCSS)
+                loss = loss + self.commitment * F.mse_loss(total_BCSS.detach(), map_BCSS)
+            straight_through_BCSS = map_BCSS + (total_BCSS - map_BCSS).detach()
+            return Quantized(straight_through_BCSS, tokens, loss / self.schedule.n)
+
+
+@torch.no_grad()
+def fit_codebook(
+    pyramid: Pyramid,
+    map_BCSS: Latents,
+    generator: torch.Generator,
+    rounds: int = 3,
+    vectors_per_scale: int = 16384,
+) -> Float32[Tensor, "vocabulary code"]:
+    """Find codes for a batch of latent maps by k-means over the vectors that all scales have to code.
+
+    What a scale has to code depends on the codes, so codes and vectors are found in turns. Every scale gives
+    equally many vectors if it has them: otherwise the finest scale alone would place the codes, and the
+    coarse ones would collapse.
+
+    Args:
+        pyramid: whose codebook is set.
+        map_BCSS: latent maps of a large batch.
+        generator: draws vectors and first places.
+        rounds: turns taken.
+        vectors_per_scale: the most vectors used of a scale.
+
+    Returns:
+        The codes, which the pyramid now holds.
+    """
+    book = pyramid.codebook
+    for _ in range(rounds):
+        vectors = []
+        for wanted_BNC in pyramid.wanted(map_BCSS):
+            wanted_NC = wanted_BNC.flatten(0, 1)
+            order = torch.randperm(len(wanted_NC), generator=generator, device=generator.device)
+            vectors.append(wanted_NC[order[:vectors_per_scale].to(wanted_NC.device)])
+        book.codes.copy_(k_means(torch.cat(vectors), len(book.codes), generator))
+    return book.codes.detach().clone()

@@ -1,0 +1,1 @@
+"""A shard set in, a run folder with checkpoints out."""
