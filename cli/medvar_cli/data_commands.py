@@ -67,7 +67,7 @@ def collections(as_json: JsonOption = False) -> None:
 
     Example: medvar-data collections
 
-    Python: medvar_data.catalog.collection.load_collections()
+    Python: medvar_data.catalog.load.load_collections()
     """
     specs = load_collections()
     if as_json:

@@ -19,7 +19,7 @@ from medvar_data.storage.codec import decode_png
 from medvar_data.storage.store import Store
 
 DATASET_FILE = "dataset.json"
-Count = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True)

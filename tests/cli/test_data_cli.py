@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import typer
-from builders import acdc_tree, recipe_file
-from packing import files_below, pack
+from support.builders import acdc_tree, recipe_file
+from support.packing import files_below, pack
 from typer.testing import CliRunner
 
 from medvar_cli import data_commands as commands

@@ -13,7 +13,7 @@ import cv2
 import pytest
 import torch
 import typer
-from shardset import write_shard_set
+from support.shard_sets import write_shard_set
 from typer.testing import CliRunner
 
 from medvar_cli import options as training

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from builders import (
+from support.builders import (
     acdc_tree,
     chaos_members,
     msd_tree,

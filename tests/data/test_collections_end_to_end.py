@@ -1,7 +1,7 @@
 """Walk every collection's road from its published files to finished slices, and hold what comes out against what was written.
 
 Phantoms are written at every path of the collection's listing, with its published label values and its habits of storing
-(tests/published.py, habits.py, painted.py, collection_phantoms.py); none of that reads our description of the collection.
+(tests/support/published.py, habits.py, painted.py, collection_phantoms.py); none of that reads our description of the collection.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from pathlib import Path
 import cv2
 import nibabel as nib
 import numpy as np
-import published
 import pytest
-from collection_phantoms import Written, write_collection
-from habits import HABITS
-from painted import PLANES, cut_plane, spacing_of
-from published import Listing, read_listing
+from support import published
+from support.collection_phantoms import Written, write_collection
+from support.painted import PLANES, cut_plane, spacing_of
+from support.published import Listing, read_listing
+from support.storage_styles import HABITS
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.catalog.load import collection_names, load_collection, load_conditions
@@ -56,7 +56,7 @@ def reject_of(written: Written) -> str:
 def what_is_missing(name: str) -> str:
     """Say what a collection still needs before its phantom can be written; "" where nothing is missing."""
     if not (published.LISTINGS / f"{name}.txt").is_file():
-        return f"Collection {name} has no listing: add tests/listings/{name}.txt (tests/published.py tells the form)."
+        return f"Collection {name} has no listing: add tests/listings/{name}.txt (tests/support/published.py tells the form)."
     listing = read_listing(name)
     silent = sum(not text for text in listing.about)
     if silent:
@@ -66,7 +66,7 @@ def what_is_missing(name: str) -> str:
     if "labels" not in listing.expected:
         return f"tests/listings/{name}.txt names no label values: add `# labels: 1 liver, 2 spleen` from the publisher."
     if name not in HABITS:
-        return f"Collection {name} has no phantom: add one row to HABITS in tests/habits.py."
+        return f"Collection {name} has no phantom: add one row to HABITS in tests/support/storage_styles.py."
     return ""
 
 

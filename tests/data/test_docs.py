@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import nifti_bytes, scan, spaced, write_files
-from dicoms import slices, structure_set, volume
+from support.builders import nifti_bytes, scan, spaced, write_files
+from support.dicom_files import slices, structure_set, volume
 from typer.main import get_command
 
 from medvar_data.catalog.load import load_conditions, parse_collection

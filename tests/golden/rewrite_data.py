@@ -11,19 +11,19 @@ sys.path.insert(0, str(HERE.parent))
 
 
 def schemas() -> dict[str, dict[str, str]]:
-    from medvar_data.workspace.workspace import case_file as casefile
-    from medvar_data.workspace.workspace import tables
+    from medvar_data.shardset import schema
+    from medvar_data.workspace import case_file, tables
 
     found = {
-        "slices.parquet": tables.SLICES_SCHEMA,
-        "cases.parquet": tables.CASES_SCHEMA,
-        "rejects.parquet": tables.REJECTS_SCHEMA,
-        "stats.parquet": tables.STATS_SCHEMA,
+        "slices.parquet": schema.SLICES_SCHEMA,
+        "cases.parquet": schema.CASES_SCHEMA,
+        "rejects.parquet": schema.REJECTS_SCHEMA,
+        "stats.parquet": schema.STATS_SCHEMA,
         "ingest": tables.CASE_SCHEMA,
-        "case file": casefile.SLICE_SCHEMA,
+        "case file": case_file.SLICE_SCHEMA,
     }
     return {
-        "version": {"schema": str(tables.SCHEMA_VERSION)},
+        "version": {"schema": str(schema.SCHEMA_VERSION)},
         **{name: {field.name: str(field.type) for field in schema} for name, schema in found.items()},
     }
 
@@ -58,7 +58,7 @@ def commands() -> dict[str, dict[str, Any]]:
 def tiny_shard(folder: Path) -> dict[str, Any]:
     """Content of a tiny set: pixels and masks hold on every machine, bytes of a tar under one encoder alone."""
     import pyarrow.parquet as pq
-    from builders import acdc_tree, small_recipe
+    from support.builders import acdc_tree, small_recipe
 
     from medvar_data.harmonize.run import run_harmonize
     from medvar_data.ingest.run import run_ingest

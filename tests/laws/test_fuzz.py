@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz import KINDS, PACKED, mutant
+from support.fuzz import KINDS, PACKED, mutant
 
 ROOT = Path(__file__).parents[2]
 SHORT, LONG = 40, 2_600
@@ -24,7 +24,7 @@ ONCE_BROKEN = (
 
 
 def fuzz(kind: str, first: int, count: int) -> dict:
-    command = [sys.executable, str(ROOT / "tests" / "fuzz.py"), kind, str(first), str(count)]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "fuzz.py"), kind, str(first), str(count)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr, done.stderr[-2000:]

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from builders import acdc_tree, brats_tree, recipe_file
+from support.builders import acdc_tree, brats_tree, recipe_file
 
 from medvar_cli.console import run as run_app
 from medvar_cli.data_commands import app

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk
-from builders import (
+from pydicom.config import disable_value_validation
+from support.builders import (
     acdc_tree,
     chaos_members,
     ct_stack,
@@ -29,8 +30,16 @@ from builders import (
     write_files,
     write_zip,
 )
-from dicoms import cohort_toml, enhanced, fill_identities, image, segmentation, slices, structure_set, volume
-from pydicom.config import disable_value_validation
+from support.dicom_files import (
+    cohort_toml,
+    enhanced,
+    fill_identities,
+    image,
+    segmentation,
+    slices,
+    structure_set,
+    volume,
+)
 
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.shard.plan import ShardSpec

@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from builders import case_of, pairs_spec, small_recipe, spaced
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from hypothesis.extra import numpy as arrays
 from skimage.filters import threshold_li
+from support.builders import case_of, pairs_spec, small_recipe, spaced
 
 from medvar_data.catalog.collection import LabelSpec
 from medvar_data.catalog.load import load_collection

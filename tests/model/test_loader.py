@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from shardset import CONDITIONS, picture, write_shard_set
+from support.shard_sets import CONDITIONS, picture, write_shard_set
 
 from medvar_model.errors import ShardSetMismatch
 from medvar_model.loader import DataSpec, Loader, to_network

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from packing import files_below, pack
+from support.packing import files_below, pack
 
 from medvar_data.catalog.load import load_collection
 from medvar_data.ingest.find_cases import ingest

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dicoms import cohort_toml
+from support.dicom_files import cohort_toml
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.catalog.load import load_collection, parse_collection

@@ -1,0 +1,372 @@
+"""The loop: its schedule, its sums, what it does with losses that are not finite, and one or two processes alike."""
+
+import json
+import math
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.runs import PLACE, run, tokenizer_spec, transformer_spec
+from support.shard_sets import write_shard_set
+
+from medvar_data.errors import SpecError
+from medvar_model.checkpoints.checkpoint import load_tokenizer, read_checkpoint
+from medvar_model.config import TOKENIZERS, transformer_config
+from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ModelError
+from medvar_model.loader import DataSpec, Loader
+from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.transformer import Transformer
+from medvar_model.training.log import read_log
+from medvar_model.training.losses import TokenizerLossWeights
+from medvar_model.training.settings import Draw, LoopSettings, decay_groups
+from medvar_model.training.tokenizer import TokenizerRecipe, TrainTokenizer
+from medvar_model.training.transformer import SPARED, TransformerRecipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_shard_set(tmp_path_factory.mktemp("set"), {"train": 22, "val": 7})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(shards, tmp_path_factory):
+    spec = tokenizer_spec(shards, tmp_path_factory.mktemp("runs") / "tokenizer")
+    run(spec)
+    return spec.out
+
+
+def settings(**changes):
+    fields = {"samples": 1000, "batch_size": 64, "base_learning_rate": 1e-4, "clip": 1.0, "weight_decay": 0.1}
+    return LoopSettings(betas=(0.9, 0.95), **fields | changes)
+
+
+def test_the_rate_rises_in_a_line_and_falls_in_a_cosine():
+    loop = settings(samples=100_000, batch_size=512)
+    peak = 2e-4
+    assert loop.peak_learning_rate == pytest.approx(peak)
+    assert loop.learning_rate(0) == pytest.approx(0.005 * peak)
+    assert loop.learning_rate(1000) == pytest.approx(peak * (0.005 + 0.995 / 2))
+    assert loop.learning_rate(2000) == pytest.approx(peak)
+    assert loop.learning_rate(51_000) == pytest.approx(peak * 0.55)
+    assert loop.learning_rate(100_000) == loop.learning_rate(200_000) == pytest.approx(0.1 * peak)
+
+
+def test_schedules_count_samples_so_the_batch_changes_only_the_scale():
+    small, large = settings(batch_size=32), settings(batch_size=128)
+    for seen in range(0, 1000, 7):
+        assert large.learning_rate(seen) == pytest.approx(4 * small.learning_rate(seen))
+    for loop in (small, large):
+        due = [step for step in range(40) if loop.is_due(100, step)]
+        assert [(step + 1) * loop.batch_size // 100 for step in due] == sorted(
+            {(step + 1) * loop.batch_size // 100 for step in range(40)} - {0}
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"samples": 0}, "above 0"), ({"warmup": 1.0}, "from 0 to 1"), ({"precision": "fp8"}, "wanted one of auto")],
+)
+def test_settings_that_make_no_sense_are_refused(changes, words):
+    with pytest.raises(ConfigMismatch, match=words):
+        settings(**changes)
+
+
+def test_what_decays_follows_var():
+    network = Transformer(transformer_config("d2", TOKENIZERS["tiny"], 3))
+    decayed, spared = (
+        {id(parameter) for parameter in group["params"]} for group in decay_groups(network, 0.05, SPARED)
+    )
+    names = {name: id(parameter) in decayed for name, parameter in network.named_parameters()}
+    assert len(decayed) + len(spared) == len(names)
+    assert all(names[name] for name in ("condition_embedding.weight", "head.weight", "blocks.0.modulation.weight"))
+    assert not any(names[name] for name in ("position_embedding", "level_embedding.weight", "start_embedding"))
+    assert not any(decays for name, decays in names.items() if name.endswith(("bias", "log_scale")))
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "transformer"])
+def test_adding_up_small_passes_gives_the_gradient_of_the_whole(shards, tokenizer, kind, tmp_path):
+    """Compared after one step, where clipping and Adam's first step are the same functions of the gradient."""
+    results = []
+    for micro_batch in (0, 4, 3, 1):
+        out = tmp_path / str(micro_batch)
+        changes = {"samples": 4, "batch_size": 4, "micro_batch": micro_batch}
+        whole = tokenizer_spec(shards, out, **changes)
+        spec = whole if kind == "tokenizer" else transformer_spec(shards, out, tokenizer, **changes)
+        if kind == "tokenizer":
+            spec = replace(spec, unquantized=0.0)
+        logs = []
+        run(spec, logs.append)
+        state = load_file(out / "last" / "state" / "training.safetensors")
+        moments = torch.cat([value.flatten() for name, value in sorted(state.items()) if name.endswith("exp_avg")])
+        results.append((logs[0].numbers["loss"], logs[0].numbers["gradient_norm"], moments))
+    for loss, norm, moments in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-5)
+        assert norm == pytest.approx(results[0][1], rel=1e-3)
+        assert (moments - results[0][2]).norm() < 1e-3 * results[0][2].norm()
+
+
+def test_both_networks_learn(shards, tokenizer, tmp_path):
+    for spec in (
+        tokenizer_spec(shards, tmp_path / "tok", samples=240, batch_size=8, base_learning_rate=0.1),
+        transformer_spec(shards, tmp_path / "var", tokenizer, samples=240, batch_size=8, base_learning_rate=0.06),
+    ):
+        logs = []
+        run(spec, logs.append)
+        losses = [log.numbers["loss"] for log in logs]
+        assert sum(losses[-5:]) < 0.8 * sum(losses[3:8])
+        assert [log.step for log in logs] == list(range(1, 31))
+        validations = [log.validation["loss"] for log in logs if log.validation]
+        assert min(validations) < 0.9 * validations[0]
+
+
+def test_validation_is_the_same_twice_and_told_every_condition(shards, tokenizer):
+    place, data = PLACE, DataSpec(str(shards))
+    config = transformer_config("d2", TOKENIZERS["tiny"], 3)
+    recipe = TransformerRecipe(replace(config, condition_dropout=0.9), load_tokenizer(Path(tokenizer)), 0, place)
+    loader = Loader(data, "val", 32, 4, 0, place)
+    recipe.network.eval()
+    with torch.no_grad():
+        judged = [recipe.judge(loader.passes(batch)) for batch in (4, 4, 3)]
+        assert judged[0] == judged[1]
+        assert judged[2] == pytest.approx(judged[0], rel=1e-5)  # a short last batch has no greater weight
+        recipe.network.condition_embedding.weight[-1].fill_(float("nan"))  # the row of "no condition" must not be read
+        assert recipe.judge(loader.passes(4)) == judged[0]
+    lengths = [side * side for side in config.scale_sides]
+    scales = [judged[0][f"loss/scale_{k + 1:02d}"] for k in range(len(lengths))]
+    mean = sum(n * loss for n, loss in zip(lengths, scales, strict=True)) / sum(lengths)
+    assert mean == pytest.approx(judged[0]["loss"], rel=1e-5)
+
+
+def test_dropping_hangs_on_seed_and_step_and_image_alone():
+    whole = Draw(seed=3, step=5, first=0, batch_size=8).uniforms()
+    for first in range(8):
+        assert Draw(3, 5, first, 8).uniforms().tolist() == whole[first:].tolist()
+    assert Draw(3, 6, 0, 8).uniforms().tolist() != whole.tolist() != Draw(4, 5, 0, 8).uniforms().tolist()
+    rand = [torch.rand(4, generator=Draw(3, step, 0, 8).generator(CPU)).tolist() for step in (5, 5, 6)]
+    assert rand[0] == rand[1] != rand[2]
+
+
+class Poisoned(Exception):
+    pass
+
+
+def poison(monkeypatch, steps):
+    """Make the tokenizer's loss NaN at some steps."""
+    forward = TokenizerRecipe.forward
+
+    def poisoned(self, examples, draw):
+        losses = forward(self, examples, draw)
+        factor = float("nan") if draw.step in steps else 1.0
+        return {**losses, "loss": losses["loss"] * factor}
+
+    monkeypatch.setattr(TokenizerRecipe, "forward", poisoned)
+
+
+def test_a_step_whose_loss_is_not_finite_is_left_out_and_counted(shards, tmp_path, monkeypatch):
+    poison(monkeypatch, {2, 3, 5})
+    logs = []
+    result = run(tokenizer_spec(shards, tmp_path / "run"), logs.append)
+    assert result.skipped == 3
+    assert [log.numbers["skipped"] for log in logs] == [0, 0, 1, 2, 2, 3, 3, 3]
+    weights = read_checkpoint(tmp_path / "run" / "last", "tokenizer").weights
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    state = load_file(tmp_path / "run" / "last" / "state" / "training.safetensors")
+    assert state["optimizer/0/step"] == 5
+
+
+def test_ten_such_steps_in_a_row_end_the_run(shards, tmp_path, monkeypatch):
+    poison(monkeypatch, set(range(5, 99)) - {8})
+    logs = []
+    with pytest.raises(
+        ModelError, match=r"not finite in 10 steps in a row .* --init-from .*best and a lower --base-learning-rate"
+    ):
+        run(tokenizer_spec(shards, tmp_path / "run", samples=400), logs.append)
+    assert logs[-1].step == 18  # five good, three bad, one good, then the tenth bad one in a row ends it
+
+
+def test_the_perceptual_loss_must_be_given_or_declined(shards):
+    with pytest.raises(MissingCheckpoint, match=r"vgg\.pth.*--lpips-weights.*--no-lpips"):
+        TrainTokenizer("out", DataSpec(str(shards)), TOKENIZERS["tiny"])
+    with pytest.raises(ConfigMismatch, match="fractions"):
+        TrainTokenizer(
+            "out", DataSpec("s"), TOKENIZERS["tiny"], weights=TokenizerLossWeights(perceptual=0.0), unquantized=2.0
+        )
+
+
+def test_a_perceptual_term_takes_part(shards, tmp_path):
+    from medvar_model.training.losses import PerceptualDistance
+
+    names = {}
+    for name, value in PerceptualDistance().state_dict().items():
+        if name.startswith("weights"):
+            names[f"lin{name[-1]}.model.1.weight"] = value[None, :, None, None]
+        else:
+            stage, place, kind = name.split(".")[1:]
+            number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(place)]
+            names[f"features.{number}.{kind}"] = value
+    torch.save(names, tmp_path / "vgg.pth")
+    spec = tokenizer_spec(shards, tmp_path / "run", samples=4, batch_size=2)
+    spec = replace(spec, weights=TokenizerLossWeights(), lpips_files=(str(tmp_path / "vgg.pth"),))
+    logs = []
+    run(spec, logs.append)
+    numbers = logs[-1].numbers
+    assert numbers["perceptual"] > 0
+    assert numbers["loss"] == pytest.approx(numbers["pixels"] + numbers["codes"] + numbers["perceptual"], rel=1e-5)
+    assert logs[-1].validation["perceptual"] > 0
+
+
+def test_the_two_published_files_of_the_perceptual_loss_are_read_as_they_are(shards, tmp_path):
+    """In their own layouts: torchvision's file is of the older kind and has a classifier, too."""
+    from medvar_model.training.losses import PerceptualDistance, load_perceptual_distance
+
+    wanted = PerceptualDistance().state_dict()
+    vgg, linear = {"classifier.0.weight": torch.zeros(2, 2)}, {}
+    for name, value in wanted.items():
+        if name.startswith("weights"):
+            linear[f"lin{name[-1]}.model.1.weight"] = value[None, :, None, None]
+        else:
+            stage, place, kind = name.split(".")[1:]
+            number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(place)]
+            vgg[f"features.{number}.{kind}"] = value
+    torch.save(vgg, tmp_path / "vgg16-397923af.pth", _use_new_zipfile_serialization=False)
+    torch.save(linear, tmp_path / "vgg.pth")
+    files = [tmp_path / "vgg16-397923af.pth", tmp_path / "vgg.pth"]
+    for order in (files, files[::-1]):
+        found = load_perceptual_distance(order).state_dict()
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    for alone in files:
+        with pytest.raises(MissingCheckpoint, match="Give both"):
+            load_perceptual_distance([alone])
+    for text in (Path("README.md"), Path("docs/training.md"), Path("cli/medvar_cli/train_commands.py")):
+        assert all(file.name in (Path(__file__).parents[3] / text).read_text() for file in files), text
+
+
+def test_the_codebook_starts_from_data_and_dead_codes_come_back(shards, tmp_path):
+    spec = tokenizer_spec(shards, tmp_path / "run", samples=80, validate_every=0)
+    fresh = Tokenizer(spec.config, torch.Generator().manual_seed(spec.loop.seed)).pyramid.codebook.codes
+    logs = []
+    run(replace(spec, loop=replace(spec.loop, samples=4)), logs.append)
+    assert logs[0].numbers["codes"] == 0  # without quantization
+    run(replace(spec, out=str(tmp_path / "other")), logs.append)
+    assert logs[-1].numbers["codes"] > 0
+    codes = load_tokenizer(tmp_path / "other").pyramid.codebook.codes
+    assert (codes - fresh).abs().max() > 0.1
+    assert all(f"usage/scale_0{k}" in logs[-1].numbers for k in (1, 2, 3, 4))
+
+    loader = Loader(spec.data, "train", 32, 4, 0, PLACE)
+    recipe = TokenizerRecipe(spec, PLACE, loader)
+    recipe.before_step(spec.loop.batch_size, lambda parameter, rows: None)
+    started = recipe.network.pyramid.codebook.codes.detach().clone()
+    moved = []
+    recipe.counts_KV[:, :60] = 100  # the last four codes are dead
+    examples = next(loader.batches(3))
+    recipe.after_step(10, examples, lambda parameter, rows: moved.append(rows))
+    codes = recipe.network.pyramid.codebook.codes
+    assert moved[0].tolist() == [False] * 60 + [True] * 4
+    assert torch.equal(codes[:60], started[:60])
+    assert not torch.equal(codes[60:], started[60:])
+    assert not recipe.counts_KV.any()
+    recipe.counts_KV[:, :60] = 100
+    for seen in (19, 80):  # between two revivals, and in the part of the run where codes settle
+        recipe.after_step(seen, examples, lambda parameter, rows: pytest.fail("a code was moved"))
+
+
+def test_averaged_weights_are_those_that_are_judged_and_kept(shards, tokenizer, tmp_path):
+    spec = transformer_spec(shards, tmp_path / "run", tokenizer, average=0.5)
+    run(spec)
+    kept = read_checkpoint(tmp_path / "run" / "last", "transformer").weights
+    state = load_file(tmp_path / "run" / "last" / "state" / "training.safetensors")
+    raw = {name.removeprefix("weights/"): value for name, value in state.items() if name.startswith("weights/")}
+    assert kept.keys() == raw.keys()
+    assert not torch.equal(kept["head.weight"], raw["head.weight"])
+    assert (kept["head.weight"] - raw["head.weight"]).norm() < 0.5 * raw["head.weight"].norm()
+
+
+def test_the_best_is_kept_beside_the_last(shards, tokenizer, tmp_path):
+    spec = transformer_spec(shards, tmp_path / "run", tokenizer, samples=240, validate_every=20, base_learning_rate=0.3)
+    result = run(spec)
+    validations = [
+        line["validation"]["loss"] for line in read_log(tmp_path / "run" / "log.jsonl") if "validation" in line
+    ]
+    assert result.best == min(validations) < validations[-1]
+    best, last = (read_checkpoint(tmp_path / "run" / name, "transformer") for name in ("best", "last"))
+    assert best.digest != last.digest
+    assert not (tmp_path / "run" / "best" / "state").exists()
+
+
+def test_a_set_without_a_val_split_must_be_acknowledged(tmp_path):
+    shards = write_shard_set(tmp_path / "set", {"train": 8})
+    with pytest.raises(SpecError, match="no val slice"):
+        run(tokenizer_spec(shards, tmp_path / "run"))
+    result = run(tokenizer_spec(shards, tmp_path / "run", validate_every=0))
+    assert result.is_finished
+    assert result.best is None
+
+
+def test_a_log_that_was_cut_off_is_read_up_to_the_cut(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2}]
+    assert list((tmp_path).glob("tensorboard")) == []
+
+
+def test_bfloat16_trains(shards, tokenizer, tmp_path):
+    logs = []
+    run(transformer_spec(shards, tmp_path / "run", tokenizer, precision="bfloat16"), logs.append)
+    exact = []
+    run(transformer_spec(shards, tmp_path / "exact", tokenizer), exact.append)
+    assert all(math.isfinite(log.numbers["loss"]) for log in logs)
+    assert logs[0].numbers["loss"] == pytest.approx(exact[0].numbers["loss"], rel=0.01)
+    assert logs[0].numbers["loss"] != exact[0].numbers["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tokenizer", "transformer"])
+def test_two_processes_train_as_one(shards, tokenizer, kind, tmp_path):
+    """The same global batches, cut in two, over gloo: losses, validation and weights agree to rounding."""
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    specs = []
+    for out in (alone, together):
+        spec = tokenizer_spec(shards, out) if kind == "tokenizer" else transformer_spec(shards, out, tokenizer)
+        specs.append(spec)
+    logs = []
+    run(specs[0], logs.append)
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+        import json, os, sys
+        sys.path[:0] = {[str(Path(__file__).parents[2])]!r}
+        import torch
+        torch.set_num_threads(1)
+        from medvar_model.machine import processes as dist
+        from medvar_model.config import *
+        from medvar_model.loader import DataSpec
+        from medvar_model.training.losses import TokenizerLossWeights
+        from medvar_model.training.settings import LoopSettings
+        from medvar_model.training.tokenizer import TrainTokenizer
+        from medvar_model.training.transformer import TrainTransformer
+        from support.runs import run
+        logs = []
+        with dist.joined(os.environ, "cpu") as place:
+            run({specs[1]!r}, logs.append, place=place)
+            if place.is_main:
+                print("LOGS", json.dumps([[dict(log.numbers), log.validation] for log in logs]))
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if "LOGS" in line]
+    numbers = json.loads(lines[0].split("LOGS", 1)[1])
+    assert len(numbers) == len(logs) == 8
+    for (two, checked), one in zip(numbers, logs, strict=True):
+        assert two["loss"] == pytest.approx(one.numbers["loss"], rel=2e-3)
+        assert two["gradient_norm"] == pytest.approx(one.numbers["gradient_norm"], rel=2e-2)
+        if checked:
+            assert checked["loss"] == pytest.approx(one.validation["loss"], rel=2e-3)

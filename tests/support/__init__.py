@@ -1,0 +1,1 @@
+"""Makers of test data: phantoms at published paths, DICOM files, archives, shard sets, damage."""
