@@ -1,0 +1,1 @@
+"""The whole data side on synthetic scans."""
