@@ -35,11 +35,13 @@ from medvar_data.catalog.collection import CollectionSpec, LabelSpec
 from medvar_data.catalog.load import load_collection
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.demo.phantoms import synthesize
-from medvar_data.harmonize.harmonize import body, harmonize
-from medvar_data.readers import labels, volume
+from medvar_data.harmonize import body, harmonize
+from medvar_data.harmonize.dependencies import wanted_inputs
+from medvar_data.readers import labels
+from medvar_data.readers import volume_scan as volume
 from medvar_data.readers.read import read_scan
-from medvar_data.records import Case
-from medvar_data.workspace.workspace import case_file as casefile
+from medvar_data.records import Case, HarmonizedVolume
+from medvar_data.workspace import case_file
 
 LUNG_SLICES = 90
 OWN_LABELS = tuple(LabelSpec(n, n, n, f"structure {n}") for n in range(1, 10))
@@ -62,8 +64,8 @@ STAGES = {  # stage: functions of ours whose own time counts to it
     "resize": [(harmonize, "resize_image"), (harmonize, "resize_mask")],
     "8 bit": [(harmonize, "apply_intensity")],
     "counts and statistics": [(harmonize, "count"), (harmonize, "_statistics")],
-    "pixel digests": [(casefile, "pixel_digest")],
-    "Parquet": [(casefile, "_write")],
+    "pixel digests": [(case_file, "pixel_digest")],
+    "Parquet": [(case_file, "_write")],
 }
 
 
@@ -110,11 +112,11 @@ def measure(item: Input, rounds: int, scratch: Path) -> dict[str, dict[str, obje
     recipe = load_recipe("paper")
     out = scratch / "case.parquet"
 
-    def arrays() -> harmonize.HarmonizedVolume:
+    def arrays() -> HarmonizedVolume:
         return harmonize.harmonize(read_scan(item.case, item.spec), item.case, item.spec, recipe)
 
     def case() -> None:
-        casefile.write_kept(out, arrays(), item.case, item.spec, recipe)
+        case_file.write_kept(out, arrays(), item.case, wanted_inputs(item.case, item.spec, recipe), recipe.codec)
 
     files = (str(item.image), str(item.label), item.case.modality, recipe)
     programs: dict[str, Callable[[], object]] = {
@@ -198,12 +200,12 @@ def staged() -> Iterator[dict[str, float]]:
         return call
 
     before = [(module, name, getattr(module, name)) for pairs in STAGES.values() for module, name in pairs]
-    before.append((casefile, "CODECS", casefile.CODECS))
+    before.append((case_file, "CODECS", case_file.CODECS))
     for stage, pairs in STAGES.items():
         for module, name in pairs:
             setattr(module, name, timed(stage, getattr(module, name)))
-    codecs = {n: replace(codec, encode=timed("PNG", codec.encode)) for n, codec in casefile.CODECS.items()}
-    setattr(casefile, "CODECS", codecs)  # noqa: B010
+    codecs = {n: replace(codec, encode=timed("PNG", codec.encode)) for n, codec in case_file.CODECS.items()}
+    setattr(case_file, "CODECS", codecs)  # noqa: B010
     try:
         yield own
     finally:

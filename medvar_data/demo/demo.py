@@ -11,24 +11,24 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+from medvar_data.audit.contact_sheets import contact_sheets
+from medvar_data.audit.verify import verify
 from medvar_data.catalog.collection import CollectionSpec, license_text
 from medvar_data.catalog.load import load_collections
-from medvar_data.audit.contact_sheets import contact_sheets
-from medvar_data.errors import ShardSetError, SourceError
-from medvar_data.ingest.find_cases import ingest
-from medvar_data.demo.phantoms import write_phantoms
-from medvar_data.harmonize.run import run_harmonize
-from medvar_data.shardset.dataset import read_statistics
-from medvar_data.ingest.run import run_ingest
 from medvar_data.catalog.recipe import load_recipe
+from medvar_data.demo.phantoms import write_phantoms
+from medvar_data.errors import ShardSetError, SourceError
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.ingest.find_cases import ingest
+from medvar_data.ingest.run import run_ingest
 from medvar_data.records import Reject
-from medvar_data.storage.html import assemble, figure, table, write_section
-from medvar_data.shard.run import write_shards
 from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.run import write_shards
 from medvar_data.shard.splits import SplitSpec
-from medvar_data.storage.store import Store
+from medvar_data.shardset.dataset import read_statistics
 from medvar_data.sources.tree import Tree, open_tree
-from medvar_data.audit.verify import verify
+from medvar_data.storage.html import assemble, figure, table, write_section
+from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace
 
 PHANTOM_SALT = sha256(b"phantoms have no privacy").digest()

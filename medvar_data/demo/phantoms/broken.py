@@ -13,7 +13,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from medvar_data.errors import Reason
 from medvar_data.demo.phantoms.files import add_to_zip, nifti_bytes, write_nifti
 from medvar_data.demo.phantoms.layouts import (
     LAYOUTS,
@@ -26,6 +25,7 @@ from medvar_data.demo.phantoms.layouts import (
     write_msd,
     write_verse,
 )
+from medvar_data.errors import Reason
 
 FIRST_PATIENT = 900_000  # far from every patient of an ordinary phantom set
 

@@ -9,10 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from medvar_data.errors import SpecError
 from medvar_data.demo.phantoms.anatomy import CELLS
 from medvar_data.demo.phantoms.broken import write_broken
 from medvar_data.demo.phantoms.layouts import LAYOUTS, Order
+from medvar_data.errors import SpecError
 
 CHAOS_PATIENTS = 2  # a CT case there is dozens of files
 
