@@ -19,10 +19,11 @@ from medvar_model.config import TOKENIZERS, TokenizerConfig
 from medvar_model.errors import MissingCheckpoint, ShardSetMismatch
 from medvar_model.evaluation.evaluate import Evaluate, Evaluation, evaluate, split_sizes
 from medvar_model.loader import DataSpec
-from medvar_model.machine.processes import Place
+from medvar_model.machine.processes import Process
 from medvar_model.sampling.sample import SAMPLINGS, SampleSettings
 from medvar_model.training.losses import TokenizerLossWeights
-from medvar_model.training.settings import LoopSettings, StepLog
+from medvar_model.training.reports import StepLog
+from medvar_model.training.settings import LoopSettings
 from medvar_model.training.tokenizer import TrainTokenizer, train_tokenizer
 from medvar_model.training.transformer import TrainTransformer, train_transformer
 
@@ -121,7 +122,7 @@ def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResu
         MissingCheckpoint: the folder holds no shard set.
         ShardSetMismatch: it has no held-out slices.
     """
-    place, started, seconds = Place(1, 0, torch.device("cpu")), time.monotonic(), {}
+    process, started, seconds = Process(1, 0, torch.device("cpu")), time.monotonic(), {}
     tokenizer, transformer = spec.model / "tokenizer", spec.model / "transformer"
 
     def tell(line: str) -> None:
@@ -142,15 +143,15 @@ def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResu
         unquantized=spec.unquantized, codebook_images=512, revive_every=spec.revive_every,
     )  # fmt: skip
     with one_thread():
-        train_tokenizer(training, place, told("tokenizer"))
+        train_tokenizer(training, process, told("tokenizer"))
     seconds["tokenizer"], mark = time.monotonic() - mark, time.monotonic()
     predicting = TrainTransformer(str(transformer), spec.data, str(tokenizer), spec.size, second)
-    train_transformer(predicting, place, told("transformer"))
+    train_transformer(predicting, process, told("transformer"))
     seconds["transformer"], mark = time.monotonic() - mark, time.monotonic()
     judging = Evaluate(
         str(spec.model / "evaluation"), spec.data, str(transformer), count=spec.count, settings=spec.settings
     )
-    evaluation = evaluate(judging, place.device, lambda line: tell(f"evaluation: {line}"))
+    evaluation = evaluate(judging, process.device, lambda line: tell(f"evaluation: {line}"))
     seconds["evaluation"] = time.monotonic() - mark
     return ModelDemoResult(evaluation, tokenizer, transformer, seconds)
 

@@ -20,7 +20,7 @@ from medvar_data.stream import Stream, StreamSpec, ahead, open_shard_set
 from medvar_model.errors import ShardSetMismatch
 from medvar_model.machine.folders import check_shard_set
 from medvar_model.machine.memory import check_memory
-from medvar_model.machine.processes import Place
+from medvar_model.machine.processes import Process
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Loader:
             to it.
         batch_size: images of a global batch.
         seed: of the order.
-        place: this process.
+        process: this process.
 
     Attributes:
         set_side, image_side: pixels along a side in the set, and as the network takes them.
@@ -89,14 +89,14 @@ class Loader:
         MedvarError: the set is unreadable, or the spec does not fit it.
     """
 
-    def __init__(self, spec: DataSpec, split: str, image_side: int, batch_size: int, seed: int, place: Place) -> None:
+    def __init__(self, spec: DataSpec, split: str, image_side: int, batch_size: int, seed: int, process: Process) -> None:
         stream_spec = StreamSpec(
             shards=spec.shards,
             split=split,
             batch_size=batch_size,
             seed=seed,
-            world=place.world,
-            rank=place.rank,
+            world=process.world,
+            rank=process.rank,
             mixture=spec.mixture if split == "train" else (),
             window_shards=spec.window_shards if split == "train" else 0,
             cache=spec.cache,
@@ -105,7 +105,7 @@ class Loader:
         check_shard_set(spec.shards)
         self._stream = Stream(stream_spec, open_shard_set(spec.shards, split))
         self._workers = spec.workers
-        self._device = place.device
+        self._device = process.device
         self._global_ids = np.array(sorted(self._stream.shard_set.condition_ids.values()))
         self.image_side, self.set_side = image_side, self._stream.shard_set.image_side
         side = self.set_side
@@ -115,7 +115,7 @@ class Loader:
                 "a whole multiple. Choose another preset, or make a shard set of that size."
             )
         self._shrink = side // image_side
-        held = batch_size // place.world * side**2 * (spec.workers + 2)  # 8-bit images of the batches in flight
+        held = batch_size // process.world * side**2 * (spec.workers + 2)  # 8-bit images of the batches in flight
         check_memory(
             held, torch.device("cpu"), f"Reading batches of {batch_size:,} images ahead", "Give a smaller --batch-size."
         )

@@ -182,14 +182,14 @@ def harmonize(
     Python: medvar_data.harmonize.run.run_harmonize(Workspace(Path("work")), load_recipe("paper"), 4, print)
     """
     chosen = load_recipe(recipe)
-    place = Workspace(workspace)
+    process = Workspace(workspace)
     engine = _engine(workers, scheduler, part, memory)
     if dry_run:
-        show_plan(chosen, plan_harmonize(place, chosen, None, engine), engine, as_json=as_json)
+        show_plan(chosen, plan_harmonize(process, chosen, None, engine), engine, as_json=as_json)
         return
     archives = _archives(password_file, scratch, scratch_limit)
     with progress_bar("harmonize", quiet=as_json) as report:
-        summary = run_harmonize(place, chosen, engine, report, archives=archives)
+        summary = run_harmonize(process, chosen, engine, report, archives=archives)
     show_harmonized(summary, as_json=as_json)
     if summary.n_rejected > max_rejects:
         raise typer.Exit(SOME_REJECTED)

@@ -11,7 +11,7 @@ from medvar_data.storage.html import assemble, write_section
 from medvar_model.demo import ModelDemo, run_model_demo
 from medvar_model.evaluation.evaluate import Evaluate, Evaluation, check_evaluation, evaluate
 from medvar_model.evaluation.page import model_section
-from medvar_model.machine import processes as dist
+from medvar_model.machine import processes
 
 SECTION = "2-model"
 
@@ -54,20 +54,20 @@ def evaluate_command(
     Python:
 
     \b
-    from medvar_model.machine.processes import Place
+    from medvar_model.machine.processes import Process
     from medvar_model.evaluation.evaluate import Evaluate, evaluate
     from medvar_model.loader import DataSpec
     spec = Evaluate("report", DataSpec("S"), "runs/d4", count=8)
-    print(evaluate(spec, Place.alone().device).report["conditions"])
+    print(evaluate(spec, Process.alone().device).report["conditions"])
     """
     data = options.data_spec(shards, None, cache, cache_gb, 0, 2)
     settings = options.sampling(preset, guidance, top_k, top_p, seed)
     spec = Evaluate(str(out), data, run, tokenizer, samples, count, settings, batch_size, held_out, training)
     if dry_run:
-        check_evaluation(spec, dist.device_of(device))
+        check_evaluation(spec, processes.device_of(device))
         return options.show_spec(spec, as_json)
-    with dist.joined({}, device) as place:
-        result = evaluate(spec, place.device, lambda line: None if as_json else print(line, flush=True))
+    with processes.joined({}, device) as process:
+        result = evaluate(spec, process.device, lambda line: None if as_json else print(line, flush=True))
     write_section(out, SECTION, model_section(result.report, "pictures"))
     page = assemble(out, "medvar evaluation", f"{run}, judged on the held-out slices of {shards}.")
     if as_json:

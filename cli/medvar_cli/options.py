@@ -21,7 +21,8 @@ from medvar_model.errors import ConfigMismatch
 from medvar_model.loader import DataSpec
 from medvar_model.sampling.sample import SAMPLINGS, SampleSettings
 from medvar_model.training.checks import Ready
-from medvar_model.training.settings import LoopSettings, RunStart, StepLog, TrainResult
+from medvar_model.training.reports import RunStart, StepLog, TrainResult
+from medvar_model.training.settings import LoopSettings
 
 LINE_EVERY_S = 30.0
 

@@ -18,7 +18,7 @@ from medvar_data.errors import MedvarError
 from medvar_data.records import Progress
 from medvar_model import config
 from medvar_model.errors import ModelError
-from medvar_model.machine import processes as dist
+from medvar_model.machine import processes
 from medvar_model.sampling.sample_files import NO_CONDITION, SampleFiles, check_samples, training_note, write_samples
 from medvar_model.training.losses import TokenizerLossWeights
 from medvar_model.training.tokenizer import LOOPS as TOKENIZER_LOOPS
@@ -99,7 +99,7 @@ def train_tokenizer_command(
 
     \b
     from medvar_model.config import TOKENIZERS
-    from medvar_model.machine.processes import Place
+    from medvar_model.machine.processes import Process
     from medvar_model.loader import DataSpec
     from medvar_model.training.losses import TokenizerLossWeights
     from medvar_model.training.tokenizer import LOOPS, TrainTokenizer
@@ -107,7 +107,7 @@ def train_tokenizer_command(
     weights = TokenizerLossWeights(perceptual=0.0)
     data, config = DataSpec("S"), TOKENIZERS["demo"]
     spec = TrainTokenizer("runs/tok", data, config, LOOPS["demo"], weights)
-    train_tokenizer(spec, Place.alone(), print)
+    train_tokenizer(spec, Process.alone(), print)
     """
     spec = TrainTokenizer(
         out=str(out),
@@ -123,10 +123,10 @@ def train_tokenizer_command(
         init_from=init_from,
     )  # fmt: skip
     if dry_run:
-        options.show_check(check_tokenizer_training(spec, dist.Place.alone(device)))
+        options.show_check(check_tokenizer_training(spec, processes.Process.alone(device)))
         return options.show_spec(spec, as_json)
-    with dist.joined(os.environ, device) as place, options.shown("tokenizer") as people, options.stopping() as stop:
-        result = train_tokenizer(spec, place, people.step, stop, tuple(sys.argv), people.begin)
+    with processes.joined(os.environ, device) as process, options.shown("tokenizer") as people, options.stopping() as stop:
+        result = train_tokenizer(spec, process, people.step, stop, tuple(sys.argv), people.begin)
     return options.finish(result, as_json)
 
 
@@ -164,13 +164,13 @@ def train_transformer_command(
     Python:
 
     \b
-    from medvar_model.machine.processes import Place
+    from medvar_model.machine.processes import Process
     from medvar_model.loader import DataSpec
     from medvar_model.training.transformer import LOOPS, TrainTransformer
     from medvar_model.training.transformer import train_transformer
     data, loop = DataSpec("S"), LOOPS["d4"]
     spec = TrainTransformer("runs/d4", data, "runs/tok", "d4", loop)
-    train_transformer(spec, Place.alone(), print)
+    train_transformer(spec, Process.alone(), print)
     """
     named(config.TRANSFORMERS, size, "transformer size")
     loop = options.loop_settings(
@@ -181,10 +181,10 @@ def train_transformer_command(
     data = options.data_spec(shards, mix, cache, cache_gb, window_shards, workers)
     spec = TrainTransformer(str(out), data, tokenizer, size, loop, init_from)
     if dry_run:
-        options.show_check(check_transformer_training(spec, dist.Place.alone(device)))
+        options.show_check(check_transformer_training(spec, processes.Process.alone(device)))
         return options.show_spec(spec, as_json)
-    with dist.joined(os.environ, device) as place, options.shown("transformer") as people, options.stopping() as stop:
-        result = train_transformer(spec, place, people.step, stop, tuple(sys.argv), people.begin)
+    with processes.joined(os.environ, device) as process, options.shown("transformer") as people, options.stopping() as stop:
+        result = train_transformer(spec, process, people.step, stop, tuple(sys.argv), people.begin)
     return options.finish(result, as_json)
 
 
@@ -219,21 +219,21 @@ def sample_command(
     Python:
 
     \b
-    from medvar_model.machine.processes import Place
+    from medvar_model.machine.processes import Process
     from medvar_model.sampling.sample_files import SampleFiles, write_samples
     from medvar_model.sampling.sample import SAMPLINGS
     spec = SampleFiles("runs/d4", "drawn", count=4, settings=SAMPLINGS["demo"])
-    write_samples(spec, Place.alone().device)
+    write_samples(spec, Process.alone().device)
     """
     settings = options.sampling(preset, guidance, top_k, top_p, seed)
     spec = SampleFiles(run, str(out), tuple(condition or [NO_CONDITION]), count, settings, batch_size, tokenizer)
     if dry_run:
-        dist.device_of(device)
+        processes.device_of(device)
         check_samples(spec)
         return options.show_spec(spec, as_json)
-    with dist.joined({}, device) as place, progress_bar("sample") as show:
+    with processes.joined({}, device) as process, progress_bar("sample") as show:
         note = training_note(Path(run))
-        files = write_samples(spec, place.device, lambda done, total: show(Progress(done, total, "", "drawn")))
+        files = write_samples(spec, process.device, lambda done, total: show(Progress(done, total, "", "drawn")))
     if as_json:
         return print_json([str(file) for file in files])
     console.print(f"{len(files)} images in {out}, all of them in {out / 'grid.png'}.", markup=False)

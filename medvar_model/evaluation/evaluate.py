@@ -39,7 +39,7 @@ from medvar_model.evaluation.scores import (
 from medvar_model.loader import DataSpec, Loader, to_network
 from medvar_model.machine.folders import check_shard_set, check_writable
 from medvar_model.machine.memory import told_when_memory_ends
-from medvar_model.machine.processes import Place
+from medvar_model.machine.processes import Process
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.sampling.sample import PAPER, SampleSettings, to_uint8
 from medvar_model.sampling.sample_files import SampleFiles, check_samples, own_tokenizer, training_note, write_samples
@@ -226,7 +226,7 @@ class _Evaluation:
         return notes
 
     def _loader(self, split: str) -> Loader:
-        alone = Place(1, 0, self.device)
+        alone = Process(1, 0, self.device)
         return Loader(self.spec.data, split, self.side, self.spec.batch_size, 0, alone)
 
     def _samples(self) -> tuple[Labelled, list[str]]:

@@ -1,7 +1,7 @@
 """Speak between the processes of one training run; alone, every function here does nothing or gives back its
 argument.
 
-In: torchrun's variables, as a mapping. Out: this process's place, and sums, means and copies over all
+In: torchrun's variables, as a mapping. Out: a `Process`, and sums, means and copies over all
 processes.
 """
 
@@ -20,8 +20,8 @@ KNOWN_DEVICES = "auto, cpu, cuda or cuda:N"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where this process stands.
+class Process:
+    """This process: its number among how many, and its device.
 
     Args:
         world: number of processes.
@@ -39,13 +39,13 @@ class Place:
         return self.rank == 0
 
     @staticmethod
-    def alone(device: str = "auto") -> "Place":
-        """Give the place of a process that works by itself; see `joined` for the device."""
-        return Place(1, 0, device_of(device))
+    def alone(device: str = "auto") -> "Process":
+        """Give a process that works by itself; see `joined` for the device."""
+        return Process(1, 0, device_of(device))
 
 
 @contextlib.contextmanager
-def joined(environment: Mapping[str, str], device: str = "auto") -> Iterator[Place]:
+def joined(environment: Mapping[str, str], device: str = "auto") -> Iterator[Process]:
     """Join the other processes for the length of a `with` block.
 
     Args:
@@ -57,13 +57,13 @@ def joined(environment: Mapping[str, str], device: str = "auto") -> Iterator[Pla
         ConfigMismatch: this machine has no such device.
     """
     world, rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("RANK", "0"))
-    place = Place(world, rank, device_of(device, int(environment.get("LOCAL_RANK", "0"))))
+    process = Process(world, rank, device_of(device, int(environment.get("LOCAL_RANK", "0"))))
     if world == 1:
-        yield place
+        yield process
         return
-    group.init_process_group("nccl" if place.device.type == "cuda" else "gloo")
+    group.init_process_group("nccl" if process.device.type == "cuda" else "gloo")
     try:
-        yield place
+        yield process
     finally:
         group.destroy_process_group()
 

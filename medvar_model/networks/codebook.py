@@ -62,7 +62,7 @@ class Codebook(nn.Module):
 def k_means(
     vectors_NC: Float32[Tensor, "n channels"], n_codes: int, generator: torch.Generator, iterations: int = 10
 ) -> Float32[Tensor, "codes channels"]:
-    """Place codes where the vectors are (Lloyd's algorithm).
+    """Process codes where the vectors are (Lloyd's algorithm).
 
     A code that no vector is nearest to moves to a random vector.
 

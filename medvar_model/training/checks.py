@@ -1,6 +1,6 @@
 """Check all that can be known of a training before it begins, then claim its folder.
 
-In: a training spec and a place. Out: a `Ready`, or a sentence. Nothing is written until the folder is claimed, so a dry
+In: a training spec and this process. Out: a `Ready`, or a sentence. Nothing is written until the folder is claimed, so a dry
 run makes the same checks as the run itself.
 """
 
@@ -16,9 +16,10 @@ from medvar_model.errors import ConfigMismatch
 from medvar_model.loader import Loader
 from medvar_model.machine.folders import check_free, held
 from medvar_model.machine.memory import check_memory, least_training_bytes, told_when_memory_ends
-from medvar_model.machine.processes import Place
+from medvar_model.machine.processes import Process
+from medvar_model.training.reports import Job
 from medvar_model.training.run_folder import check_folder, check_same_run, describe_run
-from medvar_model.training.settings import Job, LoopSettings
+from medvar_model.training.settings import LoopSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ def ready(
     spec: Any,
     image_side: int,
     config_of: Callable[[Loader], TokenizerConfig | TransformerConfig],
-    place: Place,
+    process: Process,
     command: tuple[str, ...],
     tokenizer: Contents | None = None,
 ) -> Ready:
@@ -54,18 +55,18 @@ def ready(
         spec: a `TrainTokenizer` or `TrainTransformer`.
         image_side: pixels a side that the network takes.
         config_of: gives the network's configuration for the data.
-        place: this process.
+        process: this process.
         command: the command line as typed; empty from Python.
         tokenizer: the frozen one; a transformer's only.
     """
     out, loop = Path(spec.out), spec.loop
     check_folder(out, spec.data.shards)
-    loader = Loader(spec.data, "train", image_side, loop.batch_size, loop.seed, place)
+    loader = Loader(spec.data, "train", image_side, loop.batch_size, loop.seed, process)
     validation = None
     if loop.validate_every:
-        validation = Loader(spec.data, "val", image_side, loop.batch_size, loop.seed, place)
+        validation = Loader(spec.data, "val", image_side, loop.batch_size, loop.seed, process)
     config = config_of(loader)
-    run = describe_run(spec, loader, place, command)
+    run = describe_run(spec, loader, process, command)
     if tokenizer is not None:
         run["tokenizer"] = {"path": spec.tokenizer, "digest": tokenizer.digest}
     last, init_from = find_last(out), None
@@ -76,9 +77,9 @@ def ready(
         _check_beginning(spec, init_from, config, tokenizer)
         run["init_from"] = {"path": spec.init_from, "digest": init_from.digest}
     job = Job(out, config, run, loader.conditions if tokenizer is not None else {})
-    images = loop.micro_batch or loop.batch_size // place.world
-    each = least_training_bytes(config, 2 if loop.in_bfloat16(place.device) else 4)
-    check_memory(images * each, place.device, f"A pass of {images:,} images", _smaller(loop))
+    images = loop.micro_batch or loop.batch_size // process.world
+    each = least_training_bytes(config, 2 if loop.in_bfloat16(process.device) else 4)
+    check_memory(images * each, process.device, f"A pass of {images:,} images", _smaller(loop))
     return Ready(job, loop, loader, validation, init_from)
 
 
@@ -89,7 +90,7 @@ def check_resumable(made: Ready) -> None:
 
 
 @contextlib.contextmanager
-def claimed(made: Ready, place: Place) -> Iterator[None]:
+def claimed(made: Ready, process: Process) -> Iterator[None]:
     """Hold a run's folder for the length of a `with` block; running out of memory becomes a sentence.
 
     Raises:
@@ -97,13 +98,13 @@ def claimed(made: Ready, place: Place) -> Iterator[None]:
         ModelError: the folder holds another run, or memory does not suffice.
     """
     loop = made.loop
-    images = loop.micro_batch or loop.batch_size // place.world
+    images = loop.micro_batch or loop.batch_size // process.world
     with contextlib.ExitStack() as stack:
-        if place.is_main:
+        if process.is_main:
             stack.enter_context(held(made.job.out))
         check_same_run(made.job)
         stack.enter_context(
-            told_when_memory_ends(f"A pass of {images:,} images on {place.device.type}", _smaller(loop))
+            told_when_memory_ends(f"A pass of {images:,} images on {process.device.type}", _smaller(loop))
         )
         yield
 

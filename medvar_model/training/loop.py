@@ -1,6 +1,6 @@
 """Train any of the networks: the one loop, with its schedule, its log and its checkpoints.
 
-In: a `Recipe` (what is trained and what its loss is), a loader, `LoopSettings`. Out: a run's folder.
+In: a `Objective` (what is trained and what its loss is), a loader, `LoopSettings`. Out: a run's folder.
 
 A little over 300 lines: the loop, what it restores and what it keeps are read side by side.
 
@@ -30,10 +30,12 @@ from medvar_model.checkpoints.checkpoint import (
 )
 from medvar_model.errors import MissingCheckpoint, ModelError
 from medvar_model.loader import Examples, Loader
-from medvar_model.machine import processes as dist
-from medvar_model.machine.processes import Place
+from medvar_model.machine import processes
+from medvar_model.machine.processes import Process
 from medvar_model.training.log import RunLog, StepClock
-from medvar_model.training.settings import Draw, Job, LoopSettings, Recipe, RunStart, StepLog, TrainResult
+from medvar_model.training.objective import Draw, Objective
+from medvar_model.training.reports import Job, RunStart, StepLog, TrainResult
+from medvar_model.training.settings import LoopSettings
 
 MOST_SKIPS_IN_A_ROW = 10
 
@@ -49,11 +51,11 @@ class _Progress:
 
 
 def train(
-    recipe: Recipe,
+    objective: Objective,
     parameter_groups: list[dict[str, Any]],
     settings: LoopSettings,
     job: Job,
-    place: Place,
+    process: Process,
     loader: Loader,
     validation: Loader | None,
     report: Callable[[StepLog], None] = lambda log: None,
@@ -64,11 +66,11 @@ def train(
     one.
 
     Args:
-        recipe: what is trained.
-        parameter_groups: of AdamW; see `recipe.decay_groups`.
+        objective: what is trained.
+        parameter_groups: of AdamW; see `objective.decay_groups`.
         settings: how.
         job: where to and what of.
-        place: this process.
+        process: this process.
         loader: of the training split.
         validation: of the val split; None never validates.
         report: told of every step; only the first process calls it.
@@ -79,7 +81,7 @@ def train(
         ModelError: ten steps in a row had a loss that is not finite.
         MissingCheckpoint: the checkpoint to go on from is damaged.
     """
-    return _Run(recipe, parameter_groups, settings, job, place, loader, validation).go(report, stop, begun)
+    return _Run(objective, parameter_groups, settings, job, process, loader, validation).go(report, stop, begun)
 
 
 class _Run:
@@ -87,30 +89,30 @@ class _Run:
 
     def __init__(
         self,
-        recipe: Recipe,
+        objective: Objective,
         parameter_groups: list[dict[str, Any]],
         settings: LoopSettings,
         job: Job,
-        place: Place,
+        process: Process,
         loader: Loader,
         validation: Loader | None,
     ) -> None:
-        self.recipe, self.settings, self.job, self.place = recipe, settings, job, place
+        self.objective, self.settings, self.job, self.process = objective, settings, job, process
         self.loader, self.validation = loader, validation
         self.parameters = [parameter for group in parameter_groups for parameter in group["params"]]
         # One kernel for all parameters: 3 to 5 times faster than torch's default on a CPU (58 to 203 tensors).
-        self.fused = place.device.type in ("cpu", "cuda")
+        self.fused = process.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(parameter_groups, lr=0.0, betas=settings.betas, eps=1e-8, fused=self.fused)
         self.averages: dict[str, Tensor] = {}
         if settings.average:
-            self.averages = {name: value.detach().clone() for name, value in recipe.network.state_dict().items()}
+            self.averages = {name: value.detach().clone() for name, value in objective.network.state_dict().items()}
         self.progress = _Progress()
-        self.bfloat16 = settings.in_bfloat16(place.device)
-        self.autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=self.bfloat16)
+        self.bfloat16 = settings.in_bfloat16(process.device)
+        self.autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=self.bfloat16)
         last = find_last(job.out)
         if last is not None:
             self._restore(last)
-        dist.wait_for_all()  # nobody may replace the checkpoint that another is still reading
+        processes.wait_for_all()  # nobody may replace the checkpoint that another is still reading
         if last is None:
             self._save("last", with_state=True)  # so `best` never lies without `last`, and a full disk is known at once
         self.replica = self._replica()
@@ -121,12 +123,12 @@ class _Run:
         """Train; see `train`."""
         settings, progress = self.settings, self.progress
         loss, stopping = math.nan, progress.step >= settings.steps
-        if self.place.is_main:
+        if self.process.is_main:
             begun(self._start())
         if stopping:
             return self._result(loss)
         batches = self.loader.batches(progress.step)
-        log = RunLog(self.job.out, progress.step) if self.place.is_main else None
+        log = RunLog(self.job.out, progress.step) if self.process.is_main else None
         clock = StepClock()
         try:
             while progress.step < settings.steps and not stopping:
@@ -142,12 +144,12 @@ class _Run:
                 samples = progress.step * settings.batch_size
                 logged = StepLog(progress.step, settings.steps, samples, numbers, checked)
                 if checked or self._is_due(settings.log_every, step):
-                    logged = replace(logged, numbers={**numbers, **self.recipe.numbers()})
+                    logged = replace(logged, numbers={**numbers, **self.objective.numbers()})
                     if log is not None:
                         log.write(logged.step, logged.samples, logged.numbers, checked)
                 if stopping or self._is_due(settings.checkpoint_every, step):
                     self._save("last", with_state=True)
-                if self.place.is_main:
+                if self.process.is_main:
                     report(logged)
         finally:
             batches.close()
@@ -163,8 +165,8 @@ class _Run:
     def _start(self) -> RunStart:
         return RunStart(
             out=self.job.out,
-            device=str(self.place.device),
-            processes=self.place.world,
+            device=str(self.process.device),
+            processes=self.process.world,
             precision="bfloat16" if self.bfloat16 else "float32",
             slices=len(self.loader),
             set_side=self.loader.set_side,
@@ -186,12 +188,12 @@ class _Run:
         rate = settings.learning_rate(seen)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.recipe.before_step(seen, self._forget)
+        self.objective.before_step(seen, self._forget)
         parts = self._gradients(step, examples)
         norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         names = list(parts)
         # One exchange a step carries the losses and the wish to stop; one transfer brings all to the host.
-        shared = dist.mean(torch.stack([*parts.values(), norm.new_tensor(float(stop))]))
+        shared = processes.mean(torch.stack([*parts.values(), norm.new_tensor(float(stop))]))
         values = torch.cat([shared, norm.detach()[None]]).tolist()
         numbers = dict(zip([*names, "stop", "gradient_norm"], values, strict=True))
         stopping = numbers.pop("stop") > 0
@@ -199,7 +201,7 @@ class _Run:
             progress.skipped_in_a_row = 0
             self.optimizer.step()
             self._average(seen)
-            self.recipe.after_step(seen + settings.batch_size, examples, self._forget)
+            self.objective.after_step(seen + settings.batch_size, examples, self._forget)
         else:
             self._skip(numbers)
         self.optimizer.zero_grad()
@@ -212,7 +214,7 @@ class _Run:
         sums: dict[str, Tensor] = {}
         for start in range(0, count, size):
             part = examples.part(start, min(start + size, count))
-            draw = Draw(settings.seed, step, self.place.rank * count + start, settings.batch_size)
+            draw = Draw(settings.seed, step, self.process.rank * count + start, settings.batch_size)
             self._exchange_gradients(start + size >= count)
             with self.autocast:
                 losses = self.replica(part, draw)
@@ -228,11 +230,11 @@ class _Run:
             self.replica.require_backward_grad_sync = wanted
 
     def _replica(self) -> Callable[[Examples, Draw], dict[str, Tensor]]:
-        if not dist.is_joined():
-            return self.recipe
-        devices = [self.place.device] if self.place.device.type == "cuda" else None
+        if not processes.is_joined():
+            return self.objective
+        devices = [self.process.device] if self.process.device.type == "cuda" else None
         return DistributedDataParallel(
-            self.recipe, devices, broadcast_buffers=False, find_unused_parameters=self.recipe.skips_parameters
+            self.objective, devices, broadcast_buffers=False, find_unused_parameters=self.objective.skips_parameters
         )
 
     def _skip(self, numbers: Mapping[str, float]) -> None:
@@ -261,7 +263,7 @@ class _Run:
         step = seen // self.settings.batch_size
         decay = min(self.settings.average, (step + 1) / (step + 10))
         with torch.no_grad():
-            for name, value in self.recipe.network.state_dict().items():
+            for name, value in self.objective.network.state_dict().items():
                 if value.is_floating_point():
                     self.averages[name].lerp_(value, 1 - decay)
 
@@ -271,7 +273,7 @@ class _Run:
         for name, value in self.optimizer.state.get(parameter, {}).items():
             if name != "step":
                 value[rows] = 0
-        for name, own in self.recipe.network.named_parameters():
+        for name, own in self.objective.network.named_parameters():
             if own is parameter and name in self.averages:
                 self.averages[name][rows] = parameter[rows]
 
@@ -279,14 +281,14 @@ class _Run:
         """Judge the weights that will be kept, and keep them if they are the best so far."""
         if self.validation is None:
             return None
-        network, weights = self.recipe.network, None
+        network, weights = self.objective.network, None
         if self.averages:
             weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
             network.load_state_dict(self.averages)
         network.eval()
-        batch = self.settings.micro_batch or max(1, self.settings.batch_size // self.place.world)
+        batch = self.settings.micro_batch or max(1, self.settings.batch_size // self.process.world)
         with torch.no_grad(), self.autocast:
-            judged = self.recipe.judge(self.validation.passes(batch, self.settings.validation_slices))
+            judged = self.objective.judge(self.validation.passes(batch, self.settings.validation_slices))
         network.train()
         if weights is not None:
             network.load_state_dict(weights)
@@ -296,21 +298,21 @@ class _Run:
         return judged
 
     def _save(self, name: str, with_state: bool) -> None:
-        if self.place.is_main:
-            weights = self.averages or self.recipe.network.state_dict()
+        if self.process.is_main:
+            weights = self.averages or self.objective.network.state_dict()
             step, batch = self.progress.step, self.settings.batch_size
             seen = {"step": step, "steps": self.settings.steps, "samples": step * batch}
             contents = Contents(weights, self.job.config, {**self.job.run, "progress": seen}, self.job.conditions)
             write_checkpoint(self.job.out / name, contents, self._state() if with_state else None)
-        dist.wait_for_all()
+        processes.wait_for_all()
 
     def _state(self) -> TrainingState:
-        tensors = {f"memory/{name}": value for name, value in self.recipe.memory().items()}
+        tensors = {f"memory/{name}": value for name, value in self.objective.memory().items()}
         for index, parameter in enumerate(self.parameters):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer/{index}/{name}"] = value
         if self.averages:
-            tensors |= {f"weights/{name}": value for name, value in self.recipe.network.state_dict().items()}
+            tensors |= {f"weights/{name}": value for name, value in self.objective.network.state_dict().items()}
         return TrainingState(tensors, vars(self.progress))
 
     def _restore(self, folder: Path) -> None:
@@ -325,10 +327,10 @@ class _Run:
 
     def _take_up(self, folder: Path, contents: Contents, state: TrainingState) -> None:
         weights = _under("weights/", state.tensors) if self.averages else contents.weights
-        load_weights(self.recipe.network, weights, str(folder))
+        load_weights(self.objective.network, weights, str(folder))
         for name in self.averages:
             self.averages[name].copy_(contents.weights[name])
-        for name, value in self.recipe.memory().items():
+        for name, value in self.objective.memory().items():
             value.copy_(state.tensors[f"memory/{name}"])
         for index, parameter in enumerate(self.parameters):
             kept = _under(f"optimizer/{index}/", state.tensors)

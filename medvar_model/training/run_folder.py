@@ -24,9 +24,10 @@ from medvar_model.config import to_dict
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch, UnusableFolder
 from medvar_model.loader import Loader
 from medvar_model.machine.folders import check_writable, is_shard_set
-from medvar_model.machine.processes import Place
+from medvar_model.machine.processes import Process
 from medvar_model.training.log import read_log
-from medvar_model.training.settings import Job, option_of
+from medvar_model.training.reports import Job
+from medvar_model.training.settings import option_of
 
 FREE = {
     "out", "tokenizer", "lpips_files", "data.shards", "data.cache", "data.cache_bytes", "data.workers",
@@ -40,16 +41,16 @@ OPTIONS = {
     "data.mixture": "--mix", "data.window_shards": "--window-shards", "size": "--size", "init_from": "--init-from",
     "weights.perceptual": "--no-lpips (weight of the perceptual loss)",
 }  # fmt: skip
-"""What sets a field that `recipe.option_of` does not know."""
+"""What sets a field that `objective.option_of` does not know."""
 
 
-def describe_run(spec: Any, loader: Loader, place: Place, command: tuple[str, ...]) -> dict[str, Any]:
+def describe_run(spec: Any, loader: Loader, process: Process, command: tuple[str, ...]) -> dict[str, Any]:
     """Return what run.json says of a run.
 
     Args:
         spec: a `TrainTokenizer` or `TrainTransformer`.
         loader: of the training split.
-        place: this process.
+        process: this process.
         command: the command line as typed; empty from Python.
     """
     packages = ("medvar", "torch", "numpy", "safetensors")
@@ -58,8 +59,8 @@ def describe_run(spec: Any, loader: Loader, place: Place, command: tuple[str, ..
         "seed": spec.loop.seed,
         "shard_set": {"shards": spec.data.shards, "digest": loader.digest, "train_slices": len(loader)},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "processes": place.world,
-        "device": place.device.type,
+        "processes": process.world,
+        "device": process.device.type,
         "settings": plain(spec),
     }
 

@@ -20,24 +20,17 @@ from medvar_model.checkpoints.checkpoint import Contents, load_weights
 from medvar_model.config import TokenizerConfig
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 from medvar_model.loader import DataSpec, Examples, Loader
-from medvar_model.machine import processes as dist
-from medvar_model.machine.processes import Place
+from medvar_model.machine import processes
+from medvar_model.machine.processes import Process
 from medvar_model.networks.codebook import count_codes, revive, usage
 from medvar_model.networks.pyramid import fit_codebook
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.training.checks import Ready, check_resumable, claimed, ready
 from medvar_model.training.loop import train
 from medvar_model.training.losses import PerceptualDistance, TokenizerLossWeights, load_perceptual_distance, pixel_loss
-from medvar_model.training.settings import (
-    Draw,
-    Forget,
-    LoopSettings,
-    Recipe,
-    RunStart,
-    StepLog,
-    TrainResult,
-    decay_groups,
-)
+from medvar_model.training.objective import Draw, Forget, Objective, decay_groups
+from medvar_model.training.reports import RunStart, StepLog, TrainResult
+from medvar_model.training.settings import LoopSettings
 
 LOOP = LoopSettings(
     samples=2_000_000,
@@ -118,7 +111,7 @@ class TrainTokenizer:
 
 def train_tokenizer(
     spec: TrainTokenizer,
-    place: Place,
+    process: Process,
     report: Callable[[StepLog], None] = lambda log: None,
     stop: Callable[[], bool] = lambda: False,
     command: tuple[str, ...] = (),
@@ -128,7 +121,7 @@ def train_tokenizer(
 
     Args:
         spec: what to train.
-        place: this process, from `dist.joined`.
+        process: this process, from `processes.joined`.
         report: told of every step.
         stop: asked after every step; yes ends the run at a checkpoint.
         command: the command line, for run.json.
@@ -142,50 +135,50 @@ def train_tokenizer(
         >>> from medvar_model.config import TOKENIZERS
         >>> spec = TrainTokenizer("runs/tok", DataSpec("shards"), TOKENIZERS["demo"],
         ...                       weights=TokenizerLossWeights(perceptual=0))
-        >>> with dist.joined(os.environ) as place:        # doctest: +SKIP
-        ...     train_tokenizer(spec, place, report=print)
+        >>> with processes.joined(os.environ) as process:        # doctest: +SKIP
+        ...     train_tokenizer(spec, process, report=print)
     """
-    made = ready(spec, spec.config.image_side, lambda loader: spec.config, place, command)
-    with claimed(made, place):
-        recipe = TokenizerRecipe(spec, place, made.loader, made.init_from)
-        groups = decay_groups(recipe.network, spec.loop.weight_decay, spared=("codebook",))
-        return train(recipe, groups, spec.loop, made.job, place, made.loader, made.validation, report, stop, begun)
+    made = ready(spec, spec.config.image_side, lambda loader: spec.config, process, command)
+    with claimed(made, process):
+        objective = TokenizerObjective(spec, process, made.loader, made.init_from)
+        groups = decay_groups(objective.network, spec.loop.weight_decay, spared=("codebook",))
+        return train(objective, groups, spec.loop, made.job, process, made.loader, made.validation, report, stop, begun)
 
 
-def check_tokenizer_training(spec: TrainTokenizer, place: Place) -> Ready:
+def check_tokenizer_training(spec: TrainTokenizer, process: Process) -> Ready:
     """Check what `train_tokenizer` checks before it begins; write nothing.
 
     Raises:
         ModelError, MedvarError: what stands in its way.
     """
-    made = ready(spec, spec.config.image_side, lambda loader: spec.config, place, ())
+    made = ready(spec, spec.config.image_side, lambda loader: spec.config, process, ())
     check_resumable(made)
     _perceptual(spec, torch.device("cpu"))
     return made
 
 
-class TokenizerRecipe(Recipe):
+class TokenizerObjective(Objective):
     """The tokenizer's loss and the care for its codebook.
 
     Args:
         spec: what to train.
-        place: this process.
+        process: this process.
         loader: gives the images from which the codebook is made.
         begin_with: weights to begin with; None for random ones.
     """
 
     network: Tokenizer
 
-    def __init__(self, spec: TrainTokenizer, place: Place, loader: Loader, begin_with: Contents | None = None) -> None:
+    def __init__(self, spec: TrainTokenizer, process: Process, loader: Loader, begin_with: Contents | None = None) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(spec.loop.seed)
         self.network = Tokenizer(spec.config, generator)
         if begin_with is not None:
             load_weights(self.network, begin_with.weights, spec.init_from)
-        self.network.to(place.device)
-        self.perceptual = _perceptual(spec, place.device)
+        self.network.to(process.device)
+        self.perceptual = _perceptual(spec, process.device)
         self.counts_KV = torch.zeros(
-            len(spec.config.scale_sides), spec.config.vocabulary, dtype=torch.int64, device=place.device
+            len(spec.config.scale_sides), spec.config.vocabulary, dtype=torch.int64, device=process.device
         )  # hits since the last revival, all processes together
         self.skips_parameters = spec.unquantized > 0 and not spec.init_from
         self._spec, self._loader = spec, loader
@@ -197,7 +190,7 @@ class TokenizerRecipe(Recipe):
         if self._quantizing:
             outcome = self.network(images)
             drawn, codes = outcome.images, outcome.vq_loss
-            self.counts_KV += dist.total(outcome.counts)
+            self.counts_KV += processes.total(outcome.counts)
         else:
             drawn = self.network.render(self.network.latents(images))
             codes = drawn.new_zeros((), dtype=torch.float32)
@@ -242,14 +235,14 @@ class TokenizerRecipe(Recipe):
             pixels = pixel_loss(drawn, images, self._spec.weights)
             terms = torch.stack([pixels, outcome.vq_loss, perceptual, psnr])
             sums += torch.cat([terms, terms.new_ones(1)]).double() * len(examples)
-        *totals, images_seen = dist.total(sums).tolist()
+        *totals, images_seen = processes.total(sums).tolist()
         judged = {name: value / images_seen for name, value in zip(names, totals, strict=True)}
         if self.perceptual is None:
             del judged["perceptual"]
         weights = self._spec.weights
         loss = judged["pixels"] + weights.codes * judged["codes"]
         loss += weights.perceptual * judged.get("perceptual", 0)
-        used = (dist.total(counts_KV).sum(0) > 0).double().mean().item()
+        used = (processes.total(counts_KV).sum(0) > 0).double().mean().item()
         return {"loss": loss, **judged, "codes_used": used}
 
     def memory(self) -> dict[str, Tensor]:
@@ -265,18 +258,18 @@ class TokenizerRecipe(Recipe):
         return shares | {f"perplexity/scale_{k + 1:02d}": value for k, value in enumerate(use.perplexity)}
 
     def _start_codebook(self, forget: Forget) -> None:
-        """Place the codes by k-means: every process from the same images; the first one's result holds."""
+        """Process the codes by k-means: every process from the same images; the first one's result holds."""
         spec, pyramid = self._spec, self.network.pyramid
         device = self.counts_KV.device
         generator = torch.Generator(device=device).manual_seed(spec.loop.seed)
         batch, side = spec.loop.micro_batch or spec.loop.batch_size, spec.config.image_side
-        loader = Loader(spec.data, "train", side, batch, spec.loop.seed, Place(1, 0, device))
+        loader = Loader(spec.data, "train", side, batch, spec.loop.seed, Process(1, 0, device))
         with torch.no_grad():
             parts = loader.passes(batch, spec.codebook_images)
             maps = [self.network.latents(examples.images) for examples in parts]
             fit_codebook(pyramid, torch.cat(maps), generator)
         codes = pyramid.codebook.codes
-        dist.copy_from_main(codes.data)
+        processes.copy_from_main(codes.data)
         forget(codes, torch.ones(len(codes), dtype=torch.bool, device=device))
 
     def _revive(self, samples_seen: int, examples: Examples, forget: Forget) -> None:
@@ -285,7 +278,7 @@ class TokenizerRecipe(Recipe):
         generator = torch.Generator(device=codes.device).manual_seed(self._spec.loop.seed + samples_seen)
         size = self._spec.loop.micro_batch or len(examples)
         with torch.no_grad():
-            maps = dist.gathered(self.network.latents(examples.part(0, size).images))
+            maps = processes.gathered(self.network.latents(examples.part(0, size).images))
             # A random scale's vectors serve better than those of all, of which most belong to the finest.
             wanted = pyramid.wanted(maps)
             scale = int(torch.randint(len(wanted), (1,), generator=generator, device=codes.device))
@@ -297,7 +290,7 @@ class TokenizerRecipe(Recipe):
                 self._spec.dead_below,
             )
             codes.copy_(revival.codes)
-        dist.copy_from_main(codes.data)
+        processes.copy_from_main(codes.data)
         forget(codes, revival.dead)
         self.counts_KV.zero_()
 

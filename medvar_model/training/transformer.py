@@ -20,14 +20,16 @@ from medvar_model.checkpoints.checkpoint import (
 )
 from medvar_model.config import TokenizerConfig, TransformerConfig, transformer_config
 from medvar_model.loader import DataSpec, Examples, Loader
-from medvar_model.machine import processes as dist
-from medvar_model.machine.processes import Place
+from medvar_model.machine import processes
+from medvar_model.machine.processes import Process
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.networks.transformer import Transformer
 from medvar_model.training.checks import Ready, check_resumable, claimed, matched_rows, ready
 from medvar_model.training.loop import train
 from medvar_model.training.losses import next_scale_loss
-from medvar_model.training.settings import Draw, LoopSettings, Recipe, RunStart, StepLog, TrainResult, decay_groups
+from medvar_model.training.objective import Draw, Objective, decay_groups
+from medvar_model.training.reports import RunStart, StepLog, TrainResult
+from medvar_model.training.settings import LoopSettings
 
 LOOP = LoopSettings(
     samples=20_000_000,
@@ -79,7 +81,7 @@ class TrainTransformer:
 
 def train_transformer(
     spec: TrainTransformer,
-    place: Place,
+    process: Process,
     report: Callable[[StepLog], None] = lambda log: None,
     stop: Callable[[], bool] = lambda: False,
     command: tuple[str, ...] = (),
@@ -89,7 +91,7 @@ def train_transformer(
 
     Args:
         spec: what to train.
-        place: this process, from `dist.joined`.
+        process: this process, from `processes.joined`.
         report: told of every step.
         stop: asked after every step; yes ends the run at a checkpoint.
         command: the command line, for run.json.
@@ -101,35 +103,35 @@ def train_transformer(
     Example:
         >>> import os
         >>> spec = TrainTransformer("runs/d4", DataSpec("shards"), tokenizer="runs/tok", size="d4")
-        >>> with dist.joined(os.environ) as place:        # doctest: +SKIP
-        ...     train_transformer(spec, place, report=print)
+        >>> with processes.joined(os.environ) as process:        # doctest: +SKIP
+        ...     train_transformer(spec, process, report=print)
     """
-    made, frozen = _ready(spec, place, command)
+    made, frozen = _ready(spec, process, command)
     job, loop = made.job, spec.loop
     assert isinstance(job.config, TransformerConfig)
-    with claimed(made, place):
-        if place.is_main and not (job.out / "tokenizer").is_dir():
+    with claimed(made, process):
+        if process.is_main and not (job.out / "tokenizer").is_dir():
             write_checkpoint(job.out / "tokenizer", frozen)
-        recipe = TransformerRecipe(job.config, build_tokenizer(frozen, spec.tokenizer), loop.seed, place)
+        objective = TransformerObjective(job.config, build_tokenizer(frozen, spec.tokenizer), loop.seed, process)
         if made.init_from is not None:
-            weights = matched_rows(made.init_from, dict(job.conditions), recipe.network.state_dict())
-            load_weights(recipe.network, weights, spec.init_from)
-        groups = decay_groups(recipe.network, loop.weight_decay, spared=SPARED)
-        return train(recipe, groups, loop, job, place, made.loader, made.validation, report, stop, begun)
+            weights = matched_rows(made.init_from, dict(job.conditions), objective.network.state_dict())
+            load_weights(objective.network, weights, spec.init_from)
+        groups = decay_groups(objective.network, loop.weight_decay, spared=SPARED)
+        return train(objective, groups, loop, job, process, made.loader, made.validation, report, stop, begun)
 
 
-def check_transformer_training(spec: TrainTransformer, place: Place) -> Ready:
+def check_transformer_training(spec: TrainTransformer, process: Process) -> Ready:
     """Check what `train_transformer` checks before it begins; write nothing.
 
     Raises:
         ModelError, MedvarError: what stands in its way.
     """
-    made, _ = _ready(spec, place, ())
+    made, _ = _ready(spec, process, ())
     check_resumable(made)
     return made
 
 
-def _ready(spec: TrainTransformer, place: Place, command: tuple[str, ...]) -> tuple[Ready, Contents]:
+def _ready(spec: TrainTransformer, process: Process, command: tuple[str, ...]) -> tuple[Ready, Contents]:
     frozen = read_checkpoint(Path(spec.tokenizer), "tokenizer")
     assert isinstance(frozen.config, TokenizerConfig)
     config = frozen.config
@@ -137,25 +139,25 @@ def _ready(spec: TrainTransformer, place: Place, command: tuple[str, ...]) -> tu
     def config_of(loader: Loader) -> TransformerConfig:
         return transformer_config(spec.size, config, len(loader.conditions))
 
-    return ready(spec, config.image_side, config_of, place, command, frozen), frozen
+    return ready(spec, config.image_side, config_of, process, command, frozen), frozen
 
 
-class TransformerRecipe(Recipe):
+class TransformerObjective(Objective):
     """The transformer's loss.
 
     Args:
         config: of the transformer.
         tokenizer: frozen; gives tokens and what the transformer is shown.
         seed: of the initial weights.
-        place: this process.
+        process: this process.
     """
 
     network: Transformer
 
-    def __init__(self, config: TransformerConfig, tokenizer: Tokenizer, seed: int, place: Place) -> None:
+    def __init__(self, config: TransformerConfig, tokenizer: Tokenizer, seed: int, process: Process) -> None:
         super().__init__()
-        self.network = Transformer(config, torch.Generator().manual_seed(seed)).to(place.device)
-        self.tokenizer = tokenizer.to(place.device)
+        self.network = Transformer(config, torch.Generator().manual_seed(seed)).to(process.device)
+        self.tokenizer = tokenizer.to(process.device)
 
     def forward(self, examples: Examples, draw: Draw) -> dict[str, Tensor]:
         """Return `loss` (mean cross-entropy of all tokens, nats), `accuracy`, and the loss of each scale."""
@@ -171,7 +173,7 @@ class TransformerRecipe(Recipe):
             parts = self._compare(examples, None, None)
             terms = torch.stack([*parts.values(), parts["loss"].new_ones(())])
             sums += terms.double().cpu() * len(examples)
-        *totals, images = dist.total(sums.to(self.network.head.weight.device)).tolist()
+        *totals, images = processes.total(sums.to(self.network.head.weight.device)).tolist()
         return {name: value / images for name, value in zip(names, totals, strict=True)}
 
     def _compare(

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from medvar_cli import options as training
 from medvar_cli.train_commands import app
 from medvar_model.config import TOKENIZERS, TRANSFORMERS
-from medvar_model.training.settings import RunStart, StepLog
+from medvar_model.training.reports import RunStart, StepLog
 from medvar_model.training.tokenizer import LOOPS as TOKENIZER_LOOPS
 from medvar_model.training.transformer import LOOPS as TRANSFORMER_LOOPS
 

@@ -6,10 +6,10 @@ from support.shard_sets import CONDITIONS, picture, write_shard_set
 
 from medvar_model.errors import ShardSetMismatch
 from medvar_model.loader import DataSpec, Loader, to_network
-from medvar_model.machine.processes import Place
+from medvar_model.machine.processes import Process
 
 CPU = torch.device("cpu")
-ALONE = Place(1, 0, CPU)
+ALONE = Process(1, 0, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def take(loader, start, steps):
 def test_pixels_are_those_of_the_set_in_the_networks_range(shards):
     for examples in take(Loader(DataSpec(shards), "train", 32, 4, 0, ALONE), 0, 3):
         assert examples.images.shape == (4, 1, 32, 32)
-        for place, key in enumerate(examples.keys):
+        for process, key in enumerate(examples.keys):
             pixels = torch.from_numpy(picture(int(key.split("train")[1][:4]), 32))
-            assert torch.equal(((examples.images[place, 0] + 1) * 127.5).round().to(torch.uint8), pixels)
-            assert examples.conditions[place] == list(CONDITIONS).index(key[: key.index("-train")])
+            assert torch.equal(((examples.images[process, 0] + 1) * 127.5).round().to(torch.uint8), pixels)
+            assert examples.conditions[process] == list(CONDITIONS).index(key[: key.index("-train")])
 
 
 def test_the_networks_range_ends_at_one():
@@ -57,13 +57,13 @@ def test_workers_and_resuming_change_nothing(shards, workers):
 
 def test_ranks_share_a_global_batch_and_a_pass(shards):
     whole = take(Loader(DataSpec(shards), "train", 32, 6, 3, ALONE), 2, 1)[0]
-    parts = [take(Loader(DataSpec(shards), "train", 32, 6, 3, Place(2, rank, CPU)), 2, 1)[0] for rank in (0, 1)]
+    parts = [take(Loader(DataSpec(shards), "train", 32, 6, 3, Process(2, rank, CPU)), 2, 1)[0] for rank in (0, 1)]
     assert parts[0].keys + parts[1].keys == whole.keys
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
     passed = [
         key
         for rank in (0, 1)
-        for part in Loader(DataSpec(shards), "val", 32, 6, 3, Place(2, rank, CPU)).passes(2)
+        for part in Loader(DataSpec(shards), "val", 32, 6, 3, Process(2, rank, CPU)).passes(2)
         for key in part.keys
     ]
     assert len(passed) == len(set(passed)) == 7

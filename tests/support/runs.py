@@ -7,14 +7,14 @@ import torch
 
 from medvar_model.config import TOKENIZERS
 from medvar_model.loader import DataSpec
-from medvar_model.machine import processes as dist
+from medvar_model.machine import processes
 from medvar_model.training.losses import TokenizerLossWeights
 from medvar_model.training.tokenizer import LOOP as TOKENIZER_LOOP
 from medvar_model.training.tokenizer import TrainTokenizer, train_tokenizer
 from medvar_model.training.transformer import LOOP as TRANSFORMER_LOOP
 from medvar_model.training.transformer import TrainTransformer, train_transformer
 
-PLACE = dist.Place(1, 0, torch.device("cpu"))
+PROCESS = processes.Process(1, 0, torch.device("cpu"))
 HABITS = {"samples": 32, "batch_size": 4, "checkpoint_every": 8, "validate_every": 16, "log_every": 4}
 
 
@@ -38,9 +38,9 @@ def transformer_spec(shards, out, tokenizer, **loop) -> TrainTransformer:
     return TrainTransformer(str(out), DataSpec(str(shards), workers=1), str(tokenizer), "d2", settings)
 
 
-def run(spec, report=lambda log: None, stop=lambda: False, place=PLACE):
+def run(spec, report=lambda log: None, stop=lambda: False, process=PROCESS):
     function = train_tokenizer if isinstance(spec, TrainTokenizer) else train_transformer
-    return function(spec, place, report, stop)
+    return function(spec, process, report, stop)
 
 
 def same_files(a: Path, b: Path) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.runs import PLACE, run, tokenizer_spec, transformer_spec
+from support.runs import PROCESS, run, tokenizer_spec, transformer_spec
 from support.shard_sets import CONDITIONS, write_shard_set
 
 from medvar_model.checkpoints.checkpoint import load_tokenizer
@@ -72,7 +72,7 @@ def test_the_report_is_the_mean_of_the_rows(result):
 def test_reconstructions_are_the_tokenizers(result, trained):
     held_out = table(result, "held_out")
     tokenizer = load_tokenizer(trained / "tok")
-    (examples,) = Loader(DataSpec(str(trained / "S"), workers=0), "val", 32, 4, 0, PLACE).passes(99)
+    (examples,) = Loader(DataSpec(str(trained / "S"), workers=0), "val", 32, 4, 0, PROCESS).passes(99)
     again = psnr(
         to_uint8(examples.images).numpy(), to_uint8(tokenizer.decode(tokenizer.encode(examples.images))).numpy()
     )
@@ -164,8 +164,8 @@ def test_copies_of_training_slices_are_caught(spec, trained, tmp_path):
     """A folder of training slices, offered as samples."""
     folder = tmp_path / "copied"
     folder.mkdir()
-    (examples,) = Loader(spec.data, "train", 32, 4, 0, PLACE).passes(99)
-    names = {row: name for name, row in Loader(spec.data, "train", 32, 4, 0, PLACE).conditions.items()}
+    (examples,) = Loader(spec.data, "train", 32, 4, 0, PROCESS).passes(99)
+    names = {row: name for name, row in Loader(spec.data, "train", 32, 4, 0, PROCESS).conditions.items()}
     images = []
     for key, row, image in zip(
         examples.keys, examples.conditions.tolist(), to_uint8(examples.images).numpy(), strict=True

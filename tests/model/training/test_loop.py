@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.runs import PLACE, run, tokenizer_spec, transformer_spec
+from support.runs import PROCESS, run, tokenizer_spec, transformer_spec
 from support.shard_sets import write_shard_set
 
 from medvar_data.errors import SpecError
@@ -23,9 +23,10 @@ from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.networks.transformer import Transformer
 from medvar_model.training.log import read_log
 from medvar_model.training.losses import TokenizerLossWeights
-from medvar_model.training.settings import Draw, LoopSettings, decay_groups
-from medvar_model.training.tokenizer import TokenizerRecipe, TrainTokenizer
-from medvar_model.training.transformer import SPARED, TransformerRecipe
+from medvar_model.training.objective import Draw, decay_groups
+from medvar_model.training.settings import LoopSettings
+from medvar_model.training.tokenizer import TokenizerObjective, TrainTokenizer
+from medvar_model.training.transformer import SPARED, TransformerObjective
 
 CPU = torch.device("cpu")
 
@@ -127,10 +128,10 @@ def test_both_networks_learn(shards, tokenizer, tmp_path):
 
 
 def test_validation_is_the_same_twice_and_told_every_condition(shards, tokenizer):
-    place, data = PLACE, DataSpec(str(shards))
+    process, data = PROCESS, DataSpec(str(shards))
     config = transformer_config("d2", TOKENIZERS["tiny"], 3)
-    recipe = TransformerRecipe(replace(config, condition_dropout=0.9), load_tokenizer(Path(tokenizer)), 0, place)
-    loader = Loader(data, "val", 32, 4, 0, place)
+    recipe = TransformerObjective(replace(config, condition_dropout=0.9), load_tokenizer(Path(tokenizer)), 0, process)
+    loader = Loader(data, "val", 32, 4, 0, process)
     recipe.network.eval()
     with torch.no_grad():
         judged = [recipe.judge(loader.passes(batch)) for batch in (4, 4, 3)]
@@ -159,14 +160,14 @@ class Poisoned(Exception):
 
 def poison(monkeypatch, steps):
     """Make the tokenizer's loss NaN at some steps."""
-    forward = TokenizerRecipe.forward
+    forward = TokenizerObjective.forward
 
     def poisoned(self, examples, draw):
         losses = forward(self, examples, draw)
         factor = float("nan") if draw.step in steps else 1.0
         return {**losses, "loss": losses["loss"] * factor}
 
-    monkeypatch.setattr(TokenizerRecipe, "forward", poisoned)
+    monkeypatch.setattr(TokenizerObjective, "forward", poisoned)
 
 
 def test_a_step_whose_loss_is_not_finite_is_left_out_and_counted(shards, tmp_path, monkeypatch):
@@ -208,8 +209,8 @@ def test_a_perceptual_term_takes_part(shards, tmp_path):
         if name.startswith("weights"):
             names[f"lin{name[-1]}.model.1.weight"] = value[None, :, None, None]
         else:
-            stage, place, kind = name.split(".")[1:]
-            number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(place)]
+            stage, process, kind = name.split(".")[1:]
+            number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(process)]
             names[f"features.{number}.{kind}"] = value
     torch.save(names, tmp_path / "vgg.pth")
     spec = tokenizer_spec(shards, tmp_path / "run", samples=4, batch_size=2)
@@ -232,8 +233,8 @@ def test_the_two_published_files_of_the_perceptual_loss_are_read_as_they_are(sha
         if name.startswith("weights"):
             linear[f"lin{name[-1]}.model.1.weight"] = value[None, :, None, None]
         else:
-            stage, place, kind = name.split(".")[1:]
-            number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(place)]
+            stage, process, kind = name.split(".")[1:]
+            number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(process)]
             vgg[f"features.{number}.{kind}"] = value
     torch.save(vgg, tmp_path / "vgg16-397923af.pth", _use_new_zipfile_serialization=False)
     torch.save(linear, tmp_path / "vgg.pth")
@@ -260,8 +261,8 @@ def test_the_codebook_starts_from_data_and_dead_codes_come_back(shards, tmp_path
     assert (codes - fresh).abs().max() > 0.1
     assert all(f"usage/scale_0{k}" in logs[-1].numbers for k in (1, 2, 3, 4))
 
-    loader = Loader(spec.data, "train", 32, 4, 0, PLACE)
-    recipe = TokenizerRecipe(spec, PLACE, loader)
+    loader = Loader(spec.data, "train", 32, 4, 0, PROCESS)
+    recipe = TokenizerObjective(spec, PROCESS, loader)
     recipe.before_step(spec.loop.batch_size, lambda parameter, rows: None)
     started = recipe.network.pyramid.codebook.codes.detach().clone()
     moved = []
@@ -344,7 +345,7 @@ def test_two_processes_train_as_one(shards, tokenizer, kind, tmp_path):
         sys.path[:0] = {[str(Path(__file__).parents[2])]!r}
         import torch
         torch.set_num_threads(1)
-        from medvar_model.machine import processes as dist
+        from medvar_model.machine import processes
         from medvar_model.config import *
         from medvar_model.loader import DataSpec
         from medvar_model.training.losses import TokenizerLossWeights
@@ -353,9 +354,9 @@ def test_two_processes_train_as_one(shards, tokenizer, kind, tmp_path):
         from medvar_model.training.transformer import TrainTransformer
         from support.runs import run
         logs = []
-        with dist.joined(os.environ, "cpu") as place:
-            run({specs[1]!r}, logs.append, place=place)
-            if place.is_main:
+        with processes.joined(os.environ, "cpu") as process:
+            run({specs[1]!r}, logs.append, process=process)
+            if process.is_main:
                 print("LOGS", json.dumps([[dict(log.numbers), log.validation] for log in logs]))
         """)
     )

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import PLACE, run, tokenizer_spec, transformer_spec
+from support.runs import PROCESS, run, tokenizer_spec, transformer_spec
 from support.shard_sets import write_shard_set
 
 from medvar_model.checkpoints.checkpoint import load_tokenizer, read_checkpoint
 from medvar_model.config import TOKENIZERS, transformer_config
 from medvar_model.errors import ConfigMismatch, FolderInUse, MissingCheckpoint, OutOfMemory, UnusableFolder
 from medvar_model.machine import folders, memory
-from medvar_model.machine.processes import Place, device_of
+from medvar_model.machine.processes import Process, device_of
 from medvar_model.sampling.sample import SampleSettings
-from medvar_model.training.tokenizer import TokenizerRecipe, check_tokenizer_training
+from medvar_model.training.tokenizer import TokenizerObjective, check_tokenizer_training
 from medvar_model.training.transformer import check_transformer_training
 
 
@@ -113,7 +113,7 @@ def test_two_processes_do_not_train_in_one_folder(shards, tmp_path):
         with pytest.raises(FolderInUse, match=r"Another process is training in .*run at this moment.*-o"):
             run(spec)
         with pytest.raises(FolderInUse):
-            check_tokenizer_training(spec, PLACE)
+            check_tokenizer_training(spec, PROCESS)
     finally:
         other.kill()  # the lock dies with its process
         other.wait()
@@ -139,7 +139,7 @@ def test_a_folder_that_is_something_else_is_refused(shards, finished, tmp_path):
         (shards, "is a shard set; wanted a folder for the run.*-o"),
         (finished / "tokenizer" / "best", "is a checkpoint"),
     ):
-        for check in (run, lambda spec: check_tokenizer_training(spec, PLACE)):
+        for check in (run, lambda spec: check_tokenizer_training(spec, PROCESS)):
             with pytest.raises(UnusableFolder, match=words):
                 check(tokenizer_spec(shards, out))
     assert (tmp_path / "file").is_file()
@@ -155,10 +155,10 @@ class TestInitFrom:
     def test_a_tokenizer_begins_with_its_weights_and_keeps_its_codes(self, shards, finished, tmp_path, monkeypatch):
         spec = replace(tokenizer_spec(shards, tmp_path / "run"), init_from=str(finished / "tokenizer"))
         begun = []
-        monkeypatch.setattr(TokenizerRecipe, "_start_codebook", lambda *_: pytest.fail("the codes were replaced"))
+        monkeypatch.setattr(TokenizerObjective, "_start_codebook", lambda *_: pytest.fail("the codes were replaced"))
         from medvar_model.training.tokenizer import train_tokenizer
 
-        train_tokenizer(spec, PLACE, stop=lambda: True, begun=begun.append)
+        train_tokenizer(spec, PROCESS, stop=lambda: True, begun=begun.append)
         assert begun[0].init_from == str(finished / "tokenizer")
         kept = read_checkpoint(finished / "tokenizer", "tokenizer")
         said = json.loads((tmp_path / "run" / "last" / "run.json").read_text())
@@ -202,12 +202,12 @@ def test_precision_may_change_when_a_run_goes_on(copied):
 
 
 def test_checks_before_a_run_write_nothing(shards, finished, tmp_path):
-    made = check_tokenizer_training(tokenizer_spec(shards, tmp_path / "run"), PLACE)
+    made = check_tokenizer_training(tokenizer_spec(shards, tmp_path / "run"), PROCESS)
     assert (made.loader.set_side, made.loader.image_side) == (32, 32)
-    check_transformer_training(transformer_spec(shards, tmp_path / "run", finished / "tokenizer"), PLACE)
+    check_transformer_training(transformer_spec(shards, tmp_path / "run", finished / "tokenizer"), PROCESS)
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigMismatch, match="--seed was 0, now 3"):
-        check_tokenizer_training(tokenizer_spec(shards, finished / "tokenizer", seed=3), PLACE)
+        check_tokenizer_training(tokenizer_spec(shards, finished / "tokenizer", seed=3), PROCESS)
 
 
 class TestMemory:
@@ -238,7 +238,7 @@ class TestMemory:
                 drawn = getattr(outcome, "images", outcome)
                 loss = drawn.float().log_softmax(-1).mean()
             assert loss.requires_grad
-            return sum(value.untyped_storage().nbytes() for place, value in kept.items() if place not in own)
+            return sum(value.untyped_storage().nbytes() for process, value in kept.items() if process not in own)
 
         for config in (TOKENIZERS["tiny"], TOKENIZERS["demo"]):
             images = torch.rand(4, 1, config.image_side, config.image_side)
@@ -262,7 +262,7 @@ class TestMemory:
         def forward(self, examples, draw):
             raise error
 
-        monkeypatch.setattr(TokenizerRecipe, "forward", forward)
+        monkeypatch.setattr(TokenizerObjective, "forward", forward)
         with pytest.raises(OutOfMemory, match=r"A pass of 4 images on cpu .*--micro-batch.*--batch-size \(now 4\)"):
             run(tokenizer_spec(shards, tmp_path / "run"))
 
@@ -295,7 +295,7 @@ class TestDevice:
             device_of("cuda", local_rank=3)
 
     def test_auto_and_cpu(self):
-        assert Place.alone("auto") == Place.alone("cpu") == PLACE
+        assert Process.alone("auto") == Process.alone("cpu") == PROCESS
 
 
 @pytest.mark.parametrize(

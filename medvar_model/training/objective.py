@@ -1,0 +1,92 @@
+"""What is trained: its loss, what is done between steps, and where its randomness comes from.
+
+In: a process's part of a batch. Out: scalars, `loss` among them. `training.loop.train` drives an `Objective`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from medvar_model.loader import Examples
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where the randomness of a forward pass comes from: numbers that name it, the same however the batch is
+    cut.
+
+    Args:
+        seed: of the run.
+        step: number of the global batch.
+        first: place of the pass's first image in the global batch.
+        batch_size: of the global batch.
+    """
+
+    seed: int
+    step: int
+    first: int
+    batch_size: int
+
+    def uniforms(self) -> Float64[np.ndarray, " rest"]:
+        """Return a number in [0, 1) for each image of the global batch from this pass's first on."""
+        return np.random.default_rng((self.seed, self.step)).random(self.batch_size)[self.first :]
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """Return a fresh generator for this pass."""
+        mixed = (self.seed * 0x9E3779B97F4A7C15 + self.step * 0xBF58476D1CE4E5B9 + self.first) % 2**63
+        return torch.Generator(device=device).manual_seed(mixed)
+
+
+Forget = Callable[[nn.Parameter, Tensor], None]
+
+
+class Objective(nn.Module, ABC):
+    """What is trained, its loss, and what is done between steps.
+
+    `network` is trained and kept; frozen networks may lie beside it. `skips_parameters` says that some of its
+    parameters may be left out of a step's loss.
+    """
+
+    network: nn.Module
+    skips_parameters: bool = False
+
+    @abstractmethod
+    def forward(self, examples: Examples, draw: Draw) -> dict[str, Tensor]:
+        """Return the loss of a process's images as `loss`, and parts of it to log, all scalars."""
+
+    @abstractmethod
+    def judge(self, batches: Iterator[Examples]) -> dict[str, float]:
+        """Validate; the result has `loss`, and is the same on every process."""
+
+    def before_step(self, samples_seen: int, forget: Forget) -> None:
+        """Prepare a step."""
+
+    def after_step(self, samples_seen: int, examples: Examples, forget: Forget) -> None:
+        """Tidy up after a step whose loss was finite."""
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return the tensors beside the weights that resuming needs; they are restored in place."""
+        return {}
+
+    def numbers(self) -> dict[str, float]:
+        """Return further numbers to log."""
+        return {}
+
+
+def decay_groups(network: nn.Module, weight_decay: float, spared: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Split parameters into those that decay and those that do not.
+
+    Spared are vectors, biases, and every parameter whose name contains one of the given words.
+    """
+    named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    spare = {name: p.ndim < 2 or name.endswith("bias") or any(word in name for word in spared) for name, p in named}
+    return [
+        {"params": [p for name, p in named if not spare[name]], "weight_decay": weight_decay},
+        {"params": [p for name, p in named if spare[name]], "weight_decay": 0.0},
+    ]

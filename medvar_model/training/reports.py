@@ -1,0 +1,104 @@
+"""What a run says of itself: how it is called, how it began, each step, how it ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvar_model.config import TokenizerConfig, TransformerConfig
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known when the first step of a call begins.
+
+    Args:
+        out: the run's folder; its log is `log.jsonl` in it.
+        device: what is computed on, such as cpu or cuda:0.
+        processes: how many train together.
+        precision: float32 or bfloat16.
+        slices: of the training split.
+        set_side, image_side: pixels a side in the shard set, and as the network takes them.
+        parameters: of the network in training.
+        step: steps already done; 0 where the run is fresh.
+        steps: of the whole run.
+        batch_size: images of a step.
+        init_from: checkpoint whose weights the run began with; empty for random ones.
+    """
+
+    out: Path
+    device: str
+    processes: int
+    precision: str
+    slices: int
+    set_side: int
+    image_side: int
+    parameters: int
+    step: int
+    steps: int
+    batch_size: int
+    init_from: str = ""
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One step, as reported.
+
+    Args:
+        step: steps done.
+        steps: of the whole run.
+        samples: images seen.
+        numbers: loss, its parts, learning_rate, gradient_norm, images_per_second, waiting (share of the time
+            spent waiting for images), skipped (steps left out so far because the loss was not finite).
+        validation: the numbers of a validation, if one ended this step.
+    """
+
+    step: int
+    steps: int
+    samples: int
+    numbers: Mapping[str, float]
+    validation: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is called, where it lives, and what its checkpoints say of it.
+
+    Args:
+        out: the run's folder.
+        config: of the network.
+        run: the content of run.json.
+        conditions: name → row; empty for a tokenizer.
+    """
+
+    out: Path
+    config: TokenizerConfig | TransformerConfig
+    run: Mapping[str, Any]
+    conditions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of `train` ended.
+
+    Args:
+        out: the run's folder.
+        step, steps: done, and of the whole run.
+        samples: images seen.
+        loss: of the last step; NaN where nothing was left to do.
+        best: lowest validation loss so far; None before the first.
+        skipped: steps left out because the loss was not finite.
+    """
+
+    out: Path
+    step: int
+    steps: int
+    samples: int
+    loss: float
+    best: float | None
+    skipped: int
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has seen all its samples."""
+        return self.step >= self.steps
