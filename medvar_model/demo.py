@@ -15,9 +15,12 @@ from pathlib import Path
 
 import torch
 
+from medvar_data.storage.html import assemble, write_section
 from medvar_model.config import TOKENIZERS, TokenizerConfig
 from medvar_model.errors import MissingCheckpoint, ShardSetMismatch
-from medvar_model.evaluation.evaluate import Evaluate, Evaluation, evaluate, split_sizes
+from medvar_model.evaluation.evaluate import Evaluate, Evaluation, evaluate
+from medvar_model.evaluation.inputs import split_sizes
+from medvar_model.evaluation.page import SECTION, model_section
 from medvar_model.loader import DataSpec
 from medvar_model.machine.processes import Process
 from medvar_model.sampling.sample import SAMPLINGS, SampleSettings
@@ -102,17 +105,19 @@ class ModelDemoResult:
     Attributes:
         evaluation: the finished report.
         tokenizer, transformer: the runs' folders.
+        page: `index.html` of the demo's folder, the data's part and the model's.
         seconds: wall time of each stage of this call.
     """
 
     evaluation: Evaluation
     tokenizer: Path
     transformer: Path
+    page: Path
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResult:
-    """Train, draw, judge.
+    """Train, draw, score, and write the page.
 
     Args:
         spec: what to run.
@@ -148,12 +153,21 @@ def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResu
     predicting = TrainTransformer(str(transformer), spec.data, str(tokenizer), spec.size, second)
     train_transformer(predicting, process, told("transformer"))
     seconds["transformer"], mark = time.monotonic() - mark, time.monotonic()
-    judging = Evaluate(
+    scoring = Evaluate(
         str(spec.model / "evaluation"), spec.data, str(transformer), count=spec.count, settings=spec.settings
     )
-    evaluation = evaluate(judging, process.device, lambda line: tell(f"evaluation: {line}"))
+    evaluation = evaluate(scoring, process.device, lambda line: tell(f"evaluation: {line}"))
     seconds["evaluation"] = time.monotonic() - mark
-    return ModelDemoResult(evaluation, tokenizer, transformer, seconds)
+    page = _write_page(spec, evaluation, tokenizer, transformer)
+    return ModelDemoResult(evaluation, tokenizer, transformer, page, seconds)
+
+
+def _write_page(spec: ModelDemo, evaluation: Evaluation, tokenizer: Path, transformer: Path) -> Path:
+    """Add the model's section, with the curves of both runs, to the page that the data's demo began."""
+    pictures = str((evaluation.out / "pictures").relative_to(spec.folder))
+    write_section(spec.folder, SECTION, model_section(evaluation.report, pictures, tokenizer, transformer))
+    lead = "From published folder layouts to training shards, and from shards to samples."
+    return assemble(spec.folder, "medvar demo", lead)
 
 
 @contextlib.contextmanager
@@ -175,7 +189,7 @@ def _loops(spec: ModelDemo) -> tuple[LoopSettings, LoopSettings]:
     """Give both trainings' settings for the shard set that is there: of few patients, none may be in its val split."""
     if not (spec.folder / SHARDS / "dataset.json").is_file():
         raise MissingCheckpoint(
-            f"{spec.folder} holds no {SHARDS}; wanted the folder of the data road's demo. Run `medvar-data demo "
+            f"{spec.folder} holds no {SHARDS}; wanted the folder in which it left them. Run `medvar-data demo "
             f"{spec.folder}` first."
         )
     sizes = split_sizes(spec.data.shards)
@@ -183,7 +197,7 @@ def _loops(spec: ModelDemo) -> tuple[LoopSettings, LoopSettings]:
         return spec.tokenizer_loop, spec.transformer_loop
     if not sizes.get("test", 0):
         raise ShardSetMismatch(
-            f"{spec.data.shards} has no val or test slices, so nothing could be judged. Run the data road's demo on more "
+            f"{spec.data.shards} has no val or test slices, so nothing could be scored. Run `medvar-data demo` on more "
             "patients."
         )
     return replace(spec.tokenizer_loop, validate_every=0), replace(spec.transformer_loop, validate_every=0)

@@ -1,6 +1,7 @@
 """Name everything the model side can refuse.
 
-ModelError                     catch this to catch them all
+MedvarError                    of the data side: catch this to catch all of both
+└── ModelError                 everything below
 ├── ConfigMismatch             numbers that cannot be built, or two parts that do not fit each other
 ├── MissingCheckpoint          a folder or file of weights that is absent, incomplete or of another kind
 ├── UnknownCondition           a condition name or id that the model was not trained with
@@ -12,8 +13,10 @@ ModelError                     catch this to catch them all
 Every message is a sentence: what, found, wanted, and what to do next.
 """
 
+from medvar_data.errors import MedvarError
 
-class ModelError(Exception):
+
+class ModelError(MedvarError):
     """Base of all errors raised by `medvar_model`."""
 
 

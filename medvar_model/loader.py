@@ -89,7 +89,9 @@ class Loader:
         MedvarError: the set is unreadable, or the spec does not fit it.
     """
 
-    def __init__(self, spec: DataSpec, split: str, image_side: int, batch_size: int, seed: int, process: Process) -> None:
+    def __init__(
+        self, spec: DataSpec, split: str, image_side: int, batch_size: int, seed: int, process: Process
+    ) -> None:
         stream_spec = StreamSpec(
             shards=spec.shards,
             split=split,

@@ -7,13 +7,9 @@ import typer
 
 from medvar_cli import options as options
 from medvar_cli.console import console, print_json, print_table
-from medvar_data.storage.html import assemble, write_section
 from medvar_model.demo import ModelDemo, run_model_demo
 from medvar_model.evaluation.evaluate import Evaluate, Evaluation, check_evaluation, evaluate
-from medvar_model.evaluation.page import model_section
 from medvar_model.machine import processes
-
-SECTION = "2-model"
 
 
 def register(app: typer.Typer) -> None:
@@ -68,12 +64,10 @@ def evaluate_command(
         return options.show_spec(spec, as_json)
     with processes.joined({}, device) as process:
         result = evaluate(spec, process.device, lambda line: None if as_json else print(line, flush=True))
-    write_section(out, SECTION, model_section(result.report, "pictures"))
-    page = assemble(out, "medvar evaluation", f"{run}, judged on the held-out slices of {shards}.")
     if as_json:
         return print_json(result.report)
     _show(result)
-    return console.print(f"\nReport: {page}", markup=False)
+    return console.print(f"\nReport: {result.page}", markup=False)
 
 
 def demo_command(
@@ -92,16 +86,10 @@ def demo_command(
     run_model_demo(ModelDemo(Path("demo")), print)
     """
     result = run_model_demo(ModelDemo(folder), lambda line: None if as_json else print(line, flush=True))
-    pictures = (result.evaluation.out / "pictures").relative_to(folder)
-    html = model_section(result.evaluation.report, str(pictures), result.tokenizer, result.transformer)
-    write_section(folder, SECTION, html)
-    page = assemble(
-        folder, "medvar demo", "From published folder layouts to training shards, and from shards to samples."
-    )
     if as_json:
-        return print_json({"report": result.evaluation.report, "seconds": result.seconds, "page": str(page)})
+        return print_json({"report": result.evaluation.report, "seconds": result.seconds, "page": str(result.page)})
     _show(result.evaluation)
-    return console.print(f"\nReport: {page}", markup=False)
+    return console.print(f"\nReport: {result.page}", markup=False)
 
 
 def _show(result: Evaluation) -> None:

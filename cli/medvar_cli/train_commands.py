@@ -125,7 +125,11 @@ def train_tokenizer_command(
     if dry_run:
         options.show_check(check_tokenizer_training(spec, processes.Process.alone(device)))
         return options.show_spec(spec, as_json)
-    with processes.joined(os.environ, device) as process, options.shown("tokenizer") as people, options.stopping() as stop:
+    with (
+        processes.joined(os.environ, device) as process,
+        options.shown("tokenizer") as people,
+        options.stopping() as stop,
+    ):
         result = train_tokenizer(spec, process, people.step, stop, tuple(sys.argv), people.begin)
     return options.finish(result, as_json)
 
@@ -183,7 +187,11 @@ def train_transformer_command(
     if dry_run:
         options.show_check(check_transformer_training(spec, processes.Process.alone(device)))
         return options.show_spec(spec, as_json)
-    with processes.joined(os.environ, device) as process, options.shown("transformer") as people, options.stopping() as stop:
+    with (
+        processes.joined(os.environ, device) as process,
+        options.shown("transformer") as people,
+        options.stopping() as stop,
+    ):
         result = train_transformer(spec, process, people.step, stop, tuple(sys.argv), people.begin)
     return options.finish(result, as_json)
 

@@ -49,9 +49,14 @@ def show_size(n_bytes: int) -> str:
     return f"{n_bytes} bytes"
 
 
+def memory_limit() -> int:
+    """Bytes of memory of this machine, or of the control group (container, batch job) that holds this process."""
+    return min([_physical(), *_group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
 def default_budget() -> int:
-    """Four fifths of the memory of this machine, or of the control group (container, batch job) that holds this process."""
-    return int(DEFAULT_FRACTION * min([_physical(), *_group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]))
+    """Four fifths of the memory that this process may use."""
+    return int(DEFAULT_FRACTION * memory_limit())
 
 
 def _physical() -> int:

@@ -108,7 +108,7 @@ class _Version:
 
 def is_shard_set(store: Store) -> bool:
     """Tell whether a finished shard set lies in a store."""
-    return store.size(DATASET_FILE) is not None
+    return store.size(DATASET_FILE) is not None and store.size("slices.parquet") is not None
 
 
 def read_table(store: Store, name: str, **options: Any) -> pa.Table:

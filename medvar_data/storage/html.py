@@ -47,8 +47,24 @@ def assemble(folder: Path, title: str, lead: str) -> Path:
     return folder / "index.html"
 
 
+def number(value: float | int | None) -> str:
+    """Write a number as a table shows it; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def picture(folder: str, name: str, says: str) -> str:
+    """Show `<folder>/<name>.png`, which lies beside the page."""
+    return f'<img src="{escape(folder)}/{escape(name)}.png" alt="{escape(says)}">'
+
+
+def folded(title: str, html: str) -> str:
+    """Hide a part of the page behind its title."""
+    return f"<details><summary>{escape(title)}</summary>{html}</details>"
+
+
 def _cell(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not (value is None or isinstance(value, int | float)):
         return f"<td>{escape(str(value))}</td>"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f'<td class="number">{text}</td>'
+    return f'<td class="number">{number(value)}</td>'

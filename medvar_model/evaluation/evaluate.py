@@ -6,35 +6,35 @@ is kept with the digests of what it came from. The same call again returns the f
 A little over 300 lines: the one place where all inputs are opened, checked against each other and written down.
 """
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import UInt8
 
+from medvar_data.storage.html import assemble, write_section
+from medvar_data.storage.store import write_bytes
 from medvar_model.checkpoints.checkpoint import Contents, build_tokenizer, build_transformer, read_checkpoint
-from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
+from medvar_model.errors import ConfigMismatch, ShardSetMismatch
+from medvar_model.evaluation.inputs import check_pair, read_png, read_samples, samples_digest, scan_of, split_sizes
 from medvar_model.evaluation.metrics.features import shrunk
+from medvar_model.evaluation.page import SECTION, model_section
 from medvar_model.evaluation.passes import Fresh, HeldOut, Neighbours, held_out_pass, overall_usage, training_pass
 from medvar_model.evaluation.pictures import Shown, write_pictures
 from medvar_model.evaluation.scores import (
     Labelled,
     Stack,
-    judge_conditions,
-    judge_copies,
-    judge_distribution,
-    judge_reconstructions,
     mean_reconstructions,
+    score_conditions,
+    score_copies,
+    score_distribution,
+    score_reconstructions,
 )
 from medvar_model.loader import DataSpec, Loader, to_network
 from medvar_model.machine.folders import check_shard_set, check_writable
@@ -44,12 +44,13 @@ from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.sampling.sample import PAPER, SampleSettings, to_uint8
 from medvar_model.sampling.sample_files import SampleFiles, check_samples, own_tokenizer, training_note, write_samples
 
+REPORT = "report.json"
 NEARLY_GUESSING = 0.9  # of the cross-entropy of a guess
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """What to judge.
+    """What to score.
 
     Args:
         out: folder for the report.
@@ -83,17 +84,19 @@ class Evaluation:
     Attributes:
         out: its folder.
         report: the content of report.json.
+        page: the same for people, `index.html`.
     """
 
     out: Path
     report: dict[str, Any]
+    page: Path
 
 
 def evaluate(spec: Evaluate, device: torch.device, report: Callable[[str], None] = lambda line: None) -> Evaluation:
-    """Judge a run, or return the report that the same call left before.
+    """Score a run and write its report and page, or return the report that the same call left before.
 
     Args:
-        spec: what to judge.
+        spec: what to score.
         device: what to compute on.
         report: told in a line of each stage that begins.
 
@@ -106,8 +109,13 @@ def evaluate(spec: Evaluate, device: torch.device, report: Callable[[str], None]
     Example:
         >>> evaluate(Evaluate("eval", DataSpec("shards"), "runs/d4"), torch.device("cpu"))  # doctest: +SKIP
     """
-    with told_when_memory_ends(f"Judging {spec.batch_size} images at a time", "Give a smaller --batch-size."):
-        return _Evaluation(spec, device, report).go()
+    with told_when_memory_ends(f"Scoring {spec.batch_size} images at a time", "Give a smaller --batch-size."):
+        open_evaluation = _Evaluation(spec, device, report)
+        result = open_evaluation.finished() or open_evaluation.measure()
+    out = Path(spec.out)
+    write_section(out, SECTION, model_section(result, "pictures"))
+    page = assemble(out, "medvar evaluation", f"{spec.run}, scored on the held-out slices of {spec.data.shards}.")
+    return Evaluation(out, result, page)
 
 
 def check_evaluation(spec: Evaluate, device: torch.device) -> None:
@@ -127,15 +135,15 @@ class _Evaluation:
         check_writable(self.out)
         check_shard_set(spec.data.shards)
         self.kept = read_checkpoint(Path(spec.run), "transformer")
-        self.tokenizer_folder = _tokenizer_folder(spec)
+        self.tokenizer_folder = Path(spec.tokenizer) if spec.tokenizer else own_tokenizer(Path(spec.run))
         self.frozen = read_checkpoint(self.tokenizer_folder, "tokenizer")
-        _check_pair(self.kept, self.frozen, spec)
+        check_pair(self.kept, self.frozen, spec.run)
         self.side: int = self.frozen.config.image_side  # type: ignore[union-attr]  # a tokenizer's has one
         sizes = split_sizes(spec.data.shards)
         self.held_out = [split for split in ("val", "test") if sizes.get(split, 0)]
         if not self.held_out:
             raise ShardSetMismatch(
-                f"{spec.data.shards} has no val or test slices, so there is nothing unseen to judge by. Shard it again "
+                f"{spec.data.shards} has no val or test slices, so there is nothing unseen to score by. Shard it again "
                 "with larger held-out shares, or from more patients."
             )
         self.loader = self._loader("train")
@@ -146,61 +154,70 @@ class _Evaluation:
             )
         self.names = {row: name for name, row in self.kept.conditions.items()}
         if spec.samples:
-            _read_samples(Path(spec.samples))
+            read_samples(Path(spec.samples))
         else:
             check_samples(self._drawing())
 
-    def go(self) -> Evaluation:
+    def finished(self) -> dict[str, Any] | None:
+        """The report that the same evaluation left before, if it did."""
+        file = self.out / REPORT
+        if not file.is_file():
+            return None
+        before = json.loads(file.read_text())
+        return before if before["inputs"] == self._inputs() else None
+
+    def measure(self) -> dict[str, Any]:
+        """Draw, pass over all slices, score; write report, rows and pictures. Returns the report."""
         spec = self.spec
-        inputs = {
-            "shard_set": self.loader.digest,
-            "transformer": self.kept.digest,
-            "tokenizer": self.frozen.digest,
-            "samples": _samples_digest(Path(spec.samples)) if spec.samples else asdict(spec.settings),
-            "count": spec.count,
-            "held_out": spec.held_out,
-            "training": spec.training,
-        }
-        finished = self.out / "report.json"
-        if finished.is_file() and (before := json.loads(finished.read_text()))["inputs"] == inputs:
-            return Evaluation(self.out, before)
         self.out.mkdir(parents=True, exist_ok=True)
-        finished.unlink(missing_ok=True)  # a report of other inputs must not stand beside new pictures
+        (self.out / REPORT).unlink(missing_ok=True)  # a report of other inputs must not stand beside new pictures
         samples, files = self._samples()
         tokenizer = build_tokenizer(self.frozen, str(self.tokenizer_folder)).to(self.device)
         held, splits, predictions = self._held_out_slices(tokenizer)
         truth = Labelled(held.images, tuple(self.names[row] for row in held.rows.tolist()))
         self.say("training slices: nearest to each sample")
         fresh_slices = Fresh(spec.count)
-        near = training_pass(
-            np.concatenate([samples.images, held.images]),
-            self.loader.passes(spec.batch_size, spec.training),
-            fresh_slices,
-        )
-        fresh = self._fresh(fresh_slices, samples)
+        queries = np.concatenate([samples.images, held.images])
+        near = training_pass(queries, self.loader.passes(spec.batch_size, spec.training), fresh_slices)
         self.say("metrics")
-        distance = near.nearest.distance
-        mine, theirs = distance[: len(samples)], distance[len(samples) :]
+        fresh = self._fresh(fresh_slices, samples)
         again = Labelled(_reconstructed(tokenizer, fresh.images, self.device), fresh.conditions)
-        quality = judge_reconstructions(truth, held.reconstructions)
-        verdict = judge_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh, again.images)
-        candidates = {"samples": samples, "fresh": fresh, "fresh_through_tokenizer": again}
+        quality = score_reconstructions(truth, held.reconstructions)
+        named = score_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh, again.images)
+        distance = near.nearest.distance
         report = {
-            "inputs": inputs,
+            "inputs": self._inputs(),
             "settings": asdict(spec.settings),
             "sampled": sorted(set(samples.conditions)),
             "splits": {split: splits.count(split) for split in self.held_out},
             "reconstructions": mean_reconstructions(truth, quality),
             "scales": _scales(self.frozen, held),
             "predictions": predictions,
-            "distribution": judge_distribution(truth, candidates),
-            "copies": judge_copies(mine, samples, theirs, truth),
-            "conditions": verdict.report,
+            "distribution": score_distribution(
+                truth, {"samples": samples, "fresh": fresh, "fresh_through_tokenizer": again}
+            ),
+            "copies": score_copies(distance[: len(samples)], samples, distance[len(samples) :], truth),
+            "conditions": named.report,
         }
         report["notes"] = self._notes(report)
-        self._write_rows(samples, files, verdict.named, held.keys, truth.conditions, splits, quality, near)
+        slices = {"key": list(held.keys), "split": splits, "condition": list(truth.conditions), **quality}
+        drawn = {"file": files, "condition": list(samples.conditions), "named": list(named.named)}
+        write_rows(self.out, drawn, slices, near)
         write_pictures(self.out / "pictures", Shown(samples, truth, held.reconstructions, near), tokenizer, self.device)
-        return Evaluation(self.out, _written(finished, report))
+        return _written(self.out / REPORT, report)
+
+    def _inputs(self) -> dict[str, Any]:
+        """Name everything that decides a report."""
+        spec = self.spec
+        return {
+            "shard_set": self.loader.digest,
+            "transformer": self.kept.digest,
+            "tokenizer": self.frozen.digest,
+            "samples": samples_digest(Path(spec.samples)) if spec.samples else asdict(spec.settings),
+            "count": spec.count,
+            "held_out": spec.held_out,
+            "training": spec.training,
+        }
 
     def _notes(self, report: Mapping[str, Any]) -> list[str]:
         """Say in sentences what a reader must know before believing the numbers."""
@@ -235,14 +252,14 @@ class _Evaluation:
         if not self.spec.samples:
             self.say("samples")
             write_samples(self._drawing(), self.device)
-        said = _read_samples(folder)
+        said = read_samples(folder)
         if said.get("transformer_digest", self.kept.digest) != self.kept.digest:
             raise ConfigMismatch(
                 f"{folder} holds samples of another transformer than {self.spec.run}. Name the run they were drawn "
                 "with, or leave out the samples to draw new ones."
             )
         files = [str(image["file"]) for image in said["images"]]
-        stack = np.stack([_read_png(folder / file) for file in files])
+        stack = np.stack([read_png(folder / file) for file in files])
         return Labelled(shrunk(stack, self.side), tuple(str(image["condition"]) for image in said["images"])), files
 
     def _drawing(self) -> SampleFiles:
@@ -278,95 +295,20 @@ class _Evaluation:
             names += [name] * len(mine)
         return Labelled(np.array(stack, dtype=np.uint8).reshape(-1, self.side, self.side), tuple(names))
 
-    def _write_rows(
-        self,
-        samples: Labelled,
-        files: Sequence[str],
-        named: Sequence[str],
-        keys: Sequence[str],
-        conditions: Sequence[str],
-        splits: Sequence[str],
-        quality: Mapping[str, np.ndarray],
-        near: Neighbours,
-    ) -> None:
-        """Write one row a sample and one a held-out slice."""
-        n, distance = len(samples), near.nearest.distance
-        self.out.mkdir(parents=True, exist_ok=True)
-        rows = {
-            "file": list(files), "condition": list(samples.conditions), "named": list(named),
-            "nearest_key": list(near.keys[:n]), "nearest_distance": distance[:n],
-        }  # fmt: skip
-        pq.write_table(pa.table(rows), self.out / "samples.parquet")
-        slices = {
-            "key": list(keys), "split": list(splits), "condition": list(conditions), **quality,
-            "nearest_key": list(near.keys[n:]), "nearest_distance": distance[n:],
-        }  # fmt: skip
-        pq.write_table(pa.table(slices), self.out / "held_out.parquet")
 
+def write_rows(out: Path, drawn: Mapping[str, Any], slices: Mapping[str, Any], near: Neighbours) -> None:
+    """Write one row a sample and one a held-out slice, each with its nearest training slice.
 
-def split_sizes(shards: str) -> dict[str, int]:
-    """Say how many slices each split of a shard set has."""
-    check_shard_set(shards)
-    try:
-        with fsspec.open(f"{shards.rstrip('/')}/dataset.json") as file:
-            return {name: int(split["slices"]) for name, split in json.load(file)["splits"].items()}
-    except FileNotFoundError:
-        raise ShardSetMismatch(
-            f"{shards} holds no dataset.json; wanted a shard set, as `medvar-data shard` writes it."
-        ) from None
-
-
-def scan_of(key: str) -> str:
-    """Give the part of a slice's key that names its scan.
-
-    Example:
-        >>> scan_of("acdc-patient001-frame01-z0004")
-        'acdc-patient001-frame01'
+    Args:
+        out: the evaluation's folder.
+        drawn: columns of the samples.
+        slices: columns of the held-out slices.
+        near: nearest training slices, of the samples first.
     """
-    return key.rpartition("-z")[0]
-
-
-def _tokenizer_folder(spec: Evaluate) -> Path:
-    return Path(spec.tokenizer) if spec.tokenizer else own_tokenizer(Path(spec.run))
-
-
-def _check_pair(kept: Contents, frozen: Contents, spec: Evaluate) -> None:
-    wanted = kept.run.get("tokenizer", {}).get("digest", frozen.digest)
-    if frozen.digest != wanted:
-        raise ConfigMismatch(
-            f"{spec.run} was trained with a tokenizer of digest {wanted[:12]}, the one named has {frozen.digest[:12]}. "
-            "Leave out --tokenizer to take the copy in the run's folder."
-        )
-
-
-def _read_samples(folder: Path) -> dict[str, Any]:
-    """Read what `write_samples` said of its images."""
-    try:
-        said = json.loads((folder / "samples.json").read_text())
-    except FileNotFoundError:
-        raise MissingCheckpoint(
-            f"{folder} holds no samples.json; wanted a folder that `medvar-model sample` wrote."
-        ) from None
-    except ValueError as error:
-        raise MissingCheckpoint(f"{folder / 'samples.json'} is damaged ({error}). Draw the samples again.") from None
-    if not said.get("finished", True):
-        raise MissingCheckpoint(f"The drawing into {folder} was stopped before its end. Repeat that command first.")
-    return dict(said)
-
-
-def _samples_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for image in _read_samples(folder)["images"]:
-        digest.update(f"{image['file']} {image['condition']}".encode())
-        digest.update((folder / image["file"]).read_bytes())
-    return digest.hexdigest()
-
-
-def _read_png(path: Path) -> UInt8[np.ndarray, "side side"]:
-    pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
-    if pixels is None or pixels.shape[0] != pixels.shape[1]:
-        raise ConfigMismatch(f"{path} is no square image. Take it out of samples.json, or write it again.")
-    return pixels
+    n = len(drawn["file"])
+    for name, columns, part in (("samples", drawn, slice(None, n)), ("held_out", slices, slice(n, None))):
+        nearest = {"nearest_key": list(near.keys[part]), "nearest_distance": near.nearest.distance[part]}
+        pq.write_table(pa.table({**columns, **nearest}), out / f"{name}.parquet")
 
 
 @torch.no_grad()
@@ -392,9 +334,7 @@ def _scales(frozen: Contents, held: HeldOut) -> dict[str, Any]:
 
 
 def _written(path: Path, value: dict[str, Any]) -> dict[str, Any]:
-    """Write beside, then rename: a report is whole or absent. Return it as it will be read."""
+    """Write a report, whole or not at all. Return it as it will be read."""
     text = json.dumps(value, indent=2)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text + "\n")
-    partial.replace(path)
+    write_bytes(path, (text + "\n").encode())
     return dict(json.loads(text))

@@ -9,8 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from medvar_data.storage.html import folded, number, picture, table
 from medvar_model.training.log import read_log
 
+SECTION = "2-model"  # sorts after the data's on a page that holds both
 WIDTH, HEIGHT = 540.0, 190.0  # of a curve, in pixels
 LEFT, BOTTOM, TOP, RIGHT = 52.0, 26.0, 12.0, 12.0  # room for its labels
 COLOURS = {"training": "#9db4d6", "validation": "#c2410c"}
@@ -86,7 +88,7 @@ def chart(title: str, curves: Sequence[Curve], x_name: str) -> str:
 def _summary(report: Mapping[str, Any]) -> str:
     right, copies, drawn = report["conditions"]["right"], report["copies"], report["reconstructions"]
     rows = [
-        ("reconstruction of held-out slices", f"PSNR {_number(drawn['psnr'])} dB, SSIM {_number(drawn['ssim'])}"),
+        ("reconstruction of held-out slices", f"PSNR {number(drawn['psnr'])} dB, SSIM {number(drawn['ssim'])}"),
         ("samples that show their condition", _percent(right)),
         (
             f"samples closer to training than {100 * copies['alpha']:g} % of held-out slices are",
@@ -94,7 +96,7 @@ def _summary(report: Mapping[str, Any]) -> str:
         ),
     ]
     notes = "".join(f"<p><b>Note.</b> {escape(note)}</p>" for note in report.get("notes", []))
-    return _table(("what", "result"), rows) + notes
+    return table(("what", "result"), rows) + notes
 
 
 def _samples(report: Mapping[str, Any], pictures: str) -> str:
@@ -108,9 +110,9 @@ def _samples(report: Mapping[str, Any], pictures: str) -> str:
     rows = []
     for name in names:
         verdict = judged["per_condition"].get(name)
-        right = f"{100 * verdict['share']:.0f} % named right" if verdict else "not judged: no held-out slices"
-        real = _picture(pictures, f"real-{name}", f"held-out slices of {name}") if name in judged["conditions"] else ""
-        drawn = _picture(pictures, f"samples-{name}", f"samples of {name}")
+        right = f"{100 * verdict['share']:.0f} % named right" if verdict else "not scored: no held-out slices"
+        real = picture(pictures, f"real-{name}", f"held-out slices of {name}") if name in judged["conditions"] else ""
+        drawn = picture(pictures, f"samples-{name}", f"samples of {name}")
         rows.append(f"<tr><td><b>{escape(name)}</b><br><small>{right}</small></td><td>{drawn}</td><td>{real}</td></tr>")
     head = "<tr><th>condition</th><th>samples</th><th>real, held out</th></tr>"
     return f"<p>{escape(said)}</p><table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
@@ -141,11 +143,11 @@ def _reconstructions(report: Mapping[str, Any], pictures: str) -> str:
     rows = [(name, *(part[key] for key in keys)) for name, part in drawn["per_condition"].items()]
     rows.append(("all", *(drawn[key] for key in keys)))
     shown = [
-        f"<figure>{_picture(pictures, f'reconstructions-{name}', f'reconstructions of {name}')}"
+        f"<figure>{picture(pictures, f'reconstructions-{name}', f'reconstructions of {name}')}"
         f"<figcaption>{escape(name)}: slices above, what comes back from their tokens below</figcaption></figure>"
         for name in drawn["per_condition"]
     ]
-    return _table(columns, rows) + _folded("Pictures of every condition", "".join(shown))
+    return table(columns, rows) + folded("Pictures of every condition", "".join(shown))
 
 
 def _scales(report: Mapping[str, Any], pictures: str) -> str:
@@ -168,11 +170,11 @@ def _scales(report: Mapping[str, Any], pictures: str) -> str:
         "cannot hit many codes, so “could be used” is the bound."
     )
     shown = "".join(
-        f"<figure>{_picture(pictures, f'scales-{name}', f'{name}, scale by scale')}"
+        f"<figure>{picture(pictures, f'scales-{name}', f'{name}, scale by scale')}"
         f"<figcaption>{escape(name)}: a held-out slice as its token maps are added, and the slice itself</figcaption></figure>"
         for name in report["reconstructions"]["per_condition"]
     )
-    return f"<p>{escape(said)}</p>" + _table(columns, rows) + _folded("A slice of each condition, coming up", shown)
+    return f"<p>{escape(said)}</p>" + table(columns, rows) + folded("A slice of each condition, coming up", shown)
 
 
 def _conditions(report: Mapping[str, Any]) -> str:
@@ -187,14 +189,14 @@ def _conditions(report: Mapping[str, Any]) -> str:
         ("fresh real slices (training)", _percent(judged["right_on_fresh"])),
         ("held-out slices of other scans (cross-validated)", _percent(judged["right_on_held_out"])),
     ]
-    text = f"<p>{escape(said)}</p>" + _table(("images", "named right, with 95 % interval"), rows)
+    text = f"<p>{escape(said)}</p>" + table(("images", "named right, with 95 % interval"), rows)
     names = judged["conditions"]
     counts = [[names[i], *row] for i, row in enumerate(judged["confusion"])]
-    table = _table(("asked for ↓ named →", *names), [[v if v else "·" for v in row] for row in counts])
+    counted = table(("asked for ↓ named →", *names), [[v if v else "·" for v in row] for row in counts])
     note = (
         f"<p>{judged['unjudged']} samples are of conditions without held-out slices.</p>" if judged["unjudged"] else ""
     )
-    return text + note + _folded("Who was taken for whom", table)
+    return text + note + folded("Who was taken for whom", counted)
 
 
 def _distribution(report: Mapping[str, Any]) -> str:
@@ -215,13 +217,13 @@ def _distribution(report: Mapping[str, Any]) -> str:
         )
         for name, score in part["metrics"].items()
     ]
-    return f"<p>{escape(said)}</p>" + _table(columns, rows)
+    return f"<p>{escape(said)}</p>" + table(columns, rows)
 
 
 def _scored(score: Mapping[str, Any], candidate: str, sizes: Mapping[str, int]) -> str:
     """Give a metric's value, or why it has none."""
     if score[candidate] is not None:
-        return _number(score[candidate])
+        return number(score[candidate])
     return f"needs {score['minimum']} images, has {min(sizes['held_out'], sizes[candidate])}"
 
 
@@ -233,32 +235,14 @@ def _copies(report: Mapping[str, Any], pictures: str) -> str:
         f"{100 * part['alpha']:g} % of held-out slices (other patients) stay below."
     )
     rows = [
-        ("threshold", _number(part["threshold"])),
-        ("median of held-out slices", _number(part["held_out_median"])),
-        ("median of samples", _number(part["sample_median"])),
+        ("threshold", number(part["threshold"])),
+        ("median of held-out slices", number(part["held_out_median"])),
+        ("median of samples", number(part["sample_median"])),
         ("samples below the threshold", _percent(part["closer"])),
     ]
-    picture = _picture(pictures, "closest", "closest pairs")
+    pairs = picture(pictures, "closest", "closest pairs")
     caption = "The samples closest to a training slice above, those training slices below."
-    return f"<p>{escape(said)}</p>{_table(('distance', 'value'), rows)}<figure>{picture}<figcaption>{caption}</figcaption></figure>"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(value: object) -> str:
-    if value is None or isinstance(value, int | float):
-        return f'<td class="number">{_number(value)}</td>'
-    return f"<td>{escape(str(value))}</td>"
-
-
-def _number(value: float | int | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    return f"<p>{escape(said)}</p>{table(('distance', 'value'), rows)}<figure>{pairs}<figcaption>{caption}</figcaption></figure>"
 
 
 def _share(value: float) -> str:
@@ -267,17 +251,9 @@ def _share(value: float) -> str:
 
 def _percent(share: Mapping[str, Any]) -> str:
     if not share["n"]:
-        return "none to judge"
+        return "none to score"
     interval = f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"
     return f"{100 * share['share']:.1f} % of {share['n']} ({interval})"
-
-
-def _picture(folder: str, name: str, says: str) -> str:
-    return f'<img src="{escape(folder)}/{escape(name)}.png" alt="{escape(says)}">'
-
-
-def _folded(title: str, html: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{html}</details>"
 
 
 def _text(x: float, y: float, text: str, anchor: str, colour: str = "#566072") -> str:

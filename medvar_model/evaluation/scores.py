@@ -44,7 +44,7 @@ class Labelled:
         return Labelled(self.images[np.array(places, dtype=np.int64)], tuple(self.conditions[i] for i in places))
 
 
-def judge_reconstructions(held_out: Labelled, drawn: Stack) -> dict[str, Float64[np.ndarray, " n"]]:
+def score_reconstructions(held_out: Labelled, drawn: Stack) -> dict[str, Float64[np.ndarray, " n"]]:
     """Compare every slice with what comes back from its tokens: PSNR (of all pixels, and without air) and SSIM."""
     images = held_out.images
     return {
@@ -55,7 +55,7 @@ def judge_reconstructions(held_out: Labelled, drawn: Stack) -> dict[str, Float64
 
 
 def mean_reconstructions(held_out: Labelled, each: Mapping[str, Float64[np.ndarray, " n"]]) -> dict[str, Any]:
-    """Give the means of `judge_reconstructions`, over all slices and over each condition's."""
+    """Give the means of `score_reconstructions`, over all slices and over each condition's."""
     places = {name: held_out.places(name) for name in sorted(set(held_out.conditions))}
     return {
         "n": len(held_out),
@@ -67,7 +67,7 @@ def mean_reconstructions(held_out: Labelled, each: Mapping[str, Float64[np.ndarr
     }
 
 
-def judge_distribution(held_out: Labelled, candidates: Mapping[str, Labelled]) -> dict[str, Any]:
+def score_distribution(held_out: Labelled, candidates: Mapping[str, Labelled]) -> dict[str, Any]:
     """Measure how far sets of images are from the held-out slices, by every unpaired metric.
 
     All sets are first cut to the same mix: the conditions that all of them have, equally many of each in a set. What
@@ -92,7 +92,7 @@ def judge_distribution(held_out: Labelled, candidates: Mapping[str, Labelled]) -
     return {"conditions": shared, "n": sizes, "metrics": scores}
 
 
-def judge_copies(
+def score_copies(
     sample_distance: Float64[np.ndarray, " n"],
     samples: Labelled,
     held_out_distance: Float64[np.ndarray, " m"],
@@ -116,7 +116,7 @@ class ConditionVerdict:
     named: tuple[str, ...]
 
 
-def judge_conditions(
+def score_conditions(
     held_out: Labelled, groups: Sequence[str], samples: Labelled, fresh: Labelled, through_tokenizer: Stack
 ) -> ConditionVerdict:
     """Fit a classifier of conditions to held-out slices and ask it what the samples show.

@@ -4,11 +4,14 @@ In: paths as the user typed them. Out: nothing, or a sentence that names what li
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from medvar_data.shardset.dataset import is_shard_set
+from medvar_data.storage.store import Store
 from medvar_model.errors import FolderInUse, MissingCheckpoint, ShardSetMismatch, UnusableFolder
 
 LOCK = ".lock"
@@ -23,18 +26,13 @@ def check_shard_set(shards: str) -> None:
     Raises:
         ShardSetMismatch: nothing is there, or something else.
     """
-    if "://" in shards or (Path(shards) / "dataset.json").is_file():
+    if "://" in shards or is_shard_set(Store(shards)):
         return
     wanted = "wanted a shard set, as `medvar-data shard` writes it"
     if not Path(shards).exists():
         raise ShardSetMismatch(f"There is no folder {shards}; {wanted}. Check the path.")
-    found = _below(Path(shards), is_shard_set)
+    found = _below(Path(shards), lambda folder: is_shard_set(Store(str(folder))))
     raise ShardSetMismatch(f"{shards} holds no dataset.json; {wanted}.{_fitting(found, 'shard set')}")
-
-
-def is_shard_set(folder: Path) -> bool:
-    """Say whether a folder calls itself a shard set."""
-    return all((folder / name).is_file() for name in ("dataset.json", "slices.parquet"))
 
 
 def no_checkpoint(path: Path, holds_one: Callable[[Path], bool]) -> MissingCheckpoint:
@@ -77,12 +75,12 @@ def held(folder: Path) -> Iterator[None]:
         FolderInUse: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(FileLock(folder / LOCK, timeout=0))
+        except Timeout:
             raise in_use(folder) from None
-        except OSError:
+        except (OSError, NotImplementedError):
             pass
         yield
 

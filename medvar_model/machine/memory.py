@@ -4,12 +4,12 @@ In: sizes and a device. Out: nothing, or an error that names what to make smalle
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 
 import torch
 
+from medvar_data.engine.memory import memory_limit
 from medvar_model.config import TokenizerConfig, TransformerConfig
 from medvar_model.errors import OutOfMemory
 
@@ -41,10 +41,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Return how much memory a device has in all."""
+    """Return how much memory a device has in all; of the CPU, what this process may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory_limit()
 
 
 def least_training_bytes(config: TokenizerConfig | TransformerConfig, bytes_each: int) -> int:

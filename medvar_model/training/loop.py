@@ -1,11 +1,11 @@
 """Train any of the networks: the one loop, with its schedule, its log and its checkpoints.
 
-In: a `Objective` (what is trained and what its loss is), a loader, `LoopSettings`. Out: a run's folder.
+In: an `Objective` (what is trained and what its loss is) and a `Ready` (settings, folder, loaders). Out: a run's folder.
 
 A little over 300 lines: the loop, what it restores and what it keeps are read side by side.
 
 A run stops and resumes exactly: the data come from (seed, step), so does every random number, and the rest is
-in the checkpoint. Time is counted in images seen, so no schedule hangs on the batch size.
+in the checkpoint. Time is counted in images seen, so no schedule depends on the batch size.
 """
 
 import math
@@ -29,13 +29,13 @@ from medvar_model.checkpoints.checkpoint import (
     write_checkpoint,
 )
 from medvar_model.errors import MissingCheckpoint, ModelError
-from medvar_model.loader import Examples, Loader
+from medvar_model.loader import Examples
 from medvar_model.machine import processes
 from medvar_model.machine.processes import Process
+from medvar_model.training.checks import Ready
 from medvar_model.training.log import RunLog, StepClock
 from medvar_model.training.objective import Draw, Objective
-from medvar_model.training.reports import Job, RunStart, StepLog, TrainResult
-from medvar_model.training.settings import LoopSettings
+from medvar_model.training.reports import Callbacks, RunStart, StepLog, TrainResult
 
 MOST_SKIPS_IN_A_ROW = 10
 
@@ -53,52 +53,35 @@ class _Progress:
 def train(
     objective: Objective,
     parameter_groups: list[dict[str, Any]],
-    settings: LoopSettings,
-    job: Job,
+    made: Ready,
     process: Process,
-    loader: Loader,
-    validation: Loader | None,
-    report: Callable[[StepLog], None] = lambda log: None,
-    stop: Callable[[], bool] = lambda: False,
-    begun: Callable[[RunStart], None] = lambda start: None,
+    callbacks: Callbacks,
 ) -> TrainResult:
-    """Train until the samples are seen or `stop` says so; go on from the folder's last checkpoint if it has
-    one.
+    """Train until the samples are seen or `callbacks.stop` says so; go on from the folder's last checkpoint if there is one.
 
     Args:
         objective: what is trained.
         parameter_groups: of AdamW; see `objective.decay_groups`.
-        settings: how.
-        job: where to and what of.
+        made: settings, folder and loaders, as `checks.ready` found them fit.
         process: this process.
-        loader: of the training split.
-        validation: of the val split; None never validates.
-        report: told of every step; only the first process calls it.
-        stop: asked after every step, on every process; one yes ends the run at a checkpoint.
-        begun: told once, before the first step; only the first process calls it.
+        callbacks: what is told, and asked, on the way.
 
     Raises:
         ModelError: ten steps in a row had a loss that is not finite.
         MissingCheckpoint: the checkpoint to go on from is damaged.
     """
-    return _Run(objective, parameter_groups, settings, job, process, loader, validation).go(report, stop, begun)
+    return _Run(objective, parameter_groups, made, process).go(callbacks)
 
 
 class _Run:
     """An open run: the weights in training and everything around them."""
 
     def __init__(
-        self,
-        objective: Objective,
-        parameter_groups: list[dict[str, Any]],
-        settings: LoopSettings,
-        job: Job,
-        process: Process,
-        loader: Loader,
-        validation: Loader | None,
+        self, objective: Objective, parameter_groups: list[dict[str, Any]], made: Ready, process: Process
     ) -> None:
-        self.objective, self.settings, self.job, self.process = objective, settings, job, process
-        self.loader, self.validation = loader, validation
+        self.objective, self.settings, self.job, self.process = objective, made.loop, made.job, process
+        self.loader, self.validation = made.loader, made.validation
+        settings, job = self.settings, self.job
         self.parameters = [parameter for group in parameter_groups for parameter in group["params"]]
         # One kernel for all parameters: 3 to 5 times faster than torch's default on a CPU (58 to 203 tensors).
         self.fused = process.device.type in ("cpu", "cuda")
@@ -117,14 +100,12 @@ class _Run:
             self._save("last", with_state=True)  # so `best` never lies without `last`, and a full disk is known at once
         self.replica = self._replica()
 
-    def go(
-        self, report: Callable[[StepLog], None], stop: Callable[[], bool], begun: Callable[[RunStart], None]
-    ) -> TrainResult:
+    def go(self, callbacks: Callbacks) -> TrainResult:
         """Train; see `train`."""
         settings, progress = self.settings, self.progress
         loss, stopping = math.nan, progress.step >= settings.steps
         if self.process.is_main:
-            begun(self._start())
+            callbacks.begun(self._start())
         if stopping:
             return self._result(loss)
         batches = self.loader.batches(progress.step)
@@ -136,7 +117,7 @@ class _Run:
                 clock.mark()
                 examples = next(batches)
                 clock.waited()
-                numbers, stopping = self._step(step, examples, stop())
+                numbers, stopping = self._step(step, examples, callbacks.stop())
                 loss = numbers["loss"]
                 progress.step += 1
                 numbers |= clock.numbers(settings.batch_size) | {"skipped": float(progress.skipped)}
@@ -150,7 +131,7 @@ class _Run:
                 if stopping or self._is_due(settings.checkpoint_every, step):
                     self._save("last", with_state=True)
                 if self.process.is_main:
-                    report(logged)
+                    callbacks.report(logged)
         finally:
             batches.close()
             if log is not None:
@@ -278,7 +259,7 @@ class _Run:
                 self.averages[name][rows] = parameter[rows]
 
     def _validate(self) -> dict[str, float] | None:
-        """Judge the weights that will be kept, and keep them if they are the best so far."""
+        """Validate the weights that will be kept, and keep them if they are the best so far."""
         if self.validation is None:
             return None
         network, weights = self.objective.network, None
@@ -288,14 +269,14 @@ class _Run:
         network.eval()
         batch = self.settings.micro_batch or max(1, self.settings.batch_size // self.process.world)
         with torch.no_grad(), self.autocast:
-            judged = self.objective.judge(self.validation.passes(batch, self.settings.validation_slices))
+            scored = self.objective.validate(self.validation.passes(batch, self.settings.validation_slices))
         network.train()
         if weights is not None:
             network.load_state_dict(weights)
-        if self.progress.best is None or judged["loss"] < self.progress.best:
-            self.progress.best = judged["loss"]
+        if self.progress.best is None or scored["loss"] < self.progress.best:
+            self.progress.best = scored["loss"]
             self._save("best", with_state=False)
-        return judged
+        return scored
 
     def _save(self, name: str, with_state: bool) -> None:
         if self.process.is_main:

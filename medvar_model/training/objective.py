@@ -61,7 +61,7 @@ class Objective(nn.Module, ABC):
         """Return the loss of a process's images as `loss`, and parts of it to log, all scalars."""
 
     @abstractmethod
-    def judge(self, batches: Iterator[Examples]) -> dict[str, float]:
+    def validate(self, batches: Iterator[Examples]) -> dict[str, float]:
         """Validate; the result has `loss`, and is the same on every process."""
 
     def before_step(self, samples_seen: int, forget: Forget) -> None:

@@ -1,6 +1,6 @@
 """What a run says of itself: how it is called, how it began, each step, how it ended."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,3 +102,18 @@ class TrainResult:
     def is_finished(self) -> bool:
         """Whether the run has seen all its samples."""
         return self.step >= self.steps
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a run tells its caller, and asks.
+
+    Args:
+        report: told of every step; only the first process calls it.
+        stop: asked after every step, on every process; one yes ends the run at a checkpoint.
+        begun: told once, before the first step; only the first process calls it.
+    """
+
+    report: Callable[[StepLog], None] = lambda log: None
+    stop: Callable[[], bool] = lambda: False
+    begun: Callable[[RunStart], None] = lambda start: None

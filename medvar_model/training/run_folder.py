@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from medvar_data.shardset.dataset import is_shard_set
+from medvar_data.storage.store import Store
 from medvar_model.checkpoints.checkpoint import (
     RESUMABLE,
     RUN_CHECKPOINTS,
@@ -23,7 +25,7 @@ from medvar_model.checkpoints.checkpoint import (
 from medvar_model.config import to_dict
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch, UnusableFolder
 from medvar_model.loader import Loader
-from medvar_model.machine.folders import check_writable, is_shard_set
+from medvar_model.machine.folders import check_writable
 from medvar_model.machine.processes import Process
 from medvar_model.training.log import read_log
 from medvar_model.training.reports import Job
@@ -79,7 +81,7 @@ def check_folder(out: Path, shards: str) -> None:
     """
     check_writable(out)
     same = "://" not in shards and out.exists() and Path(shards).exists() and out.samefile(shards)
-    if same or is_shard_set(out):
+    if same or is_shard_set(Store(str(out))):
         raise UnusableFolder(f"{out} is a shard set; wanted a folder for the run. Name another folder with -o.")
     if (out / "config.json").is_file():
         raise UnusableFolder(f"{out} is a checkpoint; wanted the folder of a run, or a new one. Name it with -o.")

@@ -109,18 +109,4 @@ def option_of(field: str) -> str:
     return field if field in NO_OPTION else f"--{field.replace('_', '-')}"
 
 
-
-
 """Takes a parameter and a mask of its rows that were set anew, whose momentum and average must restart."""
-
-
-
-
-
-
-
-
-
-
-
-

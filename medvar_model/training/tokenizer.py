@@ -29,7 +29,7 @@ from medvar_model.training.checks import Ready, check_resumable, claimed, ready
 from medvar_model.training.loop import train
 from medvar_model.training.losses import PerceptualDistance, TokenizerLossWeights, load_perceptual_distance, pixel_loss
 from medvar_model.training.objective import Draw, Forget, Objective, decay_groups
-from medvar_model.training.reports import RunStart, StepLog, TrainResult
+from medvar_model.training.reports import Callbacks, RunStart, StepLog, TrainResult
 from medvar_model.training.settings import LoopSettings
 
 LOOP = LoopSettings(
@@ -140,9 +140,9 @@ def train_tokenizer(
     """
     made = ready(spec, spec.config.image_side, lambda loader: spec.config, process, command)
     with claimed(made, process):
-        objective = TokenizerObjective(spec, process, made.loader, made.init_from)
+        objective = TokenizerObjective(spec, process, made.init_from)
         groups = decay_groups(objective.network, spec.loop.weight_decay, spared=("codebook",))
-        return train(objective, groups, spec.loop, made.job, process, made.loader, made.validation, report, stop, begun)
+        return train(objective, groups, made, process, Callbacks(report, stop, begun))
 
 
 def check_tokenizer_training(spec: TrainTokenizer, process: Process) -> Ready:
@@ -163,13 +163,12 @@ class TokenizerObjective(Objective):
     Args:
         spec: what to train.
         process: this process.
-        loader: gives the images from which the codebook is made.
         begin_with: weights to begin with; None for random ones.
     """
 
     network: Tokenizer
 
-    def __init__(self, spec: TrainTokenizer, process: Process, loader: Loader, begin_with: Contents | None = None) -> None:
+    def __init__(self, spec: TrainTokenizer, process: Process, begin_with: Contents | None = None) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(spec.loop.seed)
         self.network = Tokenizer(spec.config, generator)
@@ -181,7 +180,7 @@ class TokenizerObjective(Objective):
             len(spec.config.scale_sides), spec.config.vocabulary, dtype=torch.int64, device=process.device
         )  # hits since the last revival, all processes together
         self.skips_parameters = spec.unquantized > 0 and not spec.init_from
-        self._spec, self._loader = spec, loader
+        self._spec = spec
         self._quantizing = False
 
     def forward(self, examples: Examples, draw: Draw) -> dict[str, Tensor]:
@@ -218,7 +217,7 @@ class TokenizerObjective(Objective):
         if self._quantizing and due and samples_seen <= until:
             self._revive(samples_seen, examples, forget)
 
-    def judge(self, batches: Iterator[Examples]) -> dict[str, float]:
+    def validate(self, batches: Iterator[Examples]) -> dict[str, float]:
         """Return mean loss, its terms, PSNR (dB, of the full range of grey), and the share of codes used."""
         config = self._spec.config
         names = ("pixels", "codes", "perceptual", "psnr")

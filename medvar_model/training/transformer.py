@@ -28,7 +28,7 @@ from medvar_model.training.checks import Ready, check_resumable, claimed, matche
 from medvar_model.training.loop import train
 from medvar_model.training.losses import next_scale_loss
 from medvar_model.training.objective import Draw, Objective, decay_groups
-from medvar_model.training.reports import RunStart, StepLog, TrainResult
+from medvar_model.training.reports import Callbacks, RunStart, StepLog, TrainResult
 from medvar_model.training.settings import LoopSettings
 
 LOOP = LoopSettings(
@@ -117,7 +117,7 @@ def train_transformer(
             weights = matched_rows(made.init_from, dict(job.conditions), objective.network.state_dict())
             load_weights(objective.network, weights, spec.init_from)
         groups = decay_groups(objective.network, loop.weight_decay, spared=SPARED)
-        return train(objective, groups, loop, job, process, made.loader, made.validation, report, stop, begun)
+        return train(objective, groups, made, process, Callbacks(report, stop, begun))
 
 
 def check_transformer_training(spec: TrainTransformer, process: Process) -> Ready:
@@ -165,7 +165,7 @@ class TransformerObjective(Objective):
         drop_B = torch.from_numpy(draw.uniforms()[: len(examples)] < chance).to(examples.images.device)
         return self._compare(examples, drop_B, draw.generator(examples.images.device))
 
-    def judge(self, batches: Iterator[Examples]) -> dict[str, float]:
+    def validate(self, batches: Iterator[Examples]) -> dict[str, float]:
         """Return the mean of what `forward` returns, with every condition told, over all images."""
         names = ["loss", "accuracy", *_scale_names(len(self.network.config.scale_sides))]
         sums = torch.zeros(len(names) + 1, dtype=torch.float64)

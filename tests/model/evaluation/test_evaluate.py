@@ -13,7 +13,8 @@ from support.shard_sets import CONDITIONS, write_shard_set
 
 from medvar_model.checkpoints.checkpoint import load_tokenizer
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
-from medvar_model.evaluation.evaluate import Evaluate, evaluate, scan_of, split_sizes
+from medvar_model.evaluation.evaluate import Evaluate, evaluate
+from medvar_model.evaluation.inputs import scan_of, split_sizes
 from medvar_model.evaluation.metrics.quality import psnr
 from medvar_model.evaluation.page import Curve, chart, model_section
 from medvar_model.evaluation.passes import Fresh

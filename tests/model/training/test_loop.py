@@ -130,19 +130,23 @@ def test_both_networks_learn(shards, tokenizer, tmp_path):
 def test_validation_is_the_same_twice_and_told_every_condition(shards, tokenizer):
     process, data = PROCESS, DataSpec(str(shards))
     config = transformer_config("d2", TOKENIZERS["tiny"], 3)
-    recipe = TransformerObjective(replace(config, condition_dropout=0.9), load_tokenizer(Path(tokenizer)), 0, process)
+    objective = TransformerObjective(
+        replace(config, condition_dropout=0.9), load_tokenizer(Path(tokenizer)), 0, process
+    )
     loader = Loader(data, "val", 32, 4, 0, process)
-    recipe.network.eval()
+    objective.network.eval()
     with torch.no_grad():
-        judged = [recipe.judge(loader.passes(batch)) for batch in (4, 4, 3)]
-        assert judged[0] == judged[1]
-        assert judged[2] == pytest.approx(judged[0], rel=1e-5)  # a short last batch has no greater weight
-        recipe.network.condition_embedding.weight[-1].fill_(float("nan"))  # the row of "no condition" must not be read
-        assert recipe.judge(loader.passes(4)) == judged[0]
+        validated = [objective.validate(loader.passes(batch)) for batch in (4, 4, 3)]
+        assert validated[0] == validated[1]
+        assert validated[2] == pytest.approx(validated[0], rel=1e-5)  # a short last batch has no greater weight
+        objective.network.condition_embedding.weight[-1].fill_(
+            float("nan")
+        )  # the row of "no condition" must not be read
+        assert objective.validate(loader.passes(4)) == validated[0]
     lengths = [side * side for side in config.scale_sides]
-    scales = [judged[0][f"loss/scale_{k + 1:02d}"] for k in range(len(lengths))]
+    scales = [validated[0][f"loss/scale_{k + 1:02d}"] for k in range(len(lengths))]
     mean = sum(n * loss for n, loss in zip(lengths, scales, strict=True)) / sum(lengths)
-    assert mean == pytest.approx(judged[0]["loss"], rel=1e-5)
+    assert mean == pytest.approx(validated[0]["loss"], rel=1e-5)
 
 
 def test_dropping_hangs_on_seed_and_step_and_image_alone():
@@ -262,24 +266,24 @@ def test_the_codebook_starts_from_data_and_dead_codes_come_back(shards, tmp_path
     assert all(f"usage/scale_0{k}" in logs[-1].numbers for k in (1, 2, 3, 4))
 
     loader = Loader(spec.data, "train", 32, 4, 0, PROCESS)
-    recipe = TokenizerObjective(spec, PROCESS, loader)
-    recipe.before_step(spec.loop.batch_size, lambda parameter, rows: None)
-    started = recipe.network.pyramid.codebook.codes.detach().clone()
+    objective = TokenizerObjective(spec, PROCESS)
+    objective.before_step(spec.loop.batch_size, lambda parameter, rows: None)
+    started = objective.network.pyramid.codebook.codes.detach().clone()
     moved = []
-    recipe.counts_KV[:, :60] = 100  # the last four codes are dead
+    objective.counts_KV[:, :60] = 100  # the last four codes are dead
     examples = next(loader.batches(3))
-    recipe.after_step(10, examples, lambda parameter, rows: moved.append(rows))
-    codes = recipe.network.pyramid.codebook.codes
+    objective.after_step(10, examples, lambda parameter, rows: moved.append(rows))
+    codes = objective.network.pyramid.codebook.codes
     assert moved[0].tolist() == [False] * 60 + [True] * 4
     assert torch.equal(codes[:60], started[:60])
     assert not torch.equal(codes[60:], started[60:])
-    assert not recipe.counts_KV.any()
-    recipe.counts_KV[:, :60] = 100
+    assert not objective.counts_KV.any()
+    objective.counts_KV[:, :60] = 100
     for seen in (19, 80):  # between two revivals, and in the part of the run where codes settle
-        recipe.after_step(seen, examples, lambda parameter, rows: pytest.fail("a code was moved"))
+        objective.after_step(seen, examples, lambda parameter, rows: pytest.fail("a code was moved"))
 
 
-def test_averaged_weights_are_those_that_are_judged_and_kept(shards, tokenizer, tmp_path):
+def test_averaged_weights_are_those_that_are_validated_and_kept(shards, tokenizer, tmp_path):
     spec = transformer_spec(shards, tmp_path / "run", tokenizer, average=0.5)
     run(spec)
     kept = read_checkpoint(tmp_path / "run" / "last", "transformer").weights

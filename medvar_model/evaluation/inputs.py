@@ -1,0 +1,74 @@
+"""Read what an evaluation compares: samples that were drawn, the sizes of the splits, the scans of slices."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from medvar_data.shardset.dataset import read_dataset
+from medvar_data.storage.store import Store
+from medvar_model.checkpoints.checkpoint import Contents
+from medvar_model.errors import ConfigMismatch, MissingCheckpoint
+from medvar_model.machine.folders import check_shard_set
+
+
+def split_sizes(shards: str) -> dict[str, int]:
+    """Say how many slices each split of a shard set has."""
+    check_shard_set(shards)
+    return {name: split.slices for name, split in read_dataset(Store(shards)).splits.items()}
+
+
+def scan_of(key: str) -> str:
+    """Give the part of a slice's key that names its scan.
+
+    Example:
+        >>> scan_of("acdc-patient001-frame01-z0004")
+        'acdc-patient001-frame01'
+    """
+    return key.rpartition("-z")[0]
+
+
+def check_pair(kept: Contents, frozen: Contents, run: str) -> None:
+    """Refuse a tokenizer that is not the one a transformer was trained with."""
+    wanted = kept.run.get("tokenizer", {}).get("digest", frozen.digest)
+    if frozen.digest != wanted:
+        raise ConfigMismatch(
+            f"{run} was trained with a tokenizer of digest {wanted[:12]}, the one named has {frozen.digest[:12]}. "
+            "Leave out --tokenizer to take the copy in the run's folder."
+        )
+
+
+def read_samples(folder: Path) -> dict[str, Any]:
+    """Read what `write_samples` said of its images."""
+    try:
+        said = json.loads((folder / "samples.json").read_text())
+    except FileNotFoundError:
+        raise MissingCheckpoint(
+            f"{folder} holds no samples.json; wanted a folder that `medvar-model sample` wrote."
+        ) from None
+    except ValueError as error:
+        raise MissingCheckpoint(f"{folder / 'samples.json'} is damaged ({error}). Draw the samples again.") from None
+    if not said.get("finished", True):
+        raise MissingCheckpoint(f"The drawing into {folder} was stopped before its end. Repeat that command first.")
+    return dict(said)
+
+
+def samples_digest(folder: Path) -> str:
+    """Name the drawn images by a digest of their files and conditions."""
+    digest = hashlib.sha256()
+    for image in read_samples(folder)["images"]:
+        digest.update(f"{image['file']} {image['condition']}".encode())
+        digest.update((folder / image["file"]).read_bytes())
+    return digest.hexdigest()
+
+
+def read_png(path: Path) -> UInt8[np.ndarray, "side side"]:
+    """Read one drawn image as grey values [0, 255]."""
+    pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    if pixels is None or pixels.shape[0] != pixels.shape[1]:
+        raise ConfigMismatch(f"{path} is no square image. Take it out of samples.json, or write it again.")
+    return pixels
