@@ -190,7 +190,7 @@ def test_a_condition_without_held_out_slices_is_counted_and_not_judged(tmp_path)
     assert report["conditions"]["conditions"] == ["alpha-ct", "beta-mr"]
     assert report["conditions"]["unjudged"] == report["copies"]["unjudged"] == 3
     assert report["conditions"]["right"]["n"] == report["copies"]["closer"]["n"] == 6
-    assert "not judged" in model_section(report, "pictures")
+    assert "not scored" in model_section(report, "pictures")
 
 
 def test_what_does_not_belong_together_is_refused(spec, trained, tmp_path):
