@@ -27,8 +27,12 @@ demo: setup  ## Run everything end to end into demo/; DATA=FOLDER takes real dow
 	$(BIN)/medvar-data demo $(OUT) $(if $(DATA),--data $(DATA))
 	$(BIN)/medvar-model demo $(OUT)
 
-test: setup  ## Run the tests.
-	$(BIN)/python -m pytest -m "not slow"
+# A worker for each processor, one thread a worker; a worker takes whole files, so that a file's set-up is made once. Python may
+# keep what it compiled: each process that a test starts would compile the program anew.
+test: export OMP_NUM_THREADS := 1
+test: export PYTHONDONTWRITEBYTECODE :=
+test: setup  ## Run the tests on all processors.
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile
 
 check: setup  ## Lint, format check, types, import layers.
 	$(BIN)/ruff check
