@@ -11,7 +11,7 @@ from medvar_model.demo import TOKENIZER_LOOP, TRANSFORMER_LOOP, ModelDemo, run_m
 from medvar_model.errors import ModelError, ShardSetMismatch
 from medvar_model.evaluation.page import model_section
 
-HABITS = {"samples": 40, "batch_size": 8, "checkpoint_every": 16, "validate_every": 24, "log_every": 8}
+HABITS = {"samples": 64, "batch_size": 8, "checkpoint_every": 16, "validate_every": 32, "log_every": 8}
 
 
 def tiny(folder) -> ModelDemo:
