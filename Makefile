@@ -48,7 +48,7 @@ bench: setup  ## Run the short form of every benchmark.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	for script in bench/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
-slow: setup  ## Run the long tests: kills, fuzz, scale.
+slow: setup  ## Run the long tests: kills, fuzz, scale, every damaged byte.
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 golden: setup  ## Rewrite the golden files; read the diff before you commit it.
