@@ -188,7 +188,7 @@ def test_ten_such_steps_in_a_row_end_the_run(shards, tmp_path, monkeypatch):
     with pytest.raises(
         ModelError, match=r"not finite in 10 steps in a row .* --init-from .*best and a lower --base-learning-rate"
     ):
-        run(tokenizer_spec(shards, tmp_path / "run", samples=400, checkpoint_every=80, validate_every=80), logs.append)
+        run(tokenizer_spec(shards, tmp_path / "run", samples=400, checkpoint_every=80), logs.append)
     assert logs[-1].step == 18  # five good, three bad, one good, then the tenth bad one in a row ends it
 
 
