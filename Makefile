@@ -27,8 +27,12 @@ demo: setup  ## Run everything end to end into demo/; DATA=FOLDER takes real dow
 	$(BIN)/medvar-data demo $(OUT) $(if $(DATA),--data $(DATA))
 	$(BIN)/medvar-model demo $(OUT)
 
-test: setup  ## Run the tests.
-	$(BIN)/python -m pytest -m "not slow"
+# A worker for each processor, one thread a worker; a worker takes whole files, so that a file's set-up is made once. Python may
+# keep what it compiled: each process that a test starts would compile the program anew.
+test: export OMP_NUM_THREADS := 1
+test: export PYTHONDONTWRITEBYTECODE :=
+test: setup  ## Run the tests on all processors.
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile
 
 check: setup  ## Lint, format check, types, import layers.
 	$(BIN)/ruff check
@@ -44,7 +48,7 @@ bench: setup  ## Run the short form of every benchmark.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	for script in bench/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
-slow: setup  ## Run the long tests: kills, fuzz, scale.
+slow: setup  ## Run the long tests: kills, fuzz, scale, every damaged byte.
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 golden: setup  ## Rewrite the golden files; read the diff before you commit it.

@@ -2,7 +2,6 @@
 
 import os
 import random
-import shlex
 import signal
 import subprocess
 import sys
@@ -128,13 +127,20 @@ def finished_shards(folder: Path) -> int:
     return len(list((folder / "shards").glob("*.tar")))
 
 
-def killed_and_resumed(whole: Path, folder: Path, seed: int) -> int:
-    """Run the three commands, struck five times at random moments in random ways; returns how many strikes found work."""
+def killed_and_resumed(whole: Path, folder: Path, seed: int, strikes: tuple[int, int] = (3, 2)) -> int:
+    """Run the three commands, struck at random moments in random ways.
+
+    Args:
+        strikes: how often harmonize is struck, and shard.
+
+    Returns:
+        How many strikes found the command at work.
+    """
     chance, struck = random.Random(seed), 0
     n_cases, n_shards = finished_cases(whole), finished_shards(whole)
     marks = {
-        "harmonize": (finished_cases, sorted(chance.sample(range(n_cases - 4), 3))),
-        "shard": (finished_shards, sorted(chance.sample(range(n_shards - 2), 2))),
+        "harmonize": (finished_cases, sorted(chance.sample(range(n_cases - 4), strikes[0]))),
+        "shard": (finished_shards, sorted(chance.sample(range(n_shards - 2), strikes[1]))),
     }
     for name, arguments in commands(folder, workers=1).items():
         count, thresholds = marks.get(name, (None, []))
@@ -156,8 +162,14 @@ def killed_and_resumed(whole: Path, folder: Path, seed: int) -> int:
     return struck
 
 
-def test_killed_five_times(undisturbed):
+def test_killed_once_in_each_command(undisturbed):
+    """The short form of the two below."""
     assert finished_cases(undisturbed) == 32
+    assert killed_and_resumed(undisturbed, undisturbed.parent / "once", seed=0, strikes=(1, 1)) >= 1
+
+
+@pytest.mark.slow
+def test_killed_five_times(undisturbed):
     struck = killed_and_resumed(undisturbed, undisturbed.parent / "killed", seed=0)
     assert struck >= 3, "too many commands ended before they could be killed: the test proves too little"
 
@@ -187,27 +199,37 @@ def test_parts_together_give_the_same_bytes(undisturbed):
 
 
 def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on(undisturbed):
-    """On a real file system of 100 kB, in a mount namespace of the test's own."""
+    """On a real file system of 100 kB, in a mount namespace of the test's own; all commands in one process, whose start costs seconds."""
     folder = undisturbed.parent / "full"
     (folder / "work").mkdir(parents=True)
     made = commands(folder, workers=1)
-    quoted = {name: shlex.join([*MEDVAR, *arguments]) for name, arguments in made.items()}
+    one_after_the_other = f"""if True:
+        import subprocess, sys
+        from contextlib import redirect_stdout
+        from medvar_cli.main import data
+        def medvar(*arguments):
+            sys.argv[1:] = arguments
+            try:
+                with redirect_stdout(sys.stderr):
+                    data()
+            except SystemExit as left:
+                return left.code
+        def mount(options):
+            return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", {str(folder / "work")!r}]).returncode
+        if mount("size=120k"):
+            sys.exit(77)
+        print("left with", medvar(*{made["ingest"]!r}), medvar(*{made["harmonize"]!r}), flush=True)
+        subprocess.run(["find", {str(folder / "work")!r}, "-name", "*.partial"], check=True)
+        assert mount("remount,size=9m") == 0
+        print("left with", medvar(*{made["harmonize"]!r}), medvar(*{made["shard"]!r}), flush=True)
+        subprocess.run(["cp", "-r", {str(folder / "work" / "harmonized")!r}, {str(folder / "kept")!r}], check=True)
+    """
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-ec", f"""
-            mount -t tmpfs -o size=120k none {folder / 'work'} || exit 77
-            {quoted['ingest']} >&2
-            set +e; {quoted['harmonize']} >&2; echo "left with $?"; set -e
-            find {folder / 'work'} -name '*.partial'
-            mount -t tmpfs -o remount,size=9m none {folder / 'work'}
-            {quoted['harmonize']} >&2
-            {quoted['shard']} >&2
-            cp -r {folder / 'work' / 'harmonized'} {folder / 'kept'}
-        """],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        ["unshare", "-rm", sys.executable, "-c", one_after_the_other], capture_output=True, text=True, timeout=120
+    )
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("no file system may be mounted here")
-    assert done.stdout.splitlines() == ["left with 2"], done.stderr
+    assert done.stdout.splitlines() == ["left with 0 2", "left with 0 0"], done.stderr
     assert "error: The disk that holds" in done.stderr
     assert "is full. Free some space and run the same command again" in done.stderr.replace("\n", " ")
     (folder / "work" / "harmonized").parent.mkdir(exist_ok=True)

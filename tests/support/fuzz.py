@@ -1,7 +1,7 @@
 """Damage small good inputs in every way that downloads are damaged, and feed them to the road one by one.
 
-`python tests/fuzz.py KIND FIRST COUNT` runs a range of numbers in a process of its own under a memory limit and prints one JSON
-line: how many ended how. An input is named by its kind and number, so any of them can be made again: `mutant(kind, number)`.
+`python tests/support/fuzz.py KIND FIRST COUNT ...` runs ranges of numbers in a process of its own under a memory limit and prints
+one JSON line for each: how many ended how. An input is named by its kind and number, so any of them can be made again: `mutant(kind, number)`.
 """
 
 import gzip
@@ -239,19 +239,17 @@ def _late(*_: object) -> None:
 
 
 def main() -> None:
-    """Run in this process under the limits, print one JSON line."""
+    """Run in this process under the limits, print one JSON line for every KIND FIRST COUNT in the arguments."""
     global _RECIPE
-    kind, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGALRM, _late)
     sitk.ProcessObject.GlobalWarningDisplayOff()
     with tempfile.TemporaryDirectory() as folder:
         _RECIPE = small_recipe(Path(folder))
-        ends = run(kind, first, count)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(
-        json.dumps({"kind": kind, "first": first, "count": count, "peak_mib": peak, "ends": dict(ends.most_common())})
-    )
+        for kind, first, count in zip(sys.argv[1::3], map(int, sys.argv[2::3]), map(int, sys.argv[3::3]), strict=True):
+            ends = dict(run(kind, first, count).most_common())
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+            print(json.dumps({"kind": kind, "first": first, "count": count, "peak_mib": peak, "ends": ends}))
 
 
 if __name__ == "__main__":

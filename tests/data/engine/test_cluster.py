@@ -97,15 +97,12 @@ def test_no_scheduler_is_one_sentence(monkeypatch):
         list(run_tasks(doze, [(1, 0.0)], Engine(scheduler="tcp://127.0.0.1:9"), killed))
 
 
-def test_a_lost_scheduler_is_one_sentence_and_finished_work_stays(tmp_path):
-    lost = start_cluster(tmp_path, workers=1)
-    try:
-        results = run_tasks(doze, [(1, 0.0), (2, 60.0)], Engine(scheduler=str(lost.scheduler_file)), killed)
-        assert next(results) == 1
-        threading.Timer(0.5, lost.kill_scheduler).start()
-        started = time.monotonic()
-        with pytest.raises(WorkspaceError, match=r"connection to the Dask scheduler .* is lost"):
-            list(results)
-        assert time.monotonic() - started < 15
-    finally:
-        lost.kill()
+def test_a_lost_scheduler_is_one_sentence_and_finished_work_stays(cluster):
+    """The last test of this file, since it ends the cluster."""
+    results = run_tasks(doze, [(1, 0.0), (2, 60.0)], Engine(scheduler=str(cluster.scheduler_file)), killed)
+    assert next(results) == 1
+    threading.Timer(0.5, cluster.kill_scheduler).start()
+    started = time.monotonic()
+    with pytest.raises(WorkspaceError, match=r"connection to the Dask scheduler .* is lost"):
+        list(results)
+    assert time.monotonic() - started < 15

@@ -70,17 +70,33 @@ def own_files(seed: int = 1) -> dict[str, bytes]:
     return files
 
 
-@pytest.fixture
-def work(tmp_path) -> Workspace:
-    """Three kinds of cases, all finished: MR with labels, CT with labels, MR of a user, one of them unlabelled."""
-    (tmp_path / "own.toml").write_text(pairs_toml())
-    acdc_tree(tmp_path / "acdc", patients=2)
-    write_files(tmp_path / "chaos", chaos_members())
-    write_files(tmp_path / "own", own_files())
-    workspace = Workspace(tmp_path / "work")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, Path]:
+    """The folder of `work` and a copy of it as it was when all was finished."""
+    root = tmp_path_factory.mktemp("plan")
+    folder, kept = root / "folder", root / "kept"
+    folder.mkdir()
+    (folder / "own.toml").write_text(pairs_toml())
+    acdc_tree(folder / "acdc", patients=2)
+    write_files(folder / "chaos", chaos_members())
+    write_files(folder / "own", own_files())
+    workspace = Workspace(folder / "work")
     ingest(workspace)
-    run_harmonize(workspace, recipe_of(tmp_path), 1, quiet)
-    return workspace
+    run_harmonize(workspace, recipe_of(folder), 1, quiet)
+    shutil.copytree(folder, kept)
+    return folder, kept
+
+
+@pytest.fixture
+def work(finished) -> Workspace:
+    """Three kinds of cases, all finished: MR with labels, CT with labels, MR of a user, one of them unlabelled.
+
+    Always at the same place, since cases name their files' places.
+    """
+    folder, kept = finished
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+    return Workspace(folder / "work")
 
 
 def ingest(workspace: Workspace) -> None:

@@ -114,9 +114,10 @@ def test_adding_up_small_passes_gives_the_gradient_of_the_whole(shards, tokenize
 
 
 def test_both_networks_learn(shards, tokenizer, tmp_path):
+    many = {"samples": 240, "batch_size": 8, "checkpoint_every": 120, "validate_every": 40}
     for spec in (
-        tokenizer_spec(shards, tmp_path / "tok", samples=240, batch_size=8, base_learning_rate=0.1),
-        transformer_spec(shards, tmp_path / "var", tokenizer, samples=240, batch_size=8, base_learning_rate=0.06),
+        tokenizer_spec(shards, tmp_path / "tok", base_learning_rate=0.1, **many),
+        transformer_spec(shards, tmp_path / "var", tokenizer, base_learning_rate=0.06, **many),
     ):
         logs = []
         run(spec, logs.append)
@@ -192,7 +193,7 @@ def test_ten_such_steps_in_a_row_end_the_run(shards, tmp_path, monkeypatch):
     with pytest.raises(
         ModelError, match=r"not finite in 10 steps in a row .* --init-from .*best and a lower --base-learning-rate"
     ):
-        run(tokenizer_spec(shards, tmp_path / "run", samples=400), logs.append)
+        run(tokenizer_spec(shards, tmp_path / "run", samples=400, checkpoint_every=80), logs.append)
     assert logs[-1].step == 18  # five good, three bad, one good, then the tenth bad one in a row ends it
 
 
@@ -254,7 +255,7 @@ def test_the_two_published_files_of_the_perceptual_loss_are_read_as_they_are(sha
 
 
 def test_the_codebook_starts_from_data_and_dead_codes_come_back(shards, tmp_path):
-    spec = tokenizer_spec(shards, tmp_path / "run", samples=80, validate_every=0)
+    spec = tokenizer_spec(shards, tmp_path / "run", samples=80, checkpoint_every=40, validate_every=0)
     fresh = Tokenizer(spec.config, torch.Generator().manual_seed(spec.loop.seed)).pyramid.codebook.codes
     logs = []
     run(replace(spec, loop=replace(spec.loop, samples=4)), logs.append)
@@ -295,7 +296,8 @@ def test_averaged_weights_are_those_that_are_validated_and_kept(shards, tokenize
 
 
 def test_the_best_is_kept_beside_the_last(shards, tokenizer, tmp_path):
-    spec = transformer_spec(shards, tmp_path / "run", tokenizer, samples=240, validate_every=20, base_learning_rate=0.3)
+    many = {"samples": 240, "checkpoint_every": 120, "validate_every": 20}
+    spec = transformer_spec(shards, tmp_path / "run", tokenizer, base_learning_rate=0.3, **many)
     result = run(spec)
     validations = [
         line["validation"]["loss"] for line in read_log(tmp_path / "run" / "log.jsonl") if "validation" in line

@@ -61,7 +61,7 @@ def assert_same_run(a: str, b: str):
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "transformer"])
-@pytest.mark.parametrize("step", [1, 3, 4, 7])
+@pytest.mark.parametrize("step", [1, 3, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 7))])
 def test_killed_and_resumed_is_undisturbed(runs, kind, step, tmp_path):
     spec = replace(runs[kind], out=str(tmp_path / "run"))
     with pytest.raises(Killed):
