@@ -6,13 +6,20 @@ A generated part stands between `<!-- table: name -->` and `<!-- end -->`.
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
 
 from medvar_data.catalog.collection import CollectionSpec, license_text
 from medvar_data.catalog.load import load_collection, load_collections
+from medvar_data.shardset.schema import SLICE_COLUMNS, Column
+from medvar_data.shardset.schema import TABLES as SHARD_SET_TABLES
+from medvar_data.workspace.case_file import SLICE_TABLE
+from medvar_data.workspace.tables import CASE_TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("docs/collections.md", "docs/parity.md")
+PAGES = ("docs/collections.md", "docs/formats.md", "docs/parity.md")
 STATUS = {"originals": "original files", "listing": "published listings", "unconfirmed": "unconfirmed"}
 PART = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -87,7 +94,31 @@ def _expected(name: str, layouts: tuple[str, ...]) -> int:
     return sum(o.expected for o in spec.layouts if o.id in layouts) if layouts else spec.n_expected
 
 
-TABLES: dict[str, Callable[[], str]] = {"collections": collections, "parity": parity}
+def columns(table: tuple[Column, ...]) -> str:
+    """One row a column of a Parquet table; that of slices tells too what a sample's JSON repeats."""
+    head = ["name", "type", "unit", "meaning"]
+    rows = [[f"`{c.name}`", _arrow_type(c.type), c.unit, c.meaning] for c in table]
+    if table is SLICE_COLUMNS:
+        head.append("in the sample's JSON")
+        rows = [[*row, "yes" if c.in_sample else ""] for row, c in zip(rows, table, strict=True)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
+
+
+def _arrow_type(kind: pa.DataType) -> str:
+    if pa.types.is_map(kind):
+        return f"map of {kind.key_type} to {kind.item_type}"
+    if pa.types.is_fixed_size_list(kind):
+        return f"list of {kind.list_size} {kind.value_type}"
+    return f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "collections": collections,
+    "parity": parity,
+    "workspace_cases": partial(columns, CASE_TABLE),
+    "workspace_slices": partial(columns, SLICE_TABLE),
+    **{name.removesuffix(".parquet"): partial(columns, table) for name, table in SHARD_SET_TABLES.items()},
+}
 
 
 def main() -> int:

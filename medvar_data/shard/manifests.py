@@ -53,9 +53,7 @@ class SetContents:
 def write_manifests(store: Store, contents: SetContents, spec: ShardSpec) -> None:
     """Write the tables and dataset.json into the store."""
     tables = [pq.read_table(task.index) for task in contents.tasks]
-    slices = SLICES_SCHEMA.empty_table()
-    if tables:
-        slices = pa.concat_tables([table.replace_schema_metadata() for table in tables])
+    slices = pa.concat_tables([SLICES_SCHEMA.empty_table(), *(table.cast(SLICES_SCHEMA) for table in tables)])
     cases = table_from_rows(sorted(contents.cases, key=lambda r: (r["collection"], r["case"])), CASES_SCHEMA)
     splits = _splits(contents.tasks, tables, cases)
     with tempfile.TemporaryDirectory() as folder:

@@ -16,16 +16,22 @@ import pyarrow.parquet as pq
 
 from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.records import Case, CaseStatistics, HarmonizedCase, HarmonizedVolume, Inputs, Reject
+from medvar_data.shardset.schema import Column, schema_of
 from medvar_data.storage.codec import CODECS, pixel_digest
 from medvar_data.storage.store import atomic_path
 
-SLICE_SCHEMA = pa.schema(
-    [
-        ("z", pa.int32()), ("source_index", pa.int32()), ("body_pixels", pa.int32()), ("foreground_pixels", pa.int32()),
-        ("label_pixels", pa.map_(pa.int16(), pa.int32())), ("image_sha256", pa.string()), ("mask_sha256", pa.string()),
-        ("image", pa.binary()), ("mask", pa.binary()),
-    ]
-)  # fmt: skip
+SLICE_TABLE = (
+    Column("z", pa.int32(), "index along the slice axis, from the patient's feet, right or back"),
+    Column("source_index", pa.int32(), "index along the slice axis as stored in the source"),
+    Column("body_pixels", pa.int32(), "pixels of the finished slice inside the body", "pixels"),
+    Column("foreground_pixels", pa.int32(), "pixels of the mask above 0", "pixels"),
+    Column("label_pixels", pa.map_(pa.int16(), pa.int32()), "pixels of each label id that the mask holds", "pixels"),
+    Column("image_sha256", pa.string(), 'sha256 of "HxW:" and the decoded pixels of the image'),
+    Column("mask_sha256", pa.string(), 'sha256 of "HxW:" and the decoded pixels of the mask'),
+    Column("image", pa.binary(), "the encoded image, byte for byte what the shard will hold"),
+    Column("mask", pa.binary(), "the encoded mask, byte for byte what the shard will hold"),
+)
+SLICE_SCHEMA = schema_of(SLICE_TABLE, described=False)  # names and types alone, as in workspaces that exist
 INDEX_COLUMNS = [name for name in SLICE_SCHEMA.names if name not in ("image", "mask")]
 SLICES_PER_GROUP = 16  # so that a shard reads little more of a case than the slices it takes
 METADATA_KEY = b"medvar.case"
@@ -64,7 +70,7 @@ def write_kept(path: Path, volume: HarmonizedVolume, case: Case, inputs: Inputs,
 
 
 def write_rejected(path: Path, error: CaseRejected, case: Case, inputs: Inputs) -> None:
-    """Write a rejected case, judged from `inputs`: no rows, the reason in the metadata."""
+    """Write a case rejected for what `inputs` say: no rows, the reason in the metadata."""
     _write(path, [], case, inputs, reason=error.reason.value, detail=error.detail)
 
 

@@ -1,4 +1,4 @@
-"""The Parquet tables: one explicit schema each, and the way between rows and frozen dataclasses.
+"""The table of cases that ingest writes: its columns, and the way between rows and frozen dataclasses.
 
 Every file that holds a table is written the same way (zstd, 65,536-row groups, no time stamps), so equal rows give equal
 bytes under one pyarrow version.
@@ -13,18 +13,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvar_data.records import Case
+from medvar_data.shardset.schema import Column, schema_of
 from medvar_data.storage.parquet import table_from_rows, write_table
 
-_s, _i32, _i64, _f64, _b = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+_text, _texts, _i32, _i64 = pa.string(), pa.list_(pa.string()), pa.int32(), pa.int64()
 
-CASE_SCHEMA = pa.schema(
-    [
-        ("collection", _s), ("case", _s), ("group", _s), ("modality", _s), ("region", _s), ("sequence", _s),
-        ("official_split", _s), ("condition", _s), ("layout", _s), ("reader", _s), ("root", _s),
-        ("image", pa.list_(_s)), ("label", pa.list_(_s)), ("channel", _i32), ("n_bytes", _i64), ("modified_ns", _i64),
-        ("n_voxels", _i64), ("inflated_bytes", _i64),
-    ]
+CASE_TABLE = (
+    Column("collection", _text, "name of the collection that the scan belongs to"),
+    Column("case", _text, "key of the scan within its collection"),
+    Column("group", _text, "the patient as the publisher names them, unsalted; of DICOM cohorts a salted hash"),
+    Column("modality", _text, "CT or MR"),
+    Column("region", _text, "part of the body that the collection shows"),
+    Column("sequence", _text, "MR sequence or CT phase as the publisher names it; empty where it names none"),
+    Column("official_split", _text, "the publisher's own split: train, validation or test; empty where there is none"),
+    Column("condition", _text, "what the model is told of the case: collection and modality, or finer"),
+    Column("layout", _text, "the collection's layout whose patterns matched the files"),
+    Column("reader", _text, "what opens the files: volume, dicom or dicom_png"),
+    Column("root", _text, "folder or archive that was named at ingest"),
+    Column("image", _texts, "paths of the image's files below the root, in the order of slices"),
+    Column("label", _texts, "paths of the label's files below the root; none where there is no label"),
+    Column("channel", _i32, "index in the fourth dimension, or number of the volume in a DICOM file of several; else -1"),
+    Column("n_bytes", _i64, "size of all files together, as stored", "bytes"),
+    Column("modified_ns", _i64, "newest modification time of the files", "ns since 1970"),
+    Column("n_voxels", _i64, "voxels of the image by its header, one channel; 0 where no header tells", "voxels"),
+    Column("inflated_bytes", _i64, "image and label uncompressed, all channels; 0 where no header tells", "bytes"),
 )  # fmt: skip
+CASE_SCHEMA = schema_of(CASE_TABLE, described=False)  # names and types alone, as in workspaces that exist
 
 
 def write_cases(path: Path, cases: Iterable[Case], metadata: Mapping[str, str]) -> None:
