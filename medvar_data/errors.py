@@ -51,7 +51,6 @@ class Reason(StrEnum):
     DUPLICATE_CASE = "duplicate_case"  # two files claim one case key
     SOURCE_ERROR = "source_error"  # disk or network did not give the file; tried again by the next run
     KNOWN_BAD = "known_bad"  # the collection's description leaves it out and says why
-    PATIENT_IN_TWO_SPLITS = "patient_in_two_splits"
     UNLABELLED = "unlabelled"  # no label, and the recipe takes labelled cases alone
     WORKER_KILLED = "worker_killed"  # the process died on this case twice, the second time alone
 

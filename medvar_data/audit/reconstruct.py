@@ -14,7 +14,8 @@ import numpy as np
 from isal import igzip
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-from medvar_data.catalog.recipe import Recipe, parse_recipe
+from medvar_data.audit.source import recipe_of, source_case
+from medvar_data.catalog.recipe import Recipe
 from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.geometry import (
     SlicePlan,
@@ -33,7 +34,7 @@ from medvar_data.harmonize.harmonize import PLANES, label_table
 from medvar_data.harmonize.intensity import IntensityParams, invert_intensity
 from medvar_data.readers.read import read_scan
 from medvar_data.records import Geometry
-from medvar_data.shardset.dataset import read_dataset, read_pair, read_table
+from medvar_data.shardset.dataset import read_pair, read_table
 from medvar_data.sources.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.storage.store import Store, atomic_path
 from medvar_data.workspace.workspace import Workspace
@@ -100,7 +101,7 @@ def reconstruct(store: Store, name: str) -> Reconstruction:
             f"The set holds {len(rows)} of the case's {case['n_kept']} slices; `medvar-data verify` tells more."
         )
     geometry, plan = _source_grid(case)
-    recipe = parse_recipe(read_dataset(store).recipe, "the recipe in dataset.json")
+    recipe = recipe_of(store)
     params = IntensityParams(case["normalizer"], case["low"], case["high"])
     shape = slices_first(canonical(np.empty(geometry.shape, dtype=np.bool_), plan), plan.axis).shape
     image = np.full(shape, params.low, dtype=np.float32)
@@ -148,12 +149,9 @@ def measure_losses(
         WorkspaceError: the workspace does not hold the case.
         CaseRejected: the source can no longer be read.
     """
-    known = workspace.cases(rebuilt.collection) if rebuilt.collection in workspace.collections() else []
-    case = next((c for c in known if c.case == rebuilt.case), None)
-    if case is None:
-        raise WorkspaceError("The workspace does not hold this case; give the one that the set was made from.")
+    case = source_case(workspace, {"collection": rebuilt.collection, "case": rebuilt.case})
     spec = workspace.spec(case.collection)
-    recipe = recipe_for(case, parse_recipe(read_dataset(store).recipe, "the recipe in dataset.json"))
+    recipe = recipe_for(case, recipe_of(store))
     row = _case_row(store, f"{case.collection}-{case.case}")
     _, plan = _source_grid(row)
     with open_access(archives):

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from medvar_data.catalog.recipe import parse_recipe
-from medvar_data.errors import ShardSetError
-from medvar_data.harmonize.harmonize import harmonize
+from medvar_data.audit.source import recipe_of, source_case
+from medvar_data.errors import ShardSetError, WorkspaceError
+from medvar_data.harmonize.dependencies import recipe_for
+from medvar_data.harmonize.harmonize import harmonize, recorded_params, replay
 from medvar_data.readers.read import read_scan
-from medvar_data.shardset.dataset import read_dataset, read_pair, read_table
+from medvar_data.records import HarmonizedSlice
+from medvar_data.shardset.dataset import read_pair, read_table
 from medvar_data.sources.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.storage.codec import pixel_digest
 from medvar_data.storage.store import Store
@@ -45,7 +47,7 @@ def trace(
     source: dict[str, Any] = {}
     if workspace:
         with open_access(archives):
-            source = _source(store, row, workspace)
+            source = _source(store, row, case, workspace)
     failed = [name for name, value in {**checks, **source}.items() if value is False]
     verdict = f"wrong: not {', not '.join(failed)}" if failed else "sound"
     return {
@@ -66,24 +68,26 @@ def _one(store: Store, table: str, filters: list[tuple[str, str, str]], missing:
     return dict(rows[0])
 
 
-def _source(store: Store, row: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
-    cases = workspace.cases(row["collection"]) if row["collection"] in workspace.collections() else []
-    case = next((c for c in cases if c.case == row["case"]), None)
-    if case is None:
-        return {
-            "found": False,
-            "note": "the workspace does not hold this case; give the one that the set was made from",
-        }
+def _has_digests(made: HarmonizedSlice, row: dict[str, Any]) -> bool:
+    return (pixel_digest(made.image), pixel_digest(made.mask)) == (row["image_sha256"], row["mask_sha256"])
+
+
+def _source(store: Store, row: dict[str, Any], published: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
+    try:
+        case = source_case(workspace, row)
+    except WorkspaceError as error:
+        return {"found": False, "note": str(error)}
     spec, notes = workspace.spec(case.collection), workspace.archive_notes()
-    recipe = parse_recipe(read_dataset(store).recipe, "the recipe in dataset.json")
+    recipe = recipe_for(case, recipe_of(store))
     scan = read_scan(case, spec)
     again = next((s for s in harmonize(scan, case, spec, recipe).slices if s.z == row["z"]), None)
+    replayed = replay(scan, case, spec, recipe, recorded_params(published), [row["z"]])[0]
     return {
         "found": True,
         "image": [str(Path(case.root) / path) for path in case.image],
         "label": [str(Path(case.root) / path) for path in case.label],
         "archive_sha256": {path.name: notes[path].sha256 for path in sorted(archives_of(case)) if path in notes},
         "image_unchanged": scan.image.digest == row["source_sha256"],
-        "same_pixels_when_made_again": again is not None
-        and (pixel_digest(again.image), pixel_digest(again.mask)) == (row["image_sha256"], row["mask_sha256"]),
+        "same_pixels_when_made_again": again is not None and _has_digests(again, row),
+        "same_pixels_by_the_recorded_parameters": _has_digests(replayed, row),
     }

@@ -4,8 +4,9 @@ In: a `Scan`, its collection and a recipe. Out: a `HarmonizedCase` with every pa
 slices. A pure function: the same scan and recipe give the same bytes wherever it runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
@@ -50,7 +51,7 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
     """
     recipe = recipe_for(case, recipe)
     clean = _clean(scan, case, spec, recipe, None)
-    plan, params = clean.plan, _fit_intensity(clean, case, recipe)
+    params = _fit_intensity(clean, case, recipe)
     keep = _slices_to_keep(clean, scan.label is not None, recipe)
     removed = dict(clean.labels.removed_mm3)
     slices = []
@@ -62,44 +63,65 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
             slices.append(finished)
     if not slices:
         raise CaseRejected(Reason.NO_FOREGROUND, "no slice holds foreground above the recipe's thresholds")
-    voxel_mm3 = float(np.prod(plan.spacing_mm))
+    return HarmonizedVolume(_record(scan, clean, params, keep, slices, removed), tuple(slices))
+
+
+def _record(
+    scan: Scan,
+    clean: _Clean,
+    params: IntensityParams,
+    keep: Sequence[int],
+    slices: Sequence[HarmonizedSlice],
+    removed_label_mm3: dict[int, float],
+) -> HarmonizedCase:
+    """Record all that was decided and measured on a case."""
+    plan, voxel_mm3 = clean.plan, float(np.prod(clean.plan.spacing_mm))
     seen = {label for s in slices for label in s.label_pixels}
     present = [int(v) for v in np.flatnonzero(clean.label_counts) if v > 0]
-    return HarmonizedVolume(
-        HarmonizedCase(
-            image_digest=scan.image.digest,
-            label_digest=scan.label.digest if scan.label else "",
-            steps=(*scan.image.steps, *(scan.label.steps if scan.label else ())),
-            shape=scan.image.geometry.shape,
-            affine=tuple(float(v) for v in scan.image.geometry.affine.reshape(-1)),
-            orientation=plan.orientation,
-            plane=PLANES[plan.axis],
-            spacing_row_mm=plan.spacing_mm[0],
-            spacing_col_mm=plan.spacing_mm[1],
-            through_plane_mm=plan.spacing_mm[2],
-            normalizer=params.normalizer,
-            low=params.low,
-            high=params.high,
-            body_threshold=clean.body_params.threshold,
-            body_fill=clean.body_params.fill,
-            n_slices=plan.n_slices,
-            n_kept=len(slices),
-            n_without_foreground=plan.n_slices - len(keep),
-            n_emptied_by_cleanup=len(keep) - len(slices),
-            removed_body_mm3=removed_mm3(
-                clean.stack, clean.body, clean.labels.voxels, clean.body_params, plan.spacing_mm
-            ),
-            removed_label_mm3=removed,
-            label_mm3={v: float(clean.label_counts[v]) * voxel_mm3 for v in present},
-            vanished_labels=tuple(v for v in present if v not in seen),
-            statistics=_statistics(clean),
-        ),
-        tuple(slices),
+    return HarmonizedCase(
+        image_digest=scan.image.digest,
+        label_digest=scan.label.digest if scan.label else "",
+        steps=(*scan.image.steps, *(scan.label.steps if scan.label else ())),
+        shape=scan.image.geometry.shape,
+        affine=tuple(float(v) for v in scan.image.geometry.affine.reshape(-1)),
+        orientation=plan.orientation,
+        plane=PLANES[plan.axis],
+        spacing_row_mm=plan.spacing_mm[0],
+        spacing_col_mm=plan.spacing_mm[1],
+        through_plane_mm=plan.spacing_mm[2],
+        normalizer=params.normalizer,
+        low=params.low,
+        high=params.high,
+        body_threshold=clean.body_params.threshold,
+        body_fill=clean.body_params.fill,
+        n_slices=plan.n_slices,
+        n_kept=len(slices),
+        n_without_foreground=plan.n_slices - len(keep),
+        n_emptied_by_cleanup=len(keep) - len(slices),
+        removed_body_mm3=removed_mm3(clean.stack, clean.body, clean.labels.voxels, clean.body_params, plan.spacing_mm),
+        removed_label_mm3=removed_label_mm3,
+        label_mm3={v: float(clean.label_counts[v]) * voxel_mm3 for v in present},
+        vanished_labels=tuple(v for v in present if v not in seen),
+        statistics=_statistics(clean),
     )
 
 
+@dataclass(frozen=True)
+class RecordedParams:
+    """What was fitted to a case, as its row records it: all that `replay` needs beside the scan and the recipe."""
+
+    body: BodyParams
+    intensity: IntensityParams
+
+
+def recorded_params(row: Mapping[str, Any]) -> RecordedParams:
+    """Take the fitted parameters out of a row of cases.parquet, or of the fields of a `HarmonizedCase`."""
+    body = BodyParams(row["body_threshold"], row["body_fill"])
+    return RecordedParams(body, IntensityParams(row["normalizer"], row["low"], row["high"]))
+
+
 def replay(
-    scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe, done: HarmonizedCase, kept: Sequence[int]
+    scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe, params: RecordedParams, kept: Sequence[int]
 ) -> tuple[HarmonizedSlice, ...]:
     """Make slices again from what their rows recorded; nothing is fitted to the scan a second time.
 
@@ -108,15 +130,14 @@ def replay(
         case: as ingested.
         spec: its collection.
         recipe: that the case was harmonized by.
-        done: the row of the case: threshold and fill of the body, bounds of the intensities.
+        params: threshold and fill of the body, bounds of the intensities, as recorded.
         kept: `z` of the slices wanted.
 
     >>> volume = harmonize(scan, case, spec, recipe)
-    >>> again = replay(scan, case, spec, recipe, volume.case, [s.z for s in volume.slices])
+    >>> again = replay(scan, case, spec, recipe, recorded_params(vars(volume.case)), [s.z for s in volume.slices])
     """
-    clean = _clean(scan, case, spec, recipe, BodyParams(done.body_threshold, done.body_fill))
-    params = IntensityParams(done.normalizer, done.low, done.high)
-    return tuple(_finish(clean, z, params, recipe)[0] for z in kept)
+    clean = _clean(scan, case, spec, recipe, params.body)
+    return tuple(_finish(clean, z, params.intensity, recipe)[0] for z in kept)
 
 
 def _clean(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe, body_params: BodyParams | None) -> _Clean:

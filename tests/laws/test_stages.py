@@ -24,7 +24,7 @@ from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import resize_image, resize_mask
 from medvar_data.harmonize.body import apply_body, find_body, fit_body
 from medvar_data.harmonize.components import bounding_box, label_components
-from medvar_data.harmonize.harmonize import HarmonizedSlice, harmonize, replay
+from medvar_data.harmonize.harmonize import HarmonizedSlice, harmonize, recorded_params, replay
 from medvar_data.harmonize.histogram import count, li_threshold, moments, percentiles
 from medvar_data.harmonize.intensity import IntensityParams, apply_intensity, fit_percentiles
 from medvar_data.harmonize.label_dust import remove_label_dust, remove_slice_dust
@@ -413,8 +413,8 @@ class TestWhole:
             assert kept == [int(z) for z in annotated]
         seen = {v for s in volume.slices for v in s.label_pixels}
         assert set(volume.case.vanished_labels) == set(volume.case.label_mm3) - seen
-        assert same(replay(scan, case, OWN, tiny, volume.case, kept), volume.slices)
-        assert same(replay(scan, case, OWN, tiny, volume.case, kept[-1:]), volume.slices[-1:])
+        assert same(replay(scan, case, OWN, tiny, recorded_params(vars(volume.case)), kept), volume.slices)
+        assert same(replay(scan, case, OWN, tiny, recorded_params(vars(volume.case)), kept[-1:]), volume.slices[-1:])
 
     @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
     @pytest.mark.parametrize("modality", ["CT", "MR"])
@@ -437,7 +437,10 @@ class TestWhole:
         volume = harmonize(scan, case, OWN, tiny)
         assert (volume.case.low, volume.case.high) == tuple(np.percentile(values, [0.5, 99.5]).astype(float))
         assert volume.case.statistics.std == pytest.approx(float(values.astype(np.float64).std()))
-        assert same(replay(scan, case, OWN, tiny, volume.case, [s.z for s in volume.slices]), volume.slices)
+        assert same(
+            replay(scan, case, OWN, tiny, recorded_params(vars(volume.case)), [s.z for s in volume.slices]),
+            volume.slices,
+        )
 
     @pytest.mark.parametrize(
         ("values", "reason"),
@@ -468,7 +471,7 @@ def replays(collection: str, folder: Path, most: int) -> int:
     for case in ingest(spec, open_tree(folder), b"").cases[:most]:
         scan = read_scan(case, spec)
         volume = harmonize(scan, case, spec, PAPER)
-        again = replay(scan, case, spec, PAPER, volume.case, [s.z for s in volume.slices])
+        again = replay(scan, case, spec, PAPER, recorded_params(vars(volume.case)), [s.z for s in volume.slices])
         assert same(again, volume.slices), case.case
         n += 1
     return n

@@ -36,8 +36,9 @@ def brain(at: Space, labels: Mapping[str, int], growth: Real, rng: np.random.Gen
     """Build a brain; `growth` scales the tumour, so that a second visit of a patient differs from the first."""
     tumour = _tumour(growth, rng)
     pushed = _push(at, tumour, rng)
-    dome, cerebrum, below = _outlines(pushed, rng)
-    return Brain(_layers(at, pushed, dome, cerebrum, below, tumour, labels, rng), np.minimum(cerebrum, below))
+    outlines = _outlines(pushed, rng)
+    _, cerebrum, below = outlines
+    return Brain(_layers(at, pushed, outlines, tumour, labels, rng), np.minimum(cerebrum, below))
 
 
 def _tumour(growth: Real, rng: np.random.Generator) -> Tumour:
@@ -77,13 +78,12 @@ def _outlines(at: Space, rng: np.random.Generator) -> tuple[Array, Array, Array]
 def _layers(
     at: Space,
     pushed: Space,
-    vault: Array,
-    cerebrum: Array,
-    below: Array,
+    outlines: tuple[Array, Array, Array],
     tumour: Tumour,
     labels: Mapping[str, int],
     rng: np.random.Generator,
 ) -> Iterator[Layer]:
+    vault, cerebrum, below = outlines
     fold = field(at.grid, rng, 27) + np.float32(0.35) * field(at.grid, rng, 13)
     wave = np.abs(np.sin(np.float32(np.pi * rng.uniform(1.15, 1.45)) * fold))  # 0 along every sulcus
     near_fold = np.exp(-((wave / np.float32(0.20)) ** 2))

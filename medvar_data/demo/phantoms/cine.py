@@ -152,16 +152,8 @@ def _heart(
     inner = np.maximum(inner, np.maximum(past_base, past_tip + np.float32(left.wall)))
 
     turn = np.deg2rad(left.angle)
-    reach = left.cavity + left.wall
     way = np.array([np.cos(turn), np.sin(turn)])
-    # The right ventricle holds on to the septum: its middle follows the left wall as that moves.
-    middle = way * (0.72 * reach + 15 * left.right)
-    shrink = np.sqrt(np.clip(1 - np.clip((along - 0.05) * 1.18, 0, 1) ** 2.0, 0, 1)).astype(np.float32)
-    across = (at.x - np.float32(middle[0])) * np.float32(way[0]) + (at.y - np.float32(middle[1])) * np.float32(way[1])
-    beside = (at.y - np.float32(middle[1])) * np.float32(way[0]) - (at.x - np.float32(middle[0])) * np.float32(way[1])
-    wide, high = 27 * left.right, 41 * np.sqrt(left.right)
-    r = np.sqrt((across / np.float32(wide)) ** 2 + (beside / np.float32(high)) ** 2)
-    right = (r - shrink) * np.float32(0.5 * (wide + high) * 0.85) + np.float32(0.8) * wobble
+    right = _right_ventricle(at, left, along, way, wobble)
     right = np.maximum(right.astype(np.float32), np.maximum(past_base, past_tip + 14))
     epicardial = join(outer, right - 3, 10)
     yield layer("fat", at, epicardial - np.float32(rng.uniform(2.5, 6)), fade_mm=2)
@@ -173,13 +165,34 @@ def _heart(
     yield layer("myocardium", at, np.maximum(strands, np.maximum(body + 1, -body - 8)), KEEP, fade_mm=3)
     yield layer("myocardium", at, outer, labels.get("myocardium", 0))
     yield layer("left_heart", at, inner, labels.get("left ventricle", 0))
+    for part, muscle in _papillary_muscles(at, left, phase, rng):
+        yield layer("myocardium", part, np.maximum(muscle, part.piece(at, inner)), KEEP)
+    yield from _atria(at, left, way, past_base, rng)
+
+
+def _right_ventricle(at: Space, left: Ventricle, along: Array, way: np.ndarray, wobble: Array) -> Array:
+    """Distance to the right ventricle's cavity and wall, without the planes that end it."""
+    reach = left.cavity + left.wall
+    # The right ventricle holds on to the septum: its middle follows the left wall as that moves.
+    middle = way * (0.72 * reach + 15 * left.right)
+    shrink = np.sqrt(np.clip(1 - np.clip((along - 0.05) * 1.18, 0, 1) ** 2.0, 0, 1)).astype(np.float32)
+    across = (at.x - np.float32(middle[0])) * np.float32(way[0]) + (at.y - np.float32(middle[1])) * np.float32(way[1])
+    beside = (at.y - np.float32(middle[1])) * np.float32(way[0]) - (at.x - np.float32(middle[0])) * np.float32(way[1])
+    wide, high = 27 * left.right, 41 * np.sqrt(left.right)
+    r = np.sqrt((across / np.float32(wide)) ** 2 + (beside / np.float32(high)) ** 2)
+    return (r - shrink) * np.float32(0.5 * (wide + high) * 0.85) + np.float32(0.8) * wobble
+
+
+def _papillary_muscles(
+    at: Space, left: Ventricle, phase: Real, rng: np.random.Generator
+) -> Iterator[tuple[Space, Array]]:
+    """Give both muscles: the part of space that each lies in, and the distance to it there."""
+    turn = np.deg2rad(left.angle)
     for spot in (0.75, -2.1):
         angle = turn + np.pi + spot * 0.75
         foot = 0.62 * left.cavity * np.array([np.cos(angle), np.sin(angle)])
         thick = (3.4 + 2.4 * phase) * spread(rng, 1.0, 0.15)
-        part, muscle = tube(at, [(*foot, -8.0), (*(1.1 * foot), 0.4 * left.length)], [0.5 * thick, thick])
-        yield layer("myocardium", part, np.maximum(muscle, part.piece(at, inner)), KEEP)
-    yield from _atria(at, left, way, past_base, rng)
+        yield tube(at, [(*foot, -8.0), (*(1.1 * foot), 0.4 * left.length)], [0.5 * thick, thick])
 
 
 def _atria(at: Space, left: Ventricle, way: np.ndarray, past_base: Array, rng: np.random.Generator) -> Iterator[Layer]:

@@ -109,6 +109,17 @@ def _bones(
         disc_region = np.maximum(outline + 1.0, half - 1 - np.abs(up))
         yield layer("disc", at, disc_region)
         yield layer("canal", at, canal_shape(frame, column))
+    arch = _arch(frame, column, surface)
+    rough = np.float32(0.5) * field(at.grid, rng, 11)
+    yield layer("cortex", at, np.minimum(bone, arch) + rough, ids)
+    yield layer("marrow", at, np.minimum(bone + 2.0, arch + 2.3) + rough, KEEP)
+
+
+def _arch(frame: Frame, column: Column, surface: Array) -> Array:
+    """Distance to the arches behind the canal: pedicles, rings, spinous and transverse processes, facets."""
+    a = column.half_width
+    b = 0.76 * a
+    x, y, up, half = frame.x, frame.y, frame.up, frame.half_height
     hole = canal_shape(frame, column)
     back = -b - 9.0
     side = np.abs(x)
@@ -134,10 +145,7 @@ def _bones(
     joint = np.abs(np.float32(0.8) * (side - np.float32(0.74 * a)) + np.float32(0.6) * (y - np.float32(back - 5))) - 0.7
     facet = np.maximum(facet, -joint)
     arch = np.minimum.reduce([pedicle, join(ring, spinous, 3.0), transverse, facet])
-    arch = np.maximum(cut(arch.astype(np.float32), hole), surface + 7)
-    rough = np.float32(0.5) * field(at.grid, rng, 11)
-    yield layer("cortex", at, np.minimum(bone, arch) + rough, ids)
-    yield layer("marrow", at, np.minimum(bone + 2.0, arch + 2.3) + rough, KEEP)
+    return np.maximum(cut(arch.astype(np.float32), hole), surface + 7)
 
 
 def _canal(at: Space, frame: Frame, column: Column, rng: np.random.Generator) -> Iterator[Layer]:

@@ -67,7 +67,9 @@ def test_a_changed_source_is_noticed(road, tmp_path):
     folder = root / "database/training/patient001"
     shutil.copy(folder / "patient001_frame10.nii.gz", folder / "patient001_frame01.nii.gz")
     report = trace(store, key, workspace)
-    assert report["verdict"] == "wrong: not image_unchanged, not same_pixels_when_made_again"
+    assert report["verdict"] == (
+        "wrong: not image_unchanged, not same_pixels_when_made_again, not same_pixels_by_the_recorded_parameters"
+    )
     source = report["source"]
     assert not source["image_unchanged"]
     assert not source["same_pixels_when_made_again"]

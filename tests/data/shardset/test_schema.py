@@ -55,7 +55,8 @@ def test_a_sample_holds_the_columns_marked_for_it(road):
     wanted = {c.name for c in SLICE_COLUMNS if c.in_sample}
     with tarfile.open(next(road.shards.glob("train-*.tar"))) as shard:
         notes = [json.load(shard.extractfile(m)) for m in shard if m.name.endswith(".json")]
-    assert notes and all(set(note) == wanted for note in notes)
+    assert notes
+    assert all(set(note) == wanted for note in notes)
 
 
 def test_the_page_of_formats_lists_every_column():

@@ -1,0 +1,33 @@
+"""Go from a shard set back to what it was made from: its recipe, and the workspace's case of a row."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from medvar_data.catalog.recipe import Recipe, parse_recipe
+from medvar_data.errors import WorkspaceError
+from medvar_data.records import Case
+from medvar_data.shardset.dataset import read_dataset
+from medvar_data.storage.store import Store
+from medvar_data.workspace.workspace import Workspace
+
+
+def recipe_of(store: Store) -> Recipe:
+    """The recipe that a set was harmonized by.
+
+    Raises:
+        ShardSetError: there is no set. SpecError: the recipe that it names is none.
+    """
+    return parse_recipe(read_dataset(store).recipe, "the recipe in dataset.json")
+
+
+def source_case(workspace: Workspace, row: Mapping[str, Any]) -> Case:
+    """The workspace's case of a row, by its columns `collection` and `case`.
+
+    Raises:
+        WorkspaceError: the workspace does not hold it.
+    """
+    known = workspace.cases(row["collection"]) if row["collection"] in workspace.collections() else []
+    case = next((c for c in known if c.case == row["case"]), None)
+    if case is None:
+        raise WorkspaceError("The workspace does not hold this case; give the one that the set was made from.")
+    return case
