@@ -2,10 +2,11 @@
 
 import re
 
-from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, labels_of, parse_numbers
+from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, Quirk, labels_of, parse_numbers
 from medvar_data.catalog.toml import compiled, one_of
 from medvar_data.errors import SpecError
 
+CASE_PATTERNS = re.compile(r"[a-z0-9*?\[\]\-]+(?: +[a-z0-9*?\[\]\-]+)*")
 MODALITIES = ("CT", "MR")
 
 
@@ -47,6 +48,10 @@ def check_collection(spec: CollectionSpec, where: str) -> None:
         )
     for pattern in spec.exclude:
         compiled(pattern, f"{where}: exclude")
+    for quirk in spec.quirks:
+        _check_quirk(quirk, f"{where}, quirk {quirk.id}")
+    for repair in spec.repairs:
+        _check_cases(repair.cases, f"{where}, repair {repair.id}")
     ids = sorted({label.id for label in spec.labels})
     if ids != list(range(1, len(ids) + 1)) or len(ids) > 255:
         raise SpecError(f"{where}: label ids are {ids}; wanted 1, 2, 3 … without a gap (masks are 8-bit).")
@@ -63,6 +68,22 @@ def check_collection(spec: CollectionSpec, where: str) -> None:
         if layout.vote and "rater" not in re.compile(layout.label).groupindex:
             raise SpecError(f"{where}, layout {layout.id}: label has no group rater, which vote needs.")
         _check_splits(layout, f"{where}, layout {layout.id}")
+
+
+def _check_quirk(quirk: Quirk, where: str) -> None:
+    if quirk.cases != "*" and not (quirk.skip or quirk.step):
+        raise SpecError(
+            f"{where}: cases is {quirk.cases!r} without skip or step; wanted one of them, or `which` for words to people."
+        )
+    _check_cases(quirk.cases, where)
+
+
+def _check_cases(cases: str, where: str) -> None:
+    if not CASE_PATTERNS.fullmatch(cases):
+        raise SpecError(
+            f"{where}: cases is {cases!r}; wanted patterns on case names, separated by spaces, of lower-case letters, digits, "
+            "hyphens, `*`, `?` and `[...]`."
+        )
 
 
 def _label_values(labels: tuple[LabelSpec, ...], where: str) -> set[int]:

@@ -76,14 +76,16 @@ class Layout:
 class Quirk:
     """One known oddity and what is done about it.
 
-    With `skip` the cases become rejects (`known_bad`) before anything is opened; `cases` then holds case names as in
-    `rejects.parquet`, parted by spaces, `*` standing for anything, and `action` says why. With `step`, that word goes into
-    the steps of the cases' rows, so that they can be told from the others.
+    With `skip` the cases become rejects (`known_bad`) before anything is opened, and `action` says why. With `step`, that
+    word goes into the steps of the cases' rows, so that they can be told from the others. Both hold for the cases that
+    `cases` names: patterns on case names as in `rejects.parquet`, separated by spaces, in the form of `fnmatch` (`*`, `?`,
+    `[3-8]`). `which` tells people in words which cases are meant, where nothing has to be done about them.
     """
 
     id: str
     action: str
     cases: str = "*"
+    which: str = ""
     skip: bool = False
     step: str = ""
 

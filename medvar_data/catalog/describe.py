@@ -34,7 +34,9 @@ def describe_collection(spec: CollectionSpec) -> str:
         lines += _layout_lines(layout)
     if spec.quirks:
         lines += ["", "Known oddities and what is done about them"]
-        lines += [f"  {q.id} ({'every case' if q.cases == '*' else q.cases}): {q.action}" for q in spec.quirks]
+        lines += [
+            f"  {q.id} ({q.which or ('every case' if q.cases == '*' else q.cases)}): {q.action}" for q in spec.quirks
+        ]
     lines += [
         "",
         "Archives can stay packed; encrypted ones want --password-file FILE at ingest and harmonize.",

@@ -83,6 +83,23 @@ def test_an_unknown_name_gets_the_nearest():
             find("acdd")
 
 
+@pytest.mark.parametrize(
+    ("quirk", "words"),
+    [
+        ('cases = "verse400 to 417"', "without skip or step"),
+        ('cases = "old Case"\nskip = true', "patterns on case names"),
+        ('cases = ""\nstep = "odd"', "patterns on case names"),
+        ('cases = "p1  p2_a"\nstep = "odd"', "patterns on case names"),
+    ],
+)
+def test_cases_of_a_quirk_are_patterns_and_words_have_their_own_key(quirk, words):
+    text = collection_text("acdc")
+    with pytest.raises(SpecError, match=words):
+        parse_collection(f'{text}\n[[quirk]]\nid = "x"\naction = "none"\n{quirk}\n', "test")
+    kept = parse_collection(f'{text}\n[[quirk]]\nid = "x"\naction = "none"\nwhich = "old Case"\n', "test")
+    assert "x (old Case): none" in describe_collection(kept)
+
+
 class TestRecipes:
     def test_paper_holds_the_published_numbers(self):
         paper = load_recipe("paper")
