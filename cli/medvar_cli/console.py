@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from typer.core import TyperGroup
 
 from medvar_data.errors import MedvarError
 
@@ -25,34 +26,67 @@ OK, SOME_REJECTED, WRONG = 0, 1, 2
 INTERRUPTED = 130  # the shell's number for a process that an interrupt ended
 REPORT_SECONDS = 30.0  # between two lines of progress where no terminal shows a bar
 STOPPED = "Stopped. What is finished stays; the same command goes on from here."
+REDONE = "Stopped. What was not finished is left out; the same command does it again."
+STOPPED_AT = {
+    "train": "Stopped at once. The same command goes on from the last checkpoint.", "sample": REDONE, "evaluate": REDONE,
+}  # fmt: skip
+HELP_NAMES: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 PIPED_WIDTH = 160  # columns where the output is no terminal
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def run(app: typer.Typer, *, tells_stops: bool = False) -> None:
-    """Run an app; an error of ours becomes one sentence on standard error and exit code 2.
+class Program(TyperGroup):
+    """The commands of a program. How an error ends one of them is said here, and nowhere else.
+
+    An error of ours and one of the operating system become one sentence on standard error and exit code 2; an interrupt
+    becomes a sentence that says what it left behind, and exit code 130.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except MedvarError as error:
+            fail(str(error))
+        except BrokenPipeError:  # the reader of a pipe has left: Typer ends without a word
+            raise
+        except OSError as error:
+            fail(_os_sentence(error, names_files=bool(ctx.obj)))
+        except KeyboardInterrupt:
+            interrupted(STOPPED_AT.get(ctx.invoked_subcommand or "", STOPPED))
+
+
+def program(help_text: str, *, names_files: bool) -> typer.Typer:
+    """Begin a program without commands.
 
     Args:
-        app: the commands.
-        tells_stops: the app itself says what an interrupt left behind; otherwise a sentence of ours does.
+        help_text: what the program is for.
+        names_files: an error of the operating system may name any file. Otherwise it names what the user typed alone,
+            since other names may be those of patients.
     """
-    try:
-        app()
-    except MedvarError as error:
-        fail(str(error))
-    except OSError as error:
-        typed = {part for argument in sys.argv for part in (argument, argument.partition("=")[2])}
-        fail(f"{error.strerror or error}{f': {error.filename}' if str(error.filename) in typed else ''}")
-    except KeyboardInterrupt:
-        interrupted(STOPPED)
-    except SystemExit as left:  # Typer's own answer to Ctrl-C is silence
-        if left.code == INTERRUPTED and not tells_stops:
-            interrupted(STOPPED)
-        raise
+    return typer.Typer(
+        cls=Program,
+        help=help_text,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={**HELP_NAMES, "obj": names_files},
+    )
 
 
-def fail(sentence: str) -> None:
+def run(app: typer.Typer) -> None:
+    """Run a program on the arguments of this process, and leave with its exit code."""
+    app()
+
+
+def _os_sentence(error: OSError, *, names_files: bool) -> str:
+    typed = {part for argument in sys.argv for part in (argument, argument.partition("=")[2])}
+    file = f": {error.filename}" if error.filename and (names_files or str(error.filename) in typed) else ""
+    return f"{error.strerror or error}{file}. Check the path, its permissions and the space left on that disk."
+
+
+def fail(sentence: str) -> NoReturn:
     """Print one sentence and leave with exit code 2."""
     errors.print(f"error: {sentence}", markup=False)
     sys.exit(WRONG)

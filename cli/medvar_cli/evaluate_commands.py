@@ -1,14 +1,29 @@
 """The commands `evaluate` and `demo` of `medvar-model`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvar_cli import options as options
 from medvar_cli.console import console, print_json, print_table
+from medvar_cli.options import JsonOption, takes_options
+from medvar_cli.train_feedback import show_spec
+from medvar_cli.train_options import (
+    CACHE_GB,
+    CacheOption,
+    CacheSizeOption,
+    DeviceOption,
+    OutputOptions,
+    RunArgument,
+    SamplingOptions,
+    ShardsArgument,
+    TokenizerOption,
+    cache_bytes,
+)
 from medvar_model.demo import ModelDemo, run_model_demo
 from medvar_model.evaluation.evaluate import Evaluate, Evaluation, check_evaluation, evaluate
+from medvar_model.loader import DataSpec
 from medvar_model.machine import processes
 
 
@@ -18,26 +33,49 @@ def register(app: typer.Typer) -> None:
     app.command("demo")(demo_command)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What is compared with what, and how much of it."""
+
+    samples: Annotated[str, typer.Option(help="Folder that `medvar-model sample` wrote; left out, new ones.")] = ""
+    tokenizer: TokenizerOption = ""
+    count: Annotated[int, typer.Option("-n", "--count", help="Images of each condition.", min=1)] = 32
+    sampling: SamplingOptions
+    held_out: Annotated[int, typer.Option(help="Most slices of each held-out split; 0 takes all.", min=0)] = 2048
+    training: Annotated[int, typer.Option(help="Most training slices searched for copies; 0: all.", min=0)] = 0
+    batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 64
+    cache: CacheOption = ""
+    cache_gb: CacheSizeOption = CACHE_GB
+
+    def spec(self, shards: str, run: str, out: Path) -> Evaluate:
+        """Make the library's value.
+
+        Raises:
+            MedvarError: an option is not understood.
+        """
+        return Evaluate(
+            out=str(out),
+            data=DataSpec(shards, cache=self.cache, cache_bytes=cache_bytes(self.cache_gb)),
+            run=run,
+            tokenizer=self.tokenizer,
+            samples=self.samples,
+            count=self.count,
+            settings=self.sampling.settings(),
+            batch_size=self.batch_size,
+            held_out=self.held_out,
+            training=self.training,
+        )
+
+
+@takes_options
 def evaluate_command(
-    shards: options.ShardsArgument,
-    run: Annotated[str, typer.Argument(help="A transformer's run or checkpoint.")],
+    shards: ShardsArgument,
+    run: RunArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report, rows and pictures.")],
-    samples: Annotated[str, typer.Option(help="Folder that `medvar-model sample` wrote; left out, new ones.")] = "",
-    tokenizer: Annotated[str, typer.Option(help="A tokenizer's run; left out, the copy in the run.")] = "",
-    count: Annotated[int, typer.Option("-n", "--count", help="Images of each condition.", min=1)] = 32,
-    preset: options.SamplingOption = "paper",
-    guidance: options.GuidanceOption = None,
-    top_k: options.TopKOption = None,
-    top_p: options.TopPOption = None,
-    seed: options.DrawSeedOption = None,
-    held_out: Annotated[int, typer.Option(help="Most slices of each held-out split; 0 takes all.", min=0)] = 2048,
-    training: Annotated[int, typer.Option(help="Most training slices searched for copies; 0: all.", min=0)] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 64,
-    cache: options.CacheOption = "",
-    cache_gb: options.CacheSizeOption = 20.0,
-    device: options.DeviceOption = "auto",
-    dry_run: options.DryRunOption = False,
-    as_json: options.JsonOption = False,
+    *,
+    scoring: EvaluateOptions,
+    device: DeviceOption = "auto",
+    output: OutputOptions,
 ) -> None:
     """Judge a run: reconstructions, codes, predictions, samples, copies, conditions.
 
@@ -45,7 +83,7 @@ def evaluate_command(
     networks, demo for small or briefly trained ones. Some metrics need 30 or
     130 images of a set, so small counts leave them out.
 
-    Example: medvar-model evaluate S runs/d4 -o report
+    Example: medvar-model evaluate S runs/d4 -o report -n 8
 
     Python:
 
@@ -54,17 +92,15 @@ def evaluate_command(
     from medvar_model.evaluation.evaluate import Evaluate, evaluate
     from medvar_model.loader import DataSpec
     spec = Evaluate("report", DataSpec("S"), "runs/d4", count=8)
-    print(evaluate(spec, Process.alone().device).report["conditions"])
+    result = evaluate(spec, Process.alone().device)
     """
-    data = options.data_spec(shards, None, cache, cache_gb, 0, 2)
-    settings = options.sampling(preset, guidance, top_k, top_p, seed)
-    spec = Evaluate(str(out), data, run, tokenizer, samples, count, settings, batch_size, held_out, training)
-    if dry_run:
+    spec = scoring.spec(shards, run, out)
+    if output.dry_run:
         check_evaluation(spec, processes.device_of(device))
-        return options.show_spec(spec, as_json)
+        return show_spec(spec, output.as_json)
     with processes.joined({}, device) as process:
-        result = evaluate(spec, process.device, lambda line: None if as_json else print(line, flush=True))
-    if as_json:
+        result = evaluate(spec, process.device, lambda line: None if output.as_json else print(line, flush=True))
+    if output.as_json:
         return print_json(result.report)
     _show(result)
     return console.print(f"\nReport: {result.page}", markup=False)
@@ -72,7 +108,7 @@ def evaluate_command(
 
 def demo_command(
     folder: Annotated[Path, typer.Argument(help="Folder in which `medvar-data demo` left its shards.")] = Path("demo"),
-    as_json: options.JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a small tokenizer and transformer on the demo's shards, draw from them, and judge what comes out.
 
@@ -83,7 +119,7 @@ def demo_command(
     \b
     from pathlib import Path
     from medvar_model.demo import ModelDemo, run_model_demo
-    run_model_demo(ModelDemo(Path("demo")), print)
+    result = run_model_demo(ModelDemo(Path("demo")), print)
     """
     result = run_model_demo(ModelDemo(folder), lambda line: None if as_json else print(line, flush=True))
     if as_json:

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from medvar_cli import options as options
 from medvar_cli.console import console, print_json, print_table
+from medvar_cli.options import JsonOption
 from medvar_model import config
 from medvar_model.errors import ConfigMismatch
 from medvar_model.machine.memory import least_training_bytes
@@ -54,7 +54,7 @@ def info_command(
     tokenizer: Annotated[str, typer.Option(help="Tokenizer preset that goes with a transformer size.")] = "paper",
     size: Annotated[str, typer.Option(help="Transformer size that goes with a tokenizer preset.")] = "d16",
     conditions: Annotated[int, typer.Option(help="Conditions told apart.", min=1)] = PUBLISHED_CONDITIONS,
-    as_json: options.JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell what the named sizes are made of, how many parameters they have, and how long they train.
 
@@ -66,7 +66,7 @@ def info_command(
     from medvar_model.config import TOKENIZERS
     from medvar_model.config import transformer_config, transformer_parameters
     config = transformer_config("d16", TOKENIZERS["paper"], 1000)
-    print(transformer_parameters(config))
+    count = transformer_parameters(config)
     """
     if not preset_name:
         return _list_all(conditions, as_json)

@@ -24,7 +24,7 @@ def model() -> None:
     with _quiet_import():
         from medvar_cli.console import run
         from medvar_cli.train_commands import app
-    run(app, tells_stops=True)
+    run(app)
 
 
 @contextmanager

@@ -44,45 +44,13 @@ def one_sentence(err: str) -> str:
     return lines[0]
 
 
-@pytest.fixture(scope="module")
-def road(tmp_path_factory) -> dict[str, str]:
-    """ACDC through the commands alone."""
-    folder = tmp_path_factory.mktemp("cli")
-    source = acdc_tree(folder / "download", patients=3)
-    broken = source / "database/training/patient002/patient002_frame10.nii.gz"
-    broken.write_bytes(broken.read_bytes()[:700])
-    made = {
-        "source": str(source), "work": str(folder / "work"), "shards": str(folder / "shards"),
-        "recipe": str(recipe_file(folder)), "folder": str(folder),
-    }  # fmt: skip
-    assert call("ingest", f"acdc={source}", "-w", made["work"])[0] == 0
-    code, _, _ = call("harmonize", "-w", made["work"], "--recipe", made["recipe"], "--workers", "1")
-    assert code == 0
-    assert call("shard", "-w", made["work"], made["shards"], "--recipe", made["recipe"], "--workers", "1")[0] == 0
-    return made
-
-
 class TestHelp:
     @pytest.mark.parametrize("name", NAMES)
     def test_every_command_has_an_example_and_a_python_twin(self, name):
         result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
         assert result.exit_code == 0
         assert f"Example: medvar-data {name}" in result.output
-        assert "Python: " in result.output
-
-    @pytest.mark.parametrize("name", NAMES)
-    def test_every_python_twin_exists(self, name):
-        twin = next(
-            line.split("Python: ", 1)[1]
-            for line in inspect.getdoc(GROUP.commands[name].callback).splitlines()
-            if "Python: " in line
-        )
-        path = twin.split("(", 1)[0]
-        module, _, attribute = path.rpartition(".")
-        if module.startswith("medvar_data"):
-            assert hasattr(__import__(module, fromlist=[attribute]), attribute), path
-        else:
-            assert module == "pandas"
+        assert "Python:" in result.output
 
     @pytest.mark.parametrize("name", NAMES)
     def test_every_parameter_has_help(self, name):
@@ -96,7 +64,7 @@ class TestHelp:
     def test_a_command_is_short(self):
         for name in NAMES:
             body = inspect.getsource(inspect.unwrap(GROUP.commands[name].callback))
-            assert len(body.splitlines()) <= 60, name
+            assert len(body.splitlines()) <= 50, name
         assert commands.app is app
 
 

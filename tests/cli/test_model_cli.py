@@ -6,9 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from unittest.mock import create_autospec
 
 import cv2
 import pytest
@@ -17,7 +15,7 @@ import typer
 from support.shard_sets import write_shard_set
 from typer.testing import CliRunner
 
-from medvar_cli import options as training
+from medvar_cli import train_feedback as training
 from medvar_cli.train_commands import app
 from medvar_model.config import TOKENIZERS, TRANSFORMERS
 from medvar_model.training.reports import RunStart, StepLog
@@ -309,35 +307,6 @@ def test_every_command_has_an_example_and_a_python_twin(name, command):
     assert re.search(rf"Example: .*{name} ", command.help)
     assert all(line.strip().startswith("from ") for line in snippet(command.help).splitlines()[:1])
     assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
-
-
-def test_the_python_twins_run_as_printed(tmp_path, monkeypatch):
-    """Each as its help shows it, in a folder where S is a shard set; training alone is cut to its first step."""
-    from medvar_model import demo
-    from medvar_model.evaluation import evaluate
-    from medvar_model.training import loop as trainer
-    from medvar_model.training import tokenizer as train_tokenizer
-    from medvar_model.training import transformer as train_transformer
-
-    def one_step(*arguments):
-        *most, callbacks = arguments
-        return trainer.train(*most, replace(callbacks, stop=lambda: True))
-
-    monkeypatch.setattr(train_tokenizer, "train", one_step)
-    monkeypatch.setattr(train_transformer, "train", one_step)
-    write_shard_set(tmp_path / "S", {"train": 20, "val": 6, "test": 6}, side=64)
-    for module, name in ((demo, "run_model_demo"), (evaluate, "evaluate")):  # their own tests run them
-        monkeypatch.setattr(module, name, create_autospec(getattr(module, name)))
-    monkeypatch.chdir(tmp_path)
-    helps = {name.removeprefix("medvar-model "): command.help for name, command in commands()}
-    order = ["train tokenizer", "train transformer", "sample", "evaluate", "info", "demo"]
-    assert set(order) <= set(helps)
-    for name in [*order, *sorted(set(helps) - set(order))]:
-        lines = "\n".join(line.strip() for line in snippet(helps[name]).splitlines())
-        assert max(map(len, lines.splitlines())) <= 76, "a terminal of 80 columns would break the line"
-        exec(compile(lines, name, "exec"), {})
-    made = ("runs/tok/last", "runs/d4/tokenizer", "drawn/grid.png")
-    assert all((tmp_path / name).exists() for name in made)
 
 
 def test_every_size_has_its_training_settings():

@@ -1,0 +1,180 @@
+"""Print what the commands of `medvar-data` are going to do and what they did."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medvar_cli.console import console, print_json, print_table
+from medvar_data.audit.reconstruct import Losses
+from medvar_data.audit.verify import Verification
+from medvar_data.catalog.collection import license_text
+from medvar_data.catalog.recipe import Recipe
+from medvar_data.demo.demo import DemoResult
+from medvar_data.engine.engine import Engine
+from medvar_data.engine.memory import show_size
+from medvar_data.harmonize.plan import HarmonizePlan
+from medvar_data.harmonize.run import HarmonizeSummary
+from medvar_data.records import Ingested
+from medvar_data.shard.run import ShardSummary
+
+MAX_ROWS = 20
+STATISTICS = {
+    "collection": "collection", "modality": "mod.", "region": "region", "sequence": "sequence", "split": "split",
+    "patients": "patients", "cases": "cases", "labelled_cases": "labelled", "slices": "slices",
+    "in_plane_mm_median": "mm", "through_plane_mm_median": "step mm", "foreground_fraction_mean": "foreground",
+    "license": "license",
+}  # fmt: skip
+
+
+def show_ingested(found: Sequence[Ingested], workspace: Path, *, as_json: bool) -> None:
+    """Print how many cases each layout has, what was rejected, what is absent and what is worth a note."""
+    if as_json:
+        print_json([_ingest_note(result) for result in found])
+        return
+    columns = ("collection", "layout", "found", "expected", "missing", "no label")
+    rows = [
+        (result.collection, count.layout, count.found, *_promised(count.expected, count.found), count.unlabelled)
+        for result in found
+        if result.n_found
+        for count in result.counts
+    ]
+    print_table("Found", columns, rows)
+    rejects = [(x.collection, x.case, x.reason.value, x.detail) for result in found for x in result.rejects]
+    if rejects:
+        print_table("\nRejected", ("collection", "case", "reason", "detail"), rejects)
+        console.print(f"{workspace / 'rejected'} names their files", markup=False)
+    absent = [result.collection for result in found if not result.n_found]
+    if absent:
+        console.print(f"\nNothing found of {', '.join(absent)}", markup=False)
+    for result in found:
+        for note in result.notes:
+            console.print(f"note: {result.collection}: {note}", markup=False)
+
+
+def _promised(expected: int, found: int) -> tuple[int | str, int | str]:
+    """What a publisher promises and what of it is missing; dashes where nobody does."""
+    return (expected, max(0, expected - found)) if expected else ("–", "–")
+
+
+def _ingest_note(result: Ingested) -> dict[str, object]:
+    return {
+        "collection": result.collection,
+        "kept": len(result.cases),
+        "layouts": [asdict(c) for c in result.counts],
+        "rejects": [{k: v for k, v in asdict(r).items() if k != "files"} for r in result.rejects],
+        "notes": list(result.notes),
+    }
+
+
+def show_plan(recipe: Recipe, plan: HarmonizePlan, engine: Engine, *, as_json: bool) -> None:
+    """Print which cases are to do and why, and what they are expected to take."""
+    if as_json:
+        print_json({"recipe": asdict(recipe), "engine": asdict(engine), **asdict(plan)})
+        return
+    others = f", {plan.n_elsewhere:,} of other parts" if plan.n_elsewhere else ""
+    console.print(
+        f"recipe {recipe.name}: {plan.n_todo:,} cases to do, {plan.n_finished:,} finished{others}", markup=False
+    )
+    if not plan.n_todo:
+        return
+    print_table("\nWhy", ("reason", "cases"), list(plan.todo_by_reason.items()))
+    print_table(
+        "\nWhich", ("collection", "case", "reason"), [(t.collection, t.case, t.why) for t in plan.todo[:MAX_ROWS]]
+    )
+    if plan.n_todo > MAX_ROWS:
+        console.print(f"and {plan.n_todo - MAX_ROWS:,} more; --json lists all")
+    expected = plan.expected
+    console.print(
+        f"\nExpected ({expected.basis}): {show_seconds(expected.core_seconds)} of one core, "
+        f"{show_seconds(expected.wall_seconds)} with {engine.workers:,} workers; "
+        f"{show_size(plan.todo_bytes)} to read, {show_size(expected.written_bytes)} to write; "
+        f"up to {show_size(expected.peak_bytes)} of memory for one case, {show_size(engine.memory_bytes)} for all",
+        markup=False,
+    )
+
+
+def show_harmonized(summary: HarmonizeSummary, *, as_json: bool) -> None:
+    """Print the counts, why cases were rejected, and the first of them with their sentences."""
+    if as_json:
+        print_json(asdict(summary))
+        return
+    others = f", {summary.n_elsewhere:,} left to other parts" if summary.n_elsewhere else ""
+    console.print(
+        f"{summary.n_cases:,} cases: {summary.n_kept:,} kept, {summary.n_rejected:,} rejected{others}; "
+        f"{summary.n_slices:,} slices ({summary.n_skipped:,} cases were finished before)"
+    )
+    for name, labels in summary.never_met.items():
+        console.print(f"note: {name}: no kept case holds {', '.join(labels)}", markup=False)
+    if not summary.rejects:
+        return
+    print_table("\nWhy rejected", ("reason", "cases"), list(Counter(summary.reasons).most_common()))
+    shown = [(r.collection, r.case, r.reason.value, r.detail) for r in summary.rejects[:MAX_ROWS]]
+    print_table("\nRejected", ("collection", "case", "reason", "detail"), shown)
+    more = f"and {len(summary.rejects) - MAX_ROWS:,} more; " if len(summary.rejects) > MAX_ROWS else ""
+    console.print(f"{more}the full list will be in the shard set's rejects.parquet")
+
+
+def show_shards(summary: ShardSummary, *, as_json: bool) -> None:
+    """Print how many shards and slices were written, and what is left to other parts."""
+    if as_json:
+        print_json(asdict(summary))
+        return
+    counts = ", ".join(f"{split} {n:,}" for split, n in summary.n_slices.items())
+    console.print(
+        f"{summary.n_shards:,} shards ({summary.n_reused:,} were finished before): {sum(summary.n_slices.values()):,} slices "
+        f"of {summary.n_cases:,} cases ({counts}); {summary.n_rejected:,} cases rejected"
+    )
+    if summary.n_elsewhere:
+        console.print(f"{summary.n_elsewhere:,} shards are left to other parts; the tables come with the last of them")
+
+
+def show_statistics(rows: Sequence[dict[str, Any]], rejects: Sequence[Sequence[object]]) -> None:
+    """Print a shard set's table of statistics and how many cases were rejected for which reason."""
+    shown = [{**row, "license": license_text(row["license"], row["license_confirmed"])} for row in rows]
+    print_table("Statistics", tuple(STATISTICS.values()), [tuple(row[c] for c in STATISTICS) for row in shown])
+    if rejects:
+        print_table("\nRejected", ("collection", "reason", "cases"), rejects)
+
+
+def show_verification(result: Verification) -> None:
+    """Print every finding, and whether the set is sound."""
+    for finding in result.findings:
+        console.print(f"wrong: {finding}", markup=False)
+    verdict = f"{len(result.findings)} things are wrong" if result.findings else "sound"
+    console.print(f"{result.n_shards:,} shards, {result.n_slices:,} slices, {result.n_cases:,} cases: {verdict}")
+
+
+def show_losses(losses: Losses) -> None:
+    """Print what each step of harmonization took away from a case."""
+    rows = [
+        ("window", losses.window),
+        ("resampling", losses.resampling),
+        ("cleanup around the body", losses.cleanup),
+        ("8 bits", losses.quantization),
+        ("together", losses.image_error),
+    ]
+    console.print("\nMean absolute difference inside the body on kept slices, HU or the scanner's unit:")
+    print_table("", ("step", "loss"), rows)
+    console.print("\nDice of the mask against the source label:")
+    print_table("", ("label", "Dice"), sorted(losses.dice.items()))
+
+
+def show_demo(result: DemoResult) -> None:
+    """Print a row for each collection, and where the report is."""
+    columns = ("collection", "found", "kept", "rejected", "slices", "reasons")
+    print_table("\nCollections", columns, [tuple(asdict(row)[c] for c in columns) for row in result.rows])
+    console.print(f"\nReport: {result.report}", markup=False)
+
+
+def show_seconds(seconds: float) -> str:
+    """Write a time span for people.
+
+    >>> show_seconds(4000)
+    '1 h 07 min'
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,151 @@
+"""The options that commands of `medvar-model` share, and the library's values that are made of them."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from medvar_cli.options import JsonOption
+from medvar_data.errors import SpecError
+from medvar_model.errors import ConfigMismatch
+from medvar_model.loader import DataSpec
+from medvar_model.sampling.sample import SAMPLINGS, SampleSettings
+from medvar_model.training.settings import LoopSettings
+
+Settings = TypeVar("Settings", LoopSettings, SampleSettings)
+CACHE_GB = 20.0
+LOOP_OPTIONS = (
+    "samples", "batch_size", "micro_batch", "base_learning_rate", "average", "seed", "precision", "validate_every",
+    "checkpoint_every",
+)  # fmt: skip
+
+ShardsArgument = Annotated[str, typer.Argument(help="Shard set S: a folder or URL.")]
+RunArgument = Annotated[str, typer.Argument(help="A transformer's run or checkpoint.")]
+OutOption = Annotated[Path, typer.Option("-o", "--out", help="The run's folder.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+TokenizerOption = Annotated[str, typer.Option(help="A tokenizer's run; left out, the copy in the run.")]
+CacheOption = Annotated[str, typer.Option(help="Local folder for the shards of a remote set.")]
+CacheSizeOption = Annotated[float, typer.Option("--cache-gb", help="Bound of that folder, GB.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Whether to work at all, and how to print."""
+
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all inputs, show the configuration and stop.")] = (
+        False
+    )
+    as_json: JsonOption = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What both trainings are told: how long and how fast, on what device, from which data."""
+
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Images to train on, repeats counted; whole steps are taken. Default: by preset.", min=1),
+    ] = None
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images of a step, all processes together. Default: by preset.", min=1)
+    ] = None
+    micro_batch: Annotated[
+        int, typer.Option(help="Images of one pass, to save memory; 0 takes all at once.", min=0)
+    ] = 0
+    base_learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate at a batch of 256; grows with the batch. Default: by preset."),
+    ] = None
+    average: Annotated[float, typer.Option(help="Keep a running average of weights with this decay; 0 keeps none.")] = (
+        0.0
+    )
+    init_from: Annotated[str, typer.Option(help="Run or checkpoint whose weights a fresh run begins with.")] = ""
+    seed: Annotated[int, typer.Option(help="Of weights, order and dropping.", min=0)] = 0
+    precision: Annotated[str, typer.Option(help="auto (bfloat16 on GPUs), float32 or bfloat16.")] = "auto"
+    device: DeviceOption = "auto"
+    workers: Annotated[int, typer.Option(help="Threads that read ahead.", min=0)] = 2
+    mix: Annotated[list[str] | None, typer.Option("--mix", help="CONDITION=WEIGHT; others are left out. Repeat.")] = (
+        None
+    )
+    cache: CacheOption = ""
+    cache_gb: CacheSizeOption = CACHE_GB
+    window_shards: Annotated[int, typer.Option(help="Mix only so many shards at a time; 0 mixes all.", min=0)] = 0
+    validate_every: Annotated[
+        int | None, typer.Option(help="Samples between validations; 0 never validates. Default: by preset.", min=0)
+    ] = None
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Samples between checkpoints. Default: by preset.", min=1)
+    ] = None
+
+    def loop(self, preset: LoopSettings) -> LoopSettings:
+        """Change a preset by the options that were given; None leaves what the preset says."""
+        return changed(preset, {name: getattr(self, name) for name in LOOP_OPTIONS})
+
+    def data(self, shards: str) -> DataSpec:
+        """Say how a shard set is read.
+
+        Raises:
+            SpecError: --mix or --cache-gb is not understood.
+        """
+        mixture = tuple(_weight(item) for item in self.mix or [])
+        return DataSpec(shards, mixture, self.window_shards, self.cache, cache_bytes(self.cache_gb), self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How images are drawn."""
+
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset", help="paper: guidance 4, top-k 900, top-p 0.95. demo: 1, 0, 0.98, for small networks."
+        ),
+    ] = "paper"
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; 0 is off. Default: by preset.")] = (
+        None
+    )
+    top_k: Annotated[int | None, typer.Option(help="Codes kept at each position; 0: all. Default: by preset.")] = None
+    top_p: Annotated[
+        float | None, typer.Option(help="Probability kept at each position; 0: all. Default: by preset.")
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Image n of a seed is always the same. Default: 42.", min=0)
+    ] = None
+
+    def settings(self) -> SampleSettings:
+        """Change the preset by the options that were given.
+
+        Raises:
+            ConfigMismatch: there is no such preset.
+        """
+        if self.preset not in SAMPLINGS:
+            known = ", ".join(SAMPLINGS)
+            raise ConfigMismatch(f"There is no --preset {self.preset!r} to sample with; choose one of {known}.")
+        given = {"guidance": self.guidance, "top_k": self.top_k, "top_p": self.top_p, "seed": self.seed}
+        return changed(SAMPLINGS[self.preset], given)
+
+
+def changed(preset: Settings, options: dict[str, Any]) -> Settings:
+    """Change a preset by the options that are not None."""
+    return replace(preset, **{name: value for name, value in options.items() if value is not None})
+
+
+def cache_bytes(gigabytes: float) -> int:
+    """Turn --cache-gb into bytes.
+
+    Raises:
+        SpecError: it is negative, endless or not a number.
+    """
+    if not 0 <= gigabytes < math.inf:
+        raise SpecError(f"--cache-gb is {gigabytes}; wanted a number from 0 on.")
+    return int(gigabytes * 1e9)
+
+
+def _weight(item: str) -> tuple[str, float]:
+    name, _, weight = item.partition("=")
+    try:
+        return name, float(weight)
+    except ValueError:
+        raise SpecError(f"--mix {item} is not understood; wanted CONDITION=WEIGHT, such as acdc-mr=0.5.") from None
