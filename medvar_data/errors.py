@@ -8,7 +8,8 @@
     └── CaseRejected                one case is bad; carries a `Reason`, becomes a row, never stops a run
 
 A message is one sentence: what was found, what was wanted, what to do next. It never holds a path inside a
-collection or a header value, since both can carry a person's name.
+collection or a header value, since both can carry a person's name; only a folder that cannot be opened is named, and only
+where the collection's names are published.
 """
 
 from enum import StrEnum
@@ -18,6 +19,8 @@ class Reason(StrEnum):
     """Why a case was left out; the values are the column `reason` of `rejects.parquet` and only ever grow."""
 
     FILE_MISSING = "file_missing"  # a list names it, the disk does not have it
+    NOT_FETCHED = "not_fetched"  # a link to nowhere or a pointer: git-annex, datalad or Git LFS without the content
+    NOT_PERMITTED = "not_permitted"  # a file or folder that this user may not open
     FILE_EMPTY = "file_empty"  # zero bytes
     NOT_AN_IMAGE = "not_an_image"  # the content is not what the name says
     TRUNCATED = "truncated"  # the bytes end early
@@ -80,7 +83,7 @@ class CaseRejected(MedvarError):
 
     Args:
         reason: the machine-readable reason.
-        detail: one sentence for people; no path, no header text.
+        detail: one sentence for people; no path of a file, no header text.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

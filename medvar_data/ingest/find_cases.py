@@ -17,6 +17,7 @@ from medvar_data.ingest.headers import check_headers
 from medvar_data.ingest.match_paths import Matched, match_files
 from medvar_data.ingest.names import natural
 from medvar_data.records import Case, Ingested, Reject
+from medvar_data.sources.archives import is_archive
 from medvar_data.sources.detached import data_files, no_data_file
 from medvar_data.sources.tree import Tree, modified_ns
 
@@ -55,7 +56,7 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     matched = match_files(spec, tree, salt)
     volumes = find_volumes(spec, tree, salt)
     candidates = (*matched.candidates, *volumes.candidates)
-    rejects = [*archive_rejects(spec.name, tree.broken), *matched.rejects, *volumes.rejects]
+    rejects = [*archive_rejects(spec, tree.broken), *matched.rejects, *volumes.rejects]
     if not candidates and not rejects:
         raise SourceError(_nothing_found(spec, tree))
     found = Found(candidates)
@@ -98,7 +99,7 @@ def _with_data_files(case: Case, tree: Tree, sizes: Mapping[str, int]) -> Case:
     """Note the newest time of a case's files, and count the bytes of those that its headers point to.
 
     Raises:
-        CaseRejected: a data file is not there, or lies outside the folder of its header.
+        CaseRejected: a file or data file is not there or may not be read, or lies outside the folder of its header.
     """
     paths = (*case.image, *case.label)
     data = [path for header in paths for path in data_files(tree.root, header)]
@@ -111,12 +112,22 @@ def _with_data_files(case: Case, tree: Tree, sizes: Mapping[str, int]) -> Case:
     )
 
 
-def archive_rejects(collection: str, broken: Iterable[tuple[str, Reason, str]]) -> list[Reject]:
-    """Make a reject of each archive of which nothing is used; its name stays out, since it could name a person."""
-    return [
-        Reject(collection, f"archive-{i}", "ingest", reason, detail, (path,))
-        for i, (path, reason, detail) in enumerate(broken)
-    ]
+def archive_rejects(spec: CollectionSpec, broken: Iterable[tuple[str, Reason, str]]) -> list[Reject]:
+    """Make a reject of each archive or folder of which nothing is used.
+
+    The name of an archive stays out, since it could name a person; a folder's is told where names are published, else how
+    deep it lies.
+    """
+    rejects = []
+    for i, (path, reason, detail) in enumerate(broken):
+        kind = "archive" if is_archive(path) else "folder"
+        if kind == "folder":
+            place = (
+                path if spec.case_names == "published" else f"one {path.count('/') + 1} levels below the folder given"
+            )
+            detail = f"{detail} (at {place})"
+        rejects.append(Reject(spec.name, f"{kind}-{i}", "ingest", reason, detail, (path,)))
+    return rejects
 
 
 def with_rejects(result: Ingested, rejects: Iterable[Reject]) -> Ingested:

@@ -39,7 +39,8 @@ def _check_case(spec: CollectionSpec, case: Case, headers: dict[str, Header | Ca
         if label and label.n_channels > 1 and case.channel >= label.n_channels:
             detail = f"the label has {label.n_channels} channels; wanted number {case.channel + 1}"
             raise CaseRejected(Reason.DIMENSIONS, detail)
-        if image and label and spec.label_grid == "image":
+        turned = image and label and sorted(image.shape) == sorted(label.shape)  # by which axes, the affines tell later
+        if image and label and spec.label_grid == "image" and not turned:
             check_same_shape(image.shape, label.shape)
 
 

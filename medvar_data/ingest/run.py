@@ -92,10 +92,10 @@ def _note(found: _Found, workspace: Workspace, reported: set[Path], taken: dict[
     reported.update(tree.root / b[0] for b in broken)
     for spec, result in sorted(found.results, key=lambda pair: pair[1] is None):  # what was found comes first
         if result:
-            yield _save(found.source.name, spec, with_rejects(result, archive_rejects(spec.name, broken)), workspace)
+            yield _save(found.source.name, spec, with_rejects(result, archive_rejects(spec, broken)), workspace)
         else:  # part of a family, or lost with an archive
             counts = tuple(LayoutCount(layout.id, 0, layout.expected, 0) for layout in spec.layouts)
-            empty = Ingested(spec.name, (), tuple(archive_rejects(spec.name, broken)), counts, ())
+            empty = Ingested(spec.name, (), tuple(archive_rejects(spec, broken)), counts, ())
             yield _save(found.source.name, spec, empty, workspace) if broken else empty
         broken = []
 

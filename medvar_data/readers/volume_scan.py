@@ -21,7 +21,7 @@ from jaxtyping import Shaped
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import check_affine, resolve_spacing
-from medvar_data.readers.labels import combine_labels, same_place
+from medvar_data.readers.labels import UNPLACED, combine_labels, same_place
 from medvar_data.readers.scan import Header, Scan, compact, digest_of_files
 from medvar_data.records import Case, Geometry, Volume
 from medvar_data.sources.archives import private_folder
@@ -40,13 +40,13 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 def read_volume_scan(case: Case, spec: CollectionSpec) -> Scan:
     """Read an image file and, where there is one, its label, of one file or several (`readers.labels`)."""
-    image = _read(case.root, case.image[0], spec.spacing_from, case.channel)
+    image, stated = _read(case.root, case.image[0], spec.spacing_from, case.channel)
     image = Volume(compact(image.voxels), image.geometry, image.digest, image.steps)
     if not case.label:
         return Scan(image, None)
-    parts = [_read(case.root, path, "affine", case.channel, one_for_all=True) for path in case.label]
+    parts = [_read(case.root, path, "affine", case.channel, is_label=True)[0] for path in case.label]
     layout = next((layout for layout in spec.layouts if layout.id == case.layout), None)
-    return Scan(image, combine_labels(image, parts, layout, spec.label_grid))
+    return Scan(image, combine_labels(image, parts, layout, spec.label_grid, stated))
 
 
 def read_volume_header(root: str, path: str, spacing_from: str) -> Header | None:
@@ -86,26 +86,30 @@ def _stored_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
         raise CaseRejected(Reason.UNREADABLE, "the NIfTI header is damaged") from error
 
 
-def _read(root: str, path: str, spacing_from: str, channel: int, *, one_for_all: bool = False) -> Volume:
-    """Read one file; with `one_for_all`, a file of one channel (a label) serves every channel of another."""
+def _read(root: str, path: str, spacing_from: str, channel: int, *, is_label: bool = False) -> tuple[Volume, Geometry]:
+    """Read one file; with it the geometry that its header states, before it is mended.
+
+    A label of one channel serves every channel of its image, and is marked where its header names no place.
+    """
     files = read_with_data(Path(root), path)
     digest = digest_of_files([sha256(data).hexdigest() for data in files.values()])
     if _is_nifti(path):
-        voxels, affine, pixdim, steps = _read_nifti(next(iter(files.values())), channel, one_for_all)
+        voxels, affine, pixdim, steps = _read_nifti(next(iter(files.values())), channel, is_label)
     else:
         voxels, affine, pixdim, steps = _read_itk(files, root, path)
     if not voxels.size:
         found = " x ".join(map(str, voxels.shape))
         raise CaseRejected(Reason.DIMENSIONS, f"the image is {found} voxels; wanted three dimensions")
+    stated = Geometry(voxels.shape, affine)
     affine, more = resolve_spacing(affine, pixdim, spacing_from)
     check_affine(affine)
-    return Volume(voxels, Geometry(voxels.shape, affine), digest, (*steps, *more))
+    return Volume(voxels, Geometry(voxels.shape, affine), digest, (*steps, *more)), stated
 
 
 Read = tuple[Shaped[np.ndarray, "i j k"], np.ndarray, tuple[float, float, float], tuple[str, ...]]
 
 
-def _read_nifti(data: bytes, channel: int, one_for_all: bool) -> Read:
+def _read_nifti(data: bytes, channel: int, is_label: bool) -> Read:
     raw = _inflate(data)
     header = _nifti_header(raw)
     stored_shape = _stored_shape(header)
@@ -114,7 +118,7 @@ def _read_nifti(data: bytes, channel: int, one_for_all: bool) -> Read:
     needed = offset + math.prod(stored_shape) * dtype.itemsize
     if len(raw) < needed:
         raise CaseRejected(Reason.TRUNCATED, f"the file ends after {len(raw)} of {needed} bytes; download it again")
-    channel = -1 if one_for_all and n_channels == 1 else channel
+    channel = -1 if is_label and n_channels == 1 else channel
     _check_channel(channel, n_channels)
     flat = np.frombuffer(raw, dtype, count=math.prod(stored_shape), offset=offset)  # voxels as stored, not copied
     stored = flat.reshape((*shape, n_channels), order="F")[..., max(channel, 0)]
@@ -124,6 +128,8 @@ def _read_nifti(data: bytes, channel: int, one_for_all: bool) -> Read:
         stored = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
         steps = (*steps, "scaled")
     affine, pixdim = _affine_and_pixdim(header)
+    if is_label and not int(header["sform_code"]) and not int(header["qform_code"]):
+        steps = (*steps, UNPLACED)
     return stored, affine, pixdim, (*steps, *_doubts(header, affine))
 
 

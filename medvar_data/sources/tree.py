@@ -4,6 +4,7 @@ A path is POSIX and relative to the root. `archive.zip!/folder/file` is a member
 so the pattern of a collection matches packed and unpacked downloads alike.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,19 @@ from medvar_data.records import SourceFile
 from medvar_data.sources.archives import KINDS, SEPARATOR, is_archive, is_junk, list_archive, read_member, split_path
 
 __all__ = ["SEPARATOR", "PackedFiles", "Tree", "is_junk", "modified_ns", "open_tree", "read_bytes", "read_head"]
+
+POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/", b"/annex/objects/")
+POINTER_BYTES = 1024  # no pointer is longer
+GONE = "a file found by ingest is gone; bring it back and run the command again, or run ingest again"
+NO_TARGET = (
+    "a link leads to nothing: the content was not fetched; fetch it (git annex get, datalad get) and run ingest again"
+)
+NO_CONTENT = "the file is a pointer without its content; fetch it (git lfs pull, git annex get) and run ingest again"
+NO_READING = "this user may not read the file; allow reading it and run the command again"
+NO_ENTRY = (
+    "this user may not open the folder, and whatever lies in it is missing here; allow reading it and run ingest again"
+)
+NO_DISK = "the folder cannot be listed, and whatever lies in it is missing here; see to the disk and run ingest again"
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class Tree:
     Attributes:
         root: the folder, absolute.
         files: sorted by path.
-        broken: archives of which nothing is used: (path, reason, sentence).
+        broken: archives and folders of which nothing is used: (path, reason, sentence).
         archives: the others.
     """
 
@@ -55,25 +69,24 @@ def open_tree(path: Path) -> Tree:
         SourceError: the path does not exist or is no folder and no archive.
     """
     path = path.expanduser().resolve()
-    if path.is_dir():
-        root, found = path, sorted(_files_below(path))
-    elif path.is_file() and is_archive(path.name):
-        root, found = path.parent, [path]
-    elif path.exists():
-        raise SourceError(f"{path} is a file, but no archive ({', '.join(KINDS)}); wanted the folder of the download.")
-    else:
-        raise SourceError(f"{path} does not exist. Give the folder that you downloaded to.")
-    files: list[SourceFile] = []
     broken: list[tuple[str, Reason, str]] = []
+    try:
+        root, found = _found_at(path, broken)
+    except PermissionError as error:
+        raise SourceError(
+            f"{path} may not be opened by this user; allow reading it, or give another folder."
+        ) from error
+    files: list[SourceFile] = []
     archives: list[PackedFiles] = []
     for file in found:
         name = file.relative_to(root).as_posix()
         if is_junk(name):
             continue
         if not is_archive(name):
-            files.append(SourceFile(name, file.stat().st_size))
+            files.append(SourceFile(name, _size_of(file)))
             continue
         try:
+            _look_at(root, name)
             listing = list_archive(root, name)  # all of a sound archive, or none
         except CaseRejected as error:
             broken.append((name, error.reason, error.detail))
@@ -84,17 +97,106 @@ def open_tree(path: Path) -> Tree:
     return Tree(root, tuple(sorted(files, key=lambda f: f.path)), tuple(broken), tuple(archives))
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Every file below a folder; linked folders are followed, each only once."""
+def _found_at(path: Path, broken: list[tuple[str, Reason, str]]) -> tuple[Path, list[Path]]:
+    """The root that a user named, and the files to look at; folders that cannot be opened go to `broken`."""
+    if path.is_dir():
+        return path, sorted(_files_below(path, broken))
+    if path.is_file() and is_archive(path.name):
+        return path.parent, [path]
+    if path.exists():
+        raise SourceError(f"{path} is a file, but no archive ({', '.join(KINDS)}); wanted the folder of the download.")
+    raise SourceError(f"{path} does not exist. Give the folder that you downloaded to.")
+
+
+def _files_below(root: Path, broken: list[tuple[str, Reason, str]]) -> Iterator[Path]:
+    """Every file below a folder, links to nowhere included; linked folders are followed, each only once."""
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+
+    def shut(error: OSError) -> None:
+        place = Path(error.filename)
+        if place == root:
+            raise error
+        what = (
+            (Reason.NOT_PERMITTED, NO_ENTRY) if isinstance(error, PermissionError) else (Reason.SOURCE_ERROR, NO_DISK)
+        )
+        broken.append((place.relative_to(root).as_posix(), *what))
+
+    for place, folders, names in os.walk(root, onerror=shut, followlinks=True):
         here = Path(place)
+        folders[:] = [name for name in folders if not is_junk(name)]
         stat = here.stat()
         if (stat.st_dev, stat.st_ino) in seen:
             folders.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        yield from (here / name for name in names if (here / name).is_file())
+        for name in names:
+            file = here / name
+            if _leads_nowhere(file) and not file.suffix:  # to a folder, or to a file that no name tells of
+                broken.append((file.relative_to(root).as_posix(), Reason.NOT_FETCHED, NO_TARGET))
+            elif _may_be_file(file):
+                yield file
+
+
+def _leads_nowhere(file: Path) -> bool:
+    try:
+        return file.is_symlink() and not file.exists()
+    except OSError:
+        return False  # what cannot be looked at is told by whoever reads it
+
+
+def _may_be_file(file: Path) -> bool:
+    """Tell files, and what may be one, from sockets and devices."""
+    try:
+        return file.is_file() or not file.exists()
+    except OSError:
+        return True
+
+
+def _size_of(file: Path) -> int:
+    """Bytes of a file; 1 of one that cannot be looked at, since 0 would say that it is empty."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 1
+
+
+def _look_at(root: Path, path: str) -> int:
+    """Modification time of a file, once it is known that its content is here and may be read.
+
+    Raises:
+        CaseRejected: `not_fetched`, `not_permitted`, `file_missing` or `source_error`.
+    """
+    file = root / path
+    try:
+        stat = file.stat()
+        if not os.access(file, os.R_OK):
+            raise CaseRejected(Reason.NOT_PERMITTED, NO_READING)
+        if stat.st_size <= POINTER_BYTES:
+            check_pointer(file.read_bytes())
+    except OSError as error:
+        raise why_unread(file, error) from error
+    return stat.st_mtime_ns
+
+
+def check_pointer(head: bytes) -> None:
+    """Refuse the small text that Git LFS and git-annex leave where the content was not fetched.
+
+    Raises:
+        CaseRejected: `not_fetched`.
+    """
+    if head.startswith(POINTERS):
+        raise CaseRejected(Reason.NOT_FETCHED, NO_CONTENT)
+
+
+def why_unread(file: Path, error: OSError) -> CaseRejected:
+    """Say why a file could not be read."""
+    if isinstance(error, PermissionError):
+        return CaseRejected(Reason.NOT_PERMITTED, NO_READING)
+    if file.is_symlink() and (isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP):
+        return CaseRejected(Reason.NOT_FETCHED, NO_TARGET)
+    if isinstance(error, FileNotFoundError):
+        return CaseRejected(Reason.FILE_MISSING, GONE)
+    return CaseRejected(Reason.SOURCE_ERROR, f"the file cannot be read ({error.strerror}); run the command again")
 
 
 def read_bytes(root: Path, path: str) -> bytes:
@@ -118,20 +220,22 @@ def read_head(root: Path, path: str, n_bytes: int) -> bytes:
     chain = split_path(path)
     try:
         if len(chain) > 1:
-            return read_member(root, chain, n_bytes)
-        with (root / path).open("rb") as stream:
-            return stream.read(n_bytes)
-    except (FileNotFoundError, KeyError) as error:
-        raise CaseRejected(
-            Reason.FILE_MISSING,
-            "a file found by ingest is gone; bring it back and run the command again, or run ingest again",
-        ) from error
+            data = read_member(root, chain, n_bytes)
+        else:
+            with (root / path).open("rb") as stream:
+                data = stream.read(n_bytes)
+    except KeyError as error:
+        raise CaseRejected(Reason.FILE_MISSING, GONE) from error
     except OSError as error:
-        raise CaseRejected(
-            Reason.SOURCE_ERROR, f"the file cannot be read ({error.strerror}); run the command again"
-        ) from error
+        raise why_unread(root / chain[0], error) from error
+    check_pointer(data)
+    return data
 
 
 def modified_ns(root: Path, path: str) -> int:
-    """Modification time of the file, or of the archive that holds it."""
-    return (root / split_path(path)[0]).stat().st_mtime_ns
+    """Modification time of the file, or of the archive that holds it.
+
+    Raises:
+        CaseRejected: the content is not here, or may not be read.
+    """
+    return _look_at(root, split_path(path)[0])

@@ -104,7 +104,13 @@ def read_pictures(path: Path, rows: Iterable[int]) -> dict[int, tuple[bytes, byt
     return {row: (images[i].as_py(), masks[i].as_py()) for row, i in at.items()}
 
 
-PASSING = {Reason.FILE_MISSING, Reason.SOURCE_ERROR, Reason.WORKER_KILLED}
+PASSING = {
+    Reason.FILE_MISSING,
+    Reason.NOT_FETCHED,
+    Reason.NOT_PERMITTED,
+    Reason.SOURCE_ERROR,
+    Reason.WORKER_KILLED,
+}
 
 
 def why_to_do(path: Path, wanted: Inputs, *, retry: bool = False) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ MEMBER_LIMIT = 16 << 30  # bytes: a 512 x 512 x 4000 float64 volume is 8 GiB
 MEMBERS_LIMIT = 5_000_000  # of one archive; the largest published sets have some hundred thousand DICOM slices
 RATIO_LIMIT = 2_000  # unpacked over packed: deflate cannot pass 1,032, which empty label maps come near
 RATIO_FREE = 1 << 30  # bytes below which the ratio does not matter
-JUNK_NAMES = {".DS_Store", "Thumbs.db", "desktop.ini"}
+JUNK_NAMES = {".DS_Store", "Thumbs.db", "desktop.ini", ".git", ".datalad"}
 
 
 def is_archive(path: str) -> bool:
@@ -36,7 +36,7 @@ def is_archive(path: str) -> bool:
 
 
 def is_junk(path: str) -> bool:
-    """Tell AppleDouble twins, Finder and Explorer files from data."""
+    """Tell AppleDouble twins, files of Finder and Explorer, and git's own folders from data."""
     parts = PurePosixPath(path.replace(SEPARATOR, "/")).parts
     return any(p.startswith("._") or p == "__MACOSX" or p in JUNK_NAMES for p in parts)
 

@@ -2,9 +2,11 @@
 
 import gzip
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from support.builders import case_of, nifti_bytes, pairs_spec, spaced, write_files, write_nifti
 
 from medvar_data.catalog.load import load_collection, parse_collection
@@ -246,3 +248,85 @@ class TestHeadersThatQuarrel:
         cases = {c.case: c for c in ingest(spec, open_tree(tmp_path), b"s").cases}
         assert "spacing_unknown" in read_scan(cases["30"], spec).image.steps
         assert "spacing_unknown" not in read_scan(cases["50"], spec).image.steps
+
+
+class TestATurnedLabel:
+    """A label on its image's grid with axes swapped or reversed lands on the anatomy, whatever the collection says of grids."""
+
+    GRID = np.array([[0.9, 0.02, 0, -31.0], [-0.02, 0.9, 0, 17.5], [0, 0, 2.5, 100.0], [0, 0, 0, 1]])
+    TRUTH = (np.arange(IMAGE.size).reshape(IMAGE.shape) % 7).astype(np.uint8)
+
+    def read(self, root, label, affine, grid, name="a_label.nii", **header):
+        write_nifti(root / "a_image.nii", IMAGE, self.GRID)
+        if name.endswith(".nii"):
+            (root / name).write_bytes(nifti_bytes(label, affine, **header))
+        else:
+            sitk.WriteImage(as_itk(label, affine), str(root / name))
+        spec = replace(pairs_spec(suffix="nii"), label_grid=grid)
+        return read_scan(case_of(root, "a_image.nii", name), spec).label
+
+    @pytest.mark.parametrize("grid", ["image", "affine"])
+    @pytest.mark.parametrize("name", ["a_label.nii", "a_label.mha", "a_label.nrrd"])
+    @pytest.mark.parametrize("axes", list(permutations(range(3))))
+    @pytest.mark.parametrize("flips", [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 0, 1), (1, 1, 1)])
+    def test_every_turn_is_turned_back(self, tmp_path, axes, flips, name, grid):
+        label, affine = turned(self.TRUTH, self.GRID, axes, flips)
+        found = self.read(tmp_path, label, affine, grid, name)
+        assert np.array_equal(found.voxels, self.TRUTH)
+        assert found.steps == (() if axes == (0, 1, 2) and not any(flips) else ("label_reoriented",))
+        assert np.allclose(found.geometry.affine, self.GRID, atol=1e-4)
+
+    def test_a_turned_label_may_be_rounded(self, tmp_path):
+        label, affine = turned(self.TRUTH, self.GRID, (0, 1, 2), (1, 1, 0))
+        affine[:3] += np.random.default_rng(0).uniform(-0.01, 0.01, (3, 4))
+        assert np.array_equal(self.read(tmp_path, label, affine, "image").voxels, self.TRUTH)
+
+    @pytest.mark.parametrize("affine", [np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])])
+    @pytest.mark.parametrize("grid", ["image", "affine"])
+    def test_a_header_that_says_nothing_takes_the_images_place(self, tmp_path, affine, grid):
+        found = self.read(tmp_path, self.TRUTH, affine, grid)
+        assert np.array_equal(found.voxels, self.TRUTH)
+        assert found.steps == ("affine_from_image",)
+
+    @pytest.mark.parametrize("grid", ["image", "affine"])
+    def test_unset_codes_say_nothing(self, tmp_path, grid):
+        found = self.read(tmp_path, self.TRUTH, self.GRID @ np.diag([-1.0, 1, 1, 1]), grid, sform_code=0)
+        assert (found.steps, np.array_equal(found.voxels, self.TRUTH)) == (("affine_from_image",), True)
+
+    def test_a_place_far_away_says_nothing(self, tmp_path):
+        far = self.GRID.copy()
+        far[:3, 3] += 900
+        assert self.read(tmp_path, self.TRUTH, far, "image").steps == ("affine_from_image",)
+
+    @pytest.mark.parametrize("moved_mm", [1.0, 2.0])
+    def test_any_other_place_is_refused_or_resampled(self, tmp_path, moved_mm):
+        moved = self.GRID.copy()
+        moved[0, 3] += moved_mm
+        with pytest.raises(CaseRejected, match="from its image's grid") as caught:
+            self.read(tmp_path, self.TRUTH, moved, "image")
+        assert caught.value.reason is Reason.LABEL_GEOMETRY
+        found = self.read(tmp_path, self.TRUTH, moved, "affine")
+        assert found.steps == ("label_resampled",)
+        by = round(moved_mm / 0.9)
+        assert np.array_equal(found.voxels[by:, 1:-1], self.TRUTH[:-by, 1:-1])
+
+
+def turned(truth, affine, axes, flips):
+    """The same truth stored with other axes: array and affine."""
+    array, turn = truth.transpose(axes), np.zeros((4, 4))
+    turn[3, 3] = 1
+    for axis, source in enumerate(axes):
+        turn[source, axis] = -1 if flips[axis] else 1
+        turn[source, 3] = array.shape[axis] - 1 if flips[axis] else 0
+    array = np.flip(array, [axis for axis in range(3) if flips[axis]])
+    return np.ascontiguousarray(array), affine @ turn
+
+
+def as_itk(array, affine):
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).reshape(-1).tolist())
+    return image
