@@ -30,6 +30,7 @@ class Reason(StrEnum):
     ARCHIVE_PASSWORD = "archive_password"  # it is encrypted, and no password given opens it
     SCRATCH_FULL = "scratch_full"  # it unpacks to more than the scratch folder may hold
     NAN_VOXELS = "nan_voxels"  # the image holds NaN or infinity
+    VALUE_RANGE = "value_range"  # small differences on a large offset, which 32-bit floats cannot hold
     CONSTANT_IMAGE = "constant_image"  # one value everywhere
     DIMENSIONS = "dimensions"  # not three-dimensional (or not the channels the collection promises)
     SPACING_DISAGREES = "spacing_disagrees"  # affine and pixdim name different spacings and no quirk says which holds

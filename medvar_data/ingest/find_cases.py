@@ -25,6 +25,8 @@ from medvar_data.sources.tree import Tree, modified_ns
 SHOWN_SUFFIXES = (
     ".nii.gz",
     ".nii",
+    ".mgz",
+    ".mgh",
     ".mha",
     ".mhd",
     ".nrrd",
@@ -39,7 +41,7 @@ SHOWN_SUFFIXES = (
 )
 
 
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh")
 
 
 def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:

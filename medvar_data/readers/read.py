@@ -34,7 +34,10 @@ def read_scan(case: Case, spec: CollectionSpec) -> Scan:
     except (MedvarError, MemoryError):
         raise
     except Exception as error:  # the text of a library's error can hold what a header says: it is dropped
-        detail = f"the reader gave up ({type(error).__name__}); the file is damaged"
+        detail = (
+            f"the reader met what it does not know ({type(error).__name__}); open the file with another program: "
+            "where that fails too, download it again, else report this"
+        )
         raise CaseRejected(Reason.UNREADABLE, detail) from None
     image = repair_intensities(scan.image, case, spec)
     known = tuple(quirk.step for quirk in spec.quirks if quirk.step and quirk.holds_for(case.case))

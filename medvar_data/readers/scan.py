@@ -12,6 +12,8 @@ from medvar_data.records import LabelVolume, Volume
 
 INT16 = np.iinfo(np.int16)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+SHOWN_RANGE = (0.5, 99.5)  # percentiles of what is no background
+GREY_STEPS = 2550  # a tenth of a grey level
 LABEL_TOLERANCE = 1e-3  # how far a stored label may lie from an integer
 
 
@@ -37,9 +39,9 @@ def compact(voxels: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
     """Store voxels as int16 where that is exact, else as float32.
 
     Raises:
-        CaseRejected: `nan_voxels`, `constant_image`, or `dimensions` where a voxel is not one real number.
+        CaseRejected: `nan_voxels`, `constant_image`, `value_range`, or `dimensions` where a voxel is not one real number.
     """
-    _check_real(voxels)
+    check_real(voxels.dtype)
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         n_bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
         raise CaseRejected(Reason.NAN_VOXELS, f"{n_bad} of {voxels.size} voxels are NaN or infinite; wanted numbers")
@@ -53,11 +55,33 @@ def compact(voxels: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
         return voxels.astype(np.int16)
     if max(abs(float(low)), abs(float(high))) > FLOAT32_MAX:
         raise CaseRejected(Reason.NAN_VOXELS, "the image holds values beyond 32-bit floats; wanted numbers")
-    return voxels.astype(np.float32)
+    return voxels.astype(np.float32) if voxels.dtype.itemsize <= 2 else _narrowed(voxels)
 
 
-def _check_real(voxels: Shaped[np.ndarray, "i j k"]) -> None:
-    if voxels.dtype.kind not in "iufb":
+def _narrowed(voxels: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
+    """Store wide numbers as float32, as long as no grey level can hang on what that rounds away."""
+    narrow = voxels.astype(np.float32)
+    if voxels.dtype == np.float32:
+        return narrow
+    lost = float(np.abs(voxels.astype(np.float64) - narrow).max())
+    if lost:
+        inside = narrow[narrow != 0]
+        low, high = np.percentile(inside, SHOWN_RANGE) if inside.size else (0.0, 0.0)
+        if lost > (high - low) / GREY_STEPS:
+            raise CaseRejected(
+                Reason.VALUE_RANGE,
+                f"values lie {high - low:.4g} apart around {high:.6g}, which 32-bit floats hold to {lost:.2g} alone; subtract the offset",
+            )
+    return narrow
+
+
+def check_real(dtype: np.dtype) -> None:
+    """Reject voxels that are not one real number each.
+
+    Raises:
+        CaseRejected: `dimensions`.
+    """
+    if dtype.kind not in "iufb":
         raise CaseRejected(Reason.DIMENSIONS, "a voxel holds a colour or a complex number; wanted one real number")
 
 
@@ -69,7 +93,7 @@ def label_values(
     Raises:
         CaseRejected: `label_values` (not whole, negative, above 65535), `empty_label`, or `dimensions`.
     """
-    _check_real(voxels)
+    check_real(voxels.dtype)
     if voxels.dtype.kind == "f":
         if not np.isfinite(voxels).all():
             raise CaseRejected(Reason.LABEL_VALUES, "the label holds NaN or infinity; wanted whole numbers")

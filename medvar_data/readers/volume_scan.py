@@ -1,4 +1,4 @@
-"""Read volume files: NIfTI through nibabel, MHA, MHD and NRRD through SimpleITK.
+"""Read volume files: NIfTI and FreeSurfer's MGH through nibabel, MHA, MHD and NRRD through SimpleITK.
 
 A file is read once, whole and in order; gzip is inflated by ISA-L. Errors of the libraries become reasons; their texts
 are dropped, since they can hold paths and header values.
@@ -15,26 +15,31 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from isal import igzip, igzip_lib
+from isal import igzip_lib
 from jaxtyping import Shaped
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.geometry import check_affine, resolve_spacing
+from medvar_data.geometry import check_affine, resolve_spacing, voxel_sizes
+from medvar_data.readers.headers import mm_of, text_header_unit, unit_mm, unit_steps, voxels_begin
 from medvar_data.readers.labels import UNPLACED, combine_labels, same_place
-from medvar_data.readers.scan import Header, Scan, compact, digest_of_files
+from medvar_data.readers.scan import Header, Scan, check_real, compact, digest_of_files
 from medvar_data.records import Case, Geometry, Volume
 from medvar_data.sources.archives import private_folder
 from medvar_data.sources.detached import read_with_data
 from medvar_data.sources.tree import SEPARATOR, read_head
 from medvar_data.storage.store import telling_of_full_disk
 
-GZIP_MAGIC = b"\x1f\x8b"
+MGH = (".mgz", ".mgh")
+MGH_HEADER_BYTES = 284
+MGH_PLACED = slice(28, 30)  # 0 where the header names no place
+GZIP_MAGIC, DEFLATE = b"\x1f\x8b", b"\x08"
 HEADER_BYTES = 540  # NIfTI-2
 MIN_HEADER_BYTES = 348  # NIfTI-1
 HEAD_BYTES = 1 << 14  # of a file, packed or not: enough for its header
 PIECE_BYTES = 1 << 18  # taken in and given out at a time
 MAX_DEFLATE_RATIO = 1032  # no deflate stream reaches more
+NO_MGH = "the content is not FreeSurfer's MGH, whatever the name says; download it again"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -55,6 +60,8 @@ def read_volume_header(root: str, path: str, spacing_from: str) -> Header | None
     Raises:
         CaseRejected: the header alone shows that the file is no use.
     """
+    if path.lower().endswith(MGH):
+        return _mgh_peek(root, path)
     if not _is_nifti(path):
         return None
     header = _nifti_header(_inflated_head(read_head(Path(root), path, HEAD_BYTES)))
@@ -69,21 +76,27 @@ def _inflated_head(data: bytes) -> bytes:
     """The first bytes of a NIfTI file, inflated where they are gzip."""
     if data[:2] != GZIP_MAGIC:
         return data
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        head = inflater.decompress(data, HEADER_BYTES)
-    except zlib.error as error:
-        raise CaseRejected(Reason.UNREADABLE, "the gzip stream is damaged; download the file again") from error
-    if len(head) < MIN_HEADER_BYTES and not inflater.eof:
-        raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends within the header; download the file again")
+    head, rest = b"", data
+    while len(head) < HEADER_BYTES and rest[:2] == GZIP_MAGIC:  # a header may lie in several members
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            head += inflater.decompress(rest, HEADER_BYTES - len(head))
+        except zlib.error as error:
+            raise CaseRejected(Reason.UNREADABLE, "the gzip stream is damaged; download the file again") from error
+        if len(head) < MIN_HEADER_BYTES and not inflater.eof:
+            raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends within the header; download the file again")
+        rest = inflater.unused_data
     return head
 
 
 def _stored_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
     try:
-        return tuple(int(n) for n in header.get_data_shape())
+        shape = tuple(int(n) for n in header.get_data_shape())
     except Exception as error:
-        raise CaseRejected(Reason.UNREADABLE, "the NIfTI header is damaged") from error
+        raise CaseRejected(
+            Reason.UNREADABLE, "the NIfTI header's `dim` names no shape; wanted the number of axes and their lengths"
+        ) from error
+    return (*shape[:3], *(n or 1 for n in shape[3:]))  # 0 beyond the third axis: there is none
 
 
 def _read(root: str, path: str, spacing_from: str, channel: int, *, is_label: bool = False) -> tuple[Volume, Geometry]:
@@ -95,12 +108,14 @@ def _read(root: str, path: str, spacing_from: str, channel: int, *, is_label: bo
     digest = digest_of_files([sha256(data).hexdigest() for data in files.values()])
     if _is_nifti(path):
         voxels, affine, pixdim, steps = _read_nifti(next(iter(files.values())), channel, is_label)
+    elif path.lower().endswith(MGH):
+        voxels, affine, pixdim, steps = _read_mgh(next(iter(files.values())), channel, is_label)
     else:
         voxels, affine, pixdim, steps = _read_itk(files, root, path)
     if not voxels.size:
         found = " x ".join(map(str, voxels.shape))
         raise CaseRejected(Reason.DIMENSIONS, f"the image is {found} voxels; wanted three dimensions")
-    stated = Geometry(voxels.shape, affine)
+    stated = Geometry(voxels.shape, np.diag([*[1.0 / mm_of(steps)] * 3, 1.0]) @ affine)
     affine, more = resolve_spacing(affine, pixdim, spacing_from)
     check_affine(affine)
     return Volume(voxels, Geometry(voxels.shape, affine), digest, (*steps, *more)), stated
@@ -114,28 +129,104 @@ def _read_nifti(data: bytes, channel: int, is_label: bool) -> Read:
     header = _nifti_header(raw)
     stored_shape = _stored_shape(header)
     shape, n_channels = _three_dimensions(stored_shape)
-    dtype, offset = header.get_data_dtype(), int(header.get_data_offset())
-    needed = offset + math.prod(stored_shape) * dtype.itemsize
+    dtype = header.get_data_dtype()
+    check_real(dtype)
+    n_bytes = math.prod(stored_shape) * dtype.itemsize
+    offset = voxels_begin(header, raw, n_bytes)
+    needed = offset + n_bytes
     if len(raw) < needed:
-        raise CaseRejected(Reason.TRUNCATED, f"the file ends after {len(raw)} of {needed} bytes; download it again")
+        raise CaseRejected(
+            Reason.TRUNCATED,
+            f"the file ends after {len(raw)} bytes, but its header promises {needed} (voxels from byte {offset}); download it again",
+        )
     channel = -1 if is_label and n_channels == 1 else channel
     _check_channel(channel, n_channels)
     flat = np.frombuffer(raw, dtype, count=math.prod(stored_shape), offset=offset)  # voxels as stored, not copied
     stored = flat.reshape((*shape, n_channels), order="F")[..., max(channel, 0)]
     steps: tuple[str, ...] = () if len(stored_shape) == 3 or channel >= 0 else ("squeezed",)
-    slope, intercept = header.get_slope_inter()
-    if (slope or 1.0, intercept or 0.0) != (1.0, 0.0):
-        stored = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    slope, intercept = _scaling(header)
+    if (slope, intercept) != (1.0, 0.0):
+        stored = _scaled(stored, slope, intercept)
         steps = (*steps, "scaled")
     affine, pixdim = _affine_and_pixdim(header)
+    steps = (*steps, *unit_steps(header))
     if is_label and not int(header["sform_code"]) and not int(header["qform_code"]):
         steps = (*steps, UNPLACED)
     return stored, affine, pixdim, (*steps, *_doubts(header, affine))
 
 
+def _scaled(stored: Shaped[np.ndarray, "i j k"], slope: float, intercept: float) -> Shaped[np.ndarray, "i j k"]:
+    """Scale in 32-bit floats what they hold exactly, anything wider in 64."""
+    if stored.dtype.itemsize > 4 or (stored.dtype.itemsize == 4 and stored.dtype.kind in "iu"):
+        return stored.astype(np.float64) * slope + intercept
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+
+
+def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
+    """Slope and intercept; a slope of 0, or one that is no number, means that nothing is scaled."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not math.isfinite(slope):
+        return 1.0, 0.0
+    if not math.isfinite(intercept):
+        raise CaseRejected(
+            Reason.UNREADABLE, f"`scl_slope` is {slope:g} but `scl_inter` is no number; wanted both, or a slope of 0"
+        )
+    return slope, intercept
+
+
+def _mgh_header(data: bytes | memoryview) -> nib.freesurfer.mghformat.MGHHeader:
+    if not data:
+        raise CaseRejected(Reason.FILE_EMPTY, "the file has 0 bytes; download it again")
+    try:
+        header = nib.freesurfer.mghformat.MGHHeader(bytes(data[:MGH_HEADER_BYTES]), check=False)
+        if int(header["version"]) == 1:
+            header.get_data_dtype()
+            return header
+    except Exception as error:
+        raise CaseRejected(Reason.NOT_AN_IMAGE, NO_MGH) from error
+    raise CaseRejected(Reason.NOT_AN_IMAGE, NO_MGH)
+
+
+def _mgh_peek(root: str, path: str) -> Header:
+    header = _mgh_header(_inflated_head(read_head(Path(root), path, HEAD_BYTES)))
+    shape, n_channels = _three_dimensions(tuple(int(n) for n in header["dims"]))
+    affine = np.asarray(header.get_affine(), dtype=np.float64)
+    check_affine(affine)
+    x, y, z = voxel_sizes(affine)
+    return Header(shape, n_channels, (x, y, z), header.get_data_dtype().itemsize)
+
+
+def _read_mgh(data: bytes, channel: int, is_label: bool) -> Read:
+    raw = _inflate(data)
+    header = _mgh_header(raw)
+    sizes = tuple(int(n) for n in header["dims"])
+    shape, n_channels = _three_dimensions(sizes)
+    dtype = header.get_data_dtype()
+    needed = MGH_HEADER_BYTES + math.prod(sizes) * dtype.itemsize
+    if len(raw) < needed:
+        raise CaseRejected(
+            Reason.TRUNCATED,
+            f"the file ends after {len(raw)} bytes, but its header promises {needed}; download it again",
+        )
+    channel = -1 if is_label and n_channels == 1 else channel
+    _check_channel(channel, n_channels)
+    flat = np.frombuffer(raw, dtype, count=math.prod(sizes), offset=MGH_HEADER_BYTES)
+    voxels = flat.reshape((*shape, n_channels), order="F")[..., max(channel, 0)]
+    affine = np.asarray(header.get_affine(), dtype=np.float64)
+    return voxels, affine, voxel_sizes(affine), (UNPLACED,) if is_label and not any(raw[MGH_PLACED]) else ()
+
+
 def _read_itk(files: dict[str, bytes], root: str, path: str) -> Read:
-    with _on_disk(files, root, path) as file:
-        image = sitk.ReadImage(file)
+    try:
+        with _on_disk(files, root, path) as file:
+            image = sitk.ReadImage(file)
+    except RuntimeError as error:  # its text can hold paths and header values
+        raise CaseRejected(
+            Reason.UNREADABLE,
+            f"ITK cannot read the file: its header names what is not there or not known, or its {len(next(iter(files.values())))} bytes "
+            "end early; compare its size with the publisher's, and download it again where they differ",
+        ) from error
+    factor, unit = text_header_unit(path, next(iter(files.values())))
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
         raise CaseRejected(
             Reason.DIMENSIONS,
@@ -151,8 +242,9 @@ def _read_itk(files: dict[str, bytes], root: str, path: str) -> Read:
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
     affine[:3, 3] = [*image.GetOrigin(), 0.0][:3]
-    x, y, z = spacing
-    return voxels, LPS_TO_RAS @ affine, (x, y, z), ()
+    affine[:3] *= factor
+    x, y, z = (factor * step for step in spacing)
+    return voxels, LPS_TO_RAS @ affine, (x, y, z), (unit,) if unit else ()
 
 
 def _inflate(data: bytes) -> memoryview:
@@ -162,16 +254,33 @@ def _inflate(data: bytes) -> memoryview:
     whole = _inflate_one_member(data)
     if whole is not None:
         return whole
-    try:
-        return memoryview(igzip.decompress(data))
-    except EOFError as error:
-        raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends early; download the file again") from error
-    except (igzip.BadGzipFile, OSError) as error:
-        raise CaseRejected(
-            Reason.UNREADABLE, "the gzip stream is damaged (its checksum fails); download it again"
-        ) from error
-    except Exception as error:  # ISA-L raises its own class for broken deflate blocks
-        raise CaseRejected(Reason.UNREADABLE, "the gzip stream is damaged; download the file again") from error
+    return memoryview(_inflate_members(data))
+
+
+def _inflate_members(data: bytes) -> bytes:
+    """Inflate one gzip member after the other; what follows the last and is no gzip is padding or junk.
+
+    Raises:
+        CaseRejected: a member ends early, or its bytes or checksum are wrong.
+    """
+    parts: list[bytes] = []
+    at = n_members = 0
+    while data[at : at + 2] == GZIP_MAGIC and (not n_members or data[at + 2 : at + 3] == DEFLATE):
+        inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        try:
+            while not inflater.eof and (at < len(data) or not inflater.needs_input):
+                piece = data[at : at + PIECE_BYTES] if inflater.needs_input else b""
+                at += len(piece)
+                parts.append(inflater.decompress(piece, PIECE_BYTES))
+        except Exception as error:  # ISA-L raises its own class for broken deflate blocks
+            raise CaseRejected(
+                Reason.UNREADABLE, "the gzip stream is damaged (its blocks or its checksum fail); download it again"
+            ) from error
+        if not inflater.eof:
+            raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends early; download the file again")
+        at -= len(inflater.unused_data)
+        n_members += 1
+    return b"".join(parts)
 
 
 def _inflate_one_member(data: bytes) -> memoryview | None:
@@ -194,7 +303,7 @@ def _inflate_one_member(data: bytes) -> memoryview | None:
                 return None
             whole[filled : filled + len(out)] = out
             filled += len(out)
-    except Exception:  # igzip says below what is wrong
+    except Exception:  # `_inflate_members` says what is wrong
         return None
     return whole if inflater.eof and taken == len(data) and not inflater.unused_data and filled == size else None
 
@@ -202,21 +311,31 @@ def _inflate_one_member(data: bytes) -> memoryview | None:
 def _nifti_header(data: bytes | memoryview) -> nib.Nifti1Header:
     if not data:
         raise CaseRejected(Reason.FILE_EMPTY, "the file has 0 bytes; download it again")
+    if data[:2] == GZIP_MAGIC:
+        raise CaseRejected(Reason.NOT_AN_IMAGE, "the file is packed by gzip twice; unpack it once")
     for header_class, size, magic_at in ((nib.Nifti1Header, 348, 344), (nib.Nifti2Header, 540, 4)):
         if data[magic_at : magic_at + 2] in (b"n+", b"ni") and len(data) >= size:
             try:
-                return header_class.from_fileobj(BytesIO(bytes(data[:size]) + bytes(4)), check=False)
+                header = header_class.from_fileobj(BytesIO(bytes(data[:size]) + bytes(4)), check=False)
             except Exception as error:
-                raise CaseRejected(Reason.UNREADABLE, "the NIfTI header is damaged") from error
+                raise CaseRejected(Reason.UNREADABLE, "the NIfTI header is damaged; download the file again") from error
+            if float(header["pixdim"][0]) not in (-1.0, 1.0):  # qfac: nifti1.h takes 0 for 1
+                header["pixdim"][0] = -1.0 if header["pixdim"][0] < 0 else 1.0
+            return header
     raise CaseRejected(Reason.NOT_AN_IMAGE, "the content is not NIfTI, whatever the name says; download it again")
 
 
 def _affine_and_pixdim(header: nib.Nifti1Header) -> tuple[np.ndarray, tuple[float, float, float]]:
-    x, y, z = (abs(float(v)) for v in header["pixdim"][1:4])
+    factor = unit_mm(header)
+    x, y, z = (abs(float(v)) * factor for v in header["pixdim"][1:4])
     try:
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        affine = np.array(header.get_best_affine(), dtype=np.float64)
     except Exception as error:
-        raise CaseRejected(Reason.SPACING_IMPLAUSIBLE, "the header holds no usable orientation") from error
+        raise CaseRejected(
+            Reason.SPACING_IMPLAUSIBLE,
+            "`pixdim` and the quaternion of the qform make no orientation; wanted an sform or a whole qform",
+        ) from error
+    affine[:3] *= factor
     return affine, (x, y, z)
 
 
@@ -227,7 +346,7 @@ def _doubts(header: nib.Nifti1Header, affine: np.ndarray) -> tuple[str, ...]:
         return ("spacing_placeholder",) if np.array_equal(np.abs(header["pixdim"][1:4]), np.ones(3)) else ()
     if sform and qform:
         try:
-            other = header.get_qform()
+            other = np.diag([*[unit_mm(header)] * 3, 1.0]) @ header.get_qform()
         except Exception:  # a quaternion or spacing that is none: it says nothing against the sform
             return ()
         grid = _three_dimensions(_stored_shape(header))[0]

@@ -223,14 +223,11 @@ class TestHeadersThatQuarrel:
         image = read_scan(case_of(tmp_path, "a_image.nii.gz"), pairs_spec()).image
         assert np.array_equal(image.voxels, IMAGE)
 
-    def test_what_trails_a_gzip_is_damage_or_nothing(self, tmp_path):
-        write_files(tmp_path, {"a_image.nii.gz": gzip.compress(nifti_bytes(IMAGE)) + b"\0" * 64})
+    @pytest.mark.parametrize("trail", [b"\0" * 64, b"rubbish", b"\n"])
+    def test_what_trails_a_complete_gzip_changes_nothing(self, tmp_path, trail):
+        write_files(tmp_path, {"a_image.nii.gz": gzip.compress(nifti_bytes(IMAGE)) + trail})
         image = read_scan(case_of(tmp_path, "a_image.nii.gz"), pairs_spec()).image
         assert np.array_equal(image.voxels, IMAGE)
-        write_files(tmp_path, {"a_image.nii.gz": gzip.compress(nifti_bytes(IMAGE)) + b"rubbish"})
-        with pytest.raises(CaseRejected) as caught:
-            read_scan(case_of(tmp_path, "a_image.nii.gz"), pairs_spec())
-        assert caught.value.reason in (Reason.UNREADABLE, Reason.TRUNCATED)
 
     @pytest.mark.parametrize(("off", "steps"), [(1e-5, ()), (0.5, ("affine_from_image",))])
     def test_a_label_half_a_voxel_off_takes_the_images_place_and_says_so(self, tmp_path, off, steps):
