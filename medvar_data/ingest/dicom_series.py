@@ -12,10 +12,19 @@ from hashlib import sha256
 from hmac import new as hmac
 from pathlib import Path
 
-from medvar_data.catalog.collection import CollectionSpec, Layout, condition_name, labels_of
+from medvar_data.catalog.collection import CollectionSpec, Layout, labels_of
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.ingest.dicom_files import SortedFiles, hashed, series_key, sort_files
-from medvar_data.ingest.names import MAX_CASE_KEY, case_key, make_reject, official_split, skip_reason, slug
+from medvar_data.ingest.names import (
+    MAX_CASE_KEY,
+    CaseFiles,
+    case_key,
+    make_case,
+    make_reject,
+    patients_of,
+    skip_reason,
+    slug,
+)
 from medvar_data.readers.dicom.headers import Frame, Instance
 from medvar_data.readers.dicom.screening import verdict
 from medvar_data.readers.dicom.volumes import MIN_SLICES, Part, n_places, split_series, stack_frames
@@ -110,7 +119,7 @@ def _judge_series(
             paths, channel = _files(part, frames)
             first = next((owners[path] for path in paths if layout.id in found.matches[path].as_image), instances[0])
             yield _Volume(
-                _case(spec, layout, key, part, (paths, channel), (first, found, root), salt),
+                _case(spec, layout, part, (paths, channel), (first, found, root), key=key, salt=salt),
                 layout,
                 first.series,
                 first.frame_of_reference,
@@ -153,34 +162,24 @@ def _files(part: Part, frames: Sequence[Frame]) -> tuple[list[str], int]:
 def _case(
     spec: CollectionSpec,
     layout: Layout,
-    key: str,
     part: Part,
     files: tuple[list[str], int],
     source: tuple[Instance, SortedFiles, Path],
+    *,
+    key: str,
     salt: bytes,
 ) -> Case:
     (paths, channel), (first, found, root) = files, source
-    modality = layout.modality or spec.modality
     groups = found.matches[first.path].as_image[layout.id]
-    owner = layout.patients_of or spec.family or spec.name
-    patient = layout.group.format_map(groups) if layout.group else _patient(owner, first, salt)
-    return Case(
-        collection=spec.name,
-        case=key,
-        group=f"{owner}/{patient}",
-        modality=modality,
-        region=layout.region or spec.region,
+    n_bytes = sum(found.matches[path].file.n_bytes for path in paths)
+    return make_case(
+        spec,
+        layout,
+        groups,
+        key=key,
+        patient=layout.group.format_map(groups) if layout.group else _patient(patients_of(spec, layout), first, salt),
         sequence=_sequence(layout, groups, first, part),
-        official_split=official_split(layout, groups),
-        condition=condition_name(spec, modality),
-        layout=layout.id,
-        reader=layout.reader,
-        root=str(root),
-        image=tuple(paths),
-        label=(),
-        channel=channel,
-        n_bytes=sum(found.matches[path].file.n_bytes for path in paths),
-        modified_ns=0,
+        files=CaseFiles(str(root), tuple(paths), (), channel, n_bytes),
     )
 
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from medvar_data.catalog.collection import CollectionSpec, Layout, condition_name
+from medvar_data.catalog.collection import CollectionSpec, Layout
 from medvar_data.errors import Reason
-from medvar_data.ingest.names import case_key, make_reject, official_split, skip_reason, slug
+from medvar_data.ingest.names import CaseFiles, case_key, make_case, make_reject, skip_reason, slug
 from medvar_data.records import Case, LayoutCount, Reject, SourceFile
 from medvar_data.sources.tree import Tree
 
@@ -98,7 +98,7 @@ def _match(
     for (pair, _), (groups, members) in images.items():
         label = labels.get((pair, ""))
         used.add(pair)
-        cases += _cases(spec, layout, groups, members, label[1] if label else [], tree, salt)
+        cases += _cases(spec, layout, groups, (members, label[1] if label else []), tree, salt)
     spare = []
     for (pair, again), (groups, members) in labels.items():
         name = (
@@ -145,54 +145,37 @@ def _cases(
     spec: CollectionSpec,
     layout: Layout,
     groups: Mapping[str, str],
-    images: list[SourceFile],
-    labels: list[SourceFile],
+    files: tuple[list[SourceFile], list[SourceFile]],
     tree: Tree,
     salt: bytes,
 ) -> list[tuple[Case, str]]:
-    """Make one case, or one a channel where the fourth dimension holds several; with each the reason to skip it."""
+    """Make one case of images and labels, or one a channel where the fourth dimension holds several; with each the reason to skip it."""
+    images, labels = files
     sequence = layout.sequence.format_map(groups)
     name = layout.case.format_map(groups)
     base = case_key(name, spec, salt)
     channels = [(i, title, f"-{slug(title)}") for i, title in enumerate(layout.channels)]
     return [
         (
-            _case(spec, layout, groups, (images, labels), tree, f"{base}{tail}", title, channel),
+            make_case(
+                spec,
+                layout,
+                groups,
+                key=f"{base}{tail}",
+                patient=layout.group.format_map(groups),
+                sequence=title,
+                files=CaseFiles(
+                    root=str(tree.root),
+                    image=tuple(sorted(file.path for file in images)),
+                    label=_label_order(layout, [file.path for file in labels]),
+                    channel=channel,
+                    n_bytes=sum(file.n_bytes for file in (*images, *labels)),
+                ),
+            ),
             skip_reason(spec, f"{slug(name)}{tail}"),
         )
         for channel, title, tail in channels or [(-1, layout.sequences.get(sequence, sequence), "")]
     ]
-
-
-def _case(
-    spec: CollectionSpec,
-    layout: Layout,
-    groups: Mapping[str, str],
-    files: tuple[list[SourceFile], list[SourceFile]],
-    tree: Tree,
-    key: str,
-    sequence: str,
-    channel: int,
-) -> Case:
-    modality = layout.modality or spec.modality
-    return Case(
-        collection=spec.name,
-        case=key,
-        group=f"{layout.patients_of or spec.family or spec.name}/{layout.group.format_map(groups)}",
-        modality=modality,
-        region=layout.region or spec.region,
-        sequence=sequence,
-        official_split=official_split(layout, groups),
-        condition=condition_name(spec, modality),
-        layout=layout.id,
-        reader=layout.reader,
-        root=str(tree.root),
-        image=tuple(sorted(f.path for f in files[0])),
-        label=_label_order(layout, [f.path for f in files[1]]),
-        channel=channel,
-        n_bytes=sum(f.n_bytes for part in files for f in part),
-        modified_ns=0,
-    )
 
 
 def _label_order(layout: Layout, paths: list[str]) -> tuple[str, ...]:

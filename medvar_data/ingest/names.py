@@ -2,14 +2,73 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from hmac import new as hmac
 
-from medvar_data.catalog.collection import CollectionSpec, Layout, parse_numbers
+from medvar_data.catalog.collection import CollectionSpec, Layout, condition_name, parse_numbers
 from medvar_data.errors import Reason
-from medvar_data.records import Reject
+from medvar_data.records import Case, Reject
 
 MAX_CASE_KEY = 48  # letters; with collection, channel and ending a member's name stays below the archive's 99
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of a case below a root, as `Case` holds them."""
+
+    root: str
+    image: tuple[str, ...]
+    label: tuple[str, ...]
+    channel: int
+    n_bytes: int
+
+
+def make_case(
+    spec: CollectionSpec,
+    layout: Layout,
+    groups: Mapping[str, str],
+    *,
+    key: str,
+    patient: str,
+    sequence: str,
+    files: CaseFiles,
+) -> Case:
+    """Make a case from what its layout and its names say.
+
+    Args:
+        spec: its collection.
+        layout: that found it.
+        groups: what the layout's pattern captured of the image's path.
+        key: of the case.
+        patient: as named within the collection, or within the one whose patients these are.
+        sequence: as stored.
+        files: where it lies; the times of its files are still to be noted.
+    """
+    modality = layout.modality or spec.modality
+    return Case(
+        collection=spec.name,
+        case=key,
+        group=f"{patients_of(spec, layout)}/{patient}",
+        modality=modality,
+        region=layout.region or spec.region,
+        sequence=sequence,
+        official_split=official_split(layout, groups),
+        condition=condition_name(spec, modality),
+        layout=layout.id,
+        reader=layout.reader,
+        root=files.root,
+        image=files.image,
+        label=files.label,
+        channel=files.channel,
+        n_bytes=files.n_bytes,
+        modified_ns=0,
+    )
+
+
+def patients_of(spec: CollectionSpec, layout: Layout) -> str:
+    """Name the collection or family whose patients a layout's are."""
+    return layout.patients_of or spec.family or spec.name
 
 
 def official_split(layout: Layout, groups: Mapping[str, str]) -> str:
