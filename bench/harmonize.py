@@ -49,7 +49,7 @@ SYNTHETIC_SHAPE = (512, 512, 160)
 STAGES = {  # stage: functions of ours whose own time counts to it
     "read file": [(volume, "read_with_data")],
     "sha256 of file": [(volume, "sha256")],
-    "inflate": [(volume, "_inflate")],
+    "inflate": [(volume, "inflate")],
     "check voxels": [(volume, "compact"), (labels, "label_values")],
     "reorient": [(harmonize, "picture_stack")],
     "body: threshold": [(body, "_foreground"), (harmonize, "fit_body")],

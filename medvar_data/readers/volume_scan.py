@@ -6,7 +6,6 @@ are dropped, since they can hold paths and header values.
 
 import contextlib
 import math
-import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from io import BytesIO
@@ -15,13 +14,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from isal import igzip_lib
 from jaxtyping import Shaped
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.geometry import check_affine, resolve_spacing, voxel_sizes
 from medvar_data.readers.headers import mm_of, text_header_unit, unit_mm, unit_steps, voxels_begin
+from medvar_data.readers.inflate import (
+    GZIP_MAGIC,
+    inflate,
+    inflated_head,
+)
 from medvar_data.readers.labels import UNPLACED, combine_labels, same_place
 from medvar_data.readers.scan import Header, Scan, check_real, compact, digest_of_files
 from medvar_data.records import Case, Geometry, Volume
@@ -33,12 +36,7 @@ from medvar_data.storage.store import telling_of_full_disk
 MGH = (".mgz", ".mgh")
 MGH_HEADER_BYTES = 284
 MGH_PLACED = slice(28, 30)  # 0 where the header names no place
-GZIP_MAGIC, DEFLATE = b"\x1f\x8b", b"\x08"
-HEADER_BYTES = 540  # NIfTI-2
-MIN_HEADER_BYTES = 348  # NIfTI-1
 HEAD_BYTES = 1 << 14  # of a file, packed or not: enough for its header
-PIECE_BYTES = 1 << 18  # taken in and given out at a time
-MAX_DEFLATE_RATIO = 1032  # no deflate stream reaches more
 NO_MGH = "the content is not FreeSurfer's MGH, whatever the name says; download it again"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -64,29 +62,12 @@ def read_volume_header(root: str, path: str, spacing_from: str) -> Header | None
         return _mgh_peek(root, path)
     if not _is_nifti(path):
         return None
-    header = _nifti_header(_inflated_head(read_head(Path(root), path, HEAD_BYTES)))
+    header = _nifti_header(inflated_head(read_head(Path(root), path, HEAD_BYTES)))
     shape, n_channels = _three_dimensions(_stored_shape(header))
     affine, _ = resolve_spacing(*_affine_and_pixdim(header), spacing_from)
     check_affine(affine)
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
     return Header(shape, n_channels, (float(x), float(y), float(z)), int(header["bitpix"]) // 8)
-
-
-def _inflated_head(data: bytes) -> bytes:
-    """The first bytes of a NIfTI file, inflated where they are gzip."""
-    if data[:2] != GZIP_MAGIC:
-        return data
-    head, rest = b"", data
-    while len(head) < HEADER_BYTES and rest[:2] == GZIP_MAGIC:  # a header may lie in several members
-        inflater = zlib.decompressobj(wbits=31)
-        try:
-            head += inflater.decompress(rest, HEADER_BYTES - len(head))
-        except zlib.error as error:
-            raise CaseRejected(Reason.UNREADABLE, "the gzip stream is damaged; download the file again") from error
-        if len(head) < MIN_HEADER_BYTES and not inflater.eof:
-            raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends within the header; download the file again")
-        rest = inflater.unused_data
-    return head
 
 
 def _stored_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
@@ -125,7 +106,7 @@ Read = tuple[Shaped[np.ndarray, "i j k"], np.ndarray, tuple[float, float, float]
 
 
 def _read_nifti(data: bytes, channel: int, is_label: bool) -> Read:
-    raw = _inflate(data)
+    raw = inflate(data)
     header = _nifti_header(raw)
     stored_shape = _stored_shape(header)
     shape, n_channels = _three_dimensions(stored_shape)
@@ -188,7 +169,7 @@ def _mgh_header(data: bytes | memoryview) -> nib.freesurfer.mghformat.MGHHeader:
 
 
 def _mgh_peek(root: str, path: str) -> Header:
-    header = _mgh_header(_inflated_head(read_head(Path(root), path, HEAD_BYTES)))
+    header = _mgh_header(inflated_head(read_head(Path(root), path, HEAD_BYTES)))
     shape, n_channels = _three_dimensions(tuple(int(n) for n in header["dims"]))
     affine = np.asarray(header.get_affine(), dtype=np.float64)
     check_affine(affine)
@@ -197,7 +178,7 @@ def _mgh_peek(root: str, path: str) -> Header:
 
 
 def _read_mgh(data: bytes, channel: int, is_label: bool) -> Read:
-    raw = _inflate(data)
+    raw = inflate(data)
     header = _mgh_header(raw)
     sizes = tuple(int(n) for n in header["dims"])
     shape, n_channels = _three_dimensions(sizes)
@@ -245,67 +226,6 @@ def _read_itk(files: dict[str, bytes], root: str, path: str) -> Read:
     affine[:3] *= factor
     x, y, z = (factor * step for step in spacing)
     return voxels, LPS_TO_RAS @ affine, (x, y, z), (unit,) if unit else ()
-
-
-def _inflate(data: bytes) -> memoryview:
-    """Inflate gzip; other content comes back as it is."""
-    if data[:2] != GZIP_MAGIC:
-        return memoryview(data)
-    whole = _inflate_one_member(data)
-    if whole is not None:
-        return whole
-    return memoryview(_inflate_members(data))
-
-
-def _inflate_members(data: bytes) -> bytes:
-    """Inflate one gzip member after the other; what follows the last and is no gzip is padding or junk.
-
-    Raises:
-        CaseRejected: a member ends early, or its bytes or checksum are wrong.
-    """
-    parts: list[bytes] = []
-    at = n_members = 0
-    while data[at : at + 2] == GZIP_MAGIC and (not n_members or data[at + 2 : at + 3] == DEFLATE):
-        inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-        try:
-            while not inflater.eof and (at < len(data) or not inflater.needs_input):
-                piece = data[at : at + PIECE_BYTES] if inflater.needs_input else b""
-                at += len(piece)
-                parts.append(inflater.decompress(piece, PIECE_BYTES))
-        except Exception as error:  # ISA-L raises its own class for broken deflate blocks
-            raise CaseRejected(
-                Reason.UNREADABLE, "the gzip stream is damaged (its blocks or its checksum fail); download it again"
-            ) from error
-        if not inflater.eof:
-            raise CaseRejected(Reason.TRUNCATED, "the gzip stream ends early; download the file again")
-        at -= len(inflater.unused_data)
-        n_members += 1
-    return b"".join(parts)
-
-
-def _inflate_one_member(data: bytes) -> memoryview | None:
-    """Inflate a plain gzip file into one array of the size that its last bytes name; None where anything is unusual.
-
-    numpy asks for huge pages, Python's bytes do not: a fifth of the time goes to faulting small ones in.
-    """
-    size = int.from_bytes(data[-4:], "little")
-    if size > MAX_DEFLATE_RATIO * len(data):
-        return None
-    whole = np.empty(size, dtype=np.uint8).data
-    inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-    taken = filled = 0
-    try:
-        while not inflater.eof and (taken < len(data) or not inflater.needs_input):
-            piece = data[taken : taken + PIECE_BYTES] if inflater.needs_input else b""
-            taken += len(piece)
-            out = inflater.decompress(piece, PIECE_BYTES)
-            if filled + len(out) > size:
-                return None
-            whole[filled : filled + len(out)] = out
-            filled += len(out)
-    except Exception:  # `_inflate_members` says what is wrong
-        return None
-    return whole if inflater.eof and taken == len(data) and not inflater.unused_data and filled == size else None
 
 
 def _nifti_header(data: bytes | memoryview) -> nib.Nifti1Header:

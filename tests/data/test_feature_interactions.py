@@ -81,7 +81,7 @@ class TestSourcesThatComeAndGo:
         def starve(_: bytes) -> bytes:
             raise MemoryError
 
-        monkeypatch.setattr("medvar_data.readers.volume_scan._inflate", starve)
+        monkeypatch.setattr("medvar_data.readers.volume_scan.inflate", starve)
         with pytest.raises(MemoryError):
             read_scan(workspace.cases("acdc")[0], load_collection("acdc"))
 

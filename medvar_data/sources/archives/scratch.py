@@ -5,7 +5,6 @@ with its process tells a folder in use from one that a killed run left behind; t
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.sources.archives.names import check_ratio
@@ -150,13 +151,11 @@ def open_scratch(parent: Path | None, limit_bytes: int | None) -> Iterator[Scrat
     place.mkdir(parents=True, exist_ok=True)
     remove_stale(place)
     folder = Path(tempfile.mkdtemp(dir=place, prefix=PREFIX))  # mode 0700
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Scratch(folder, limit_bytes)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+    with FileLock(folder / LOCK, mode=0o600):
+        try:
+            yield Scratch(folder, limit_bytes)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_stale(place: Path) -> int:
@@ -171,15 +170,8 @@ def _remove_if_stale(folder: Path) -> bool:
             return False
         if time.time() - stat.st_mtime < GRACE_SECONDS and not (folder / LOCK).exists():
             return False
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError:
+        with FileLock(folder / LOCK, timeout=0, mode=0o600):
+            shutil.rmtree(folder, ignore_errors=True)
+            return True
+    except (OSError, Timeout):  # it cannot be opened, or somebody holds it
         return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody holds it
-        return False
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-    finally:
-        os.close(lock)
