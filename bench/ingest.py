@@ -3,7 +3,7 @@
     python bench/ingest.py [--quick] [--cases 10000] [--runs 3]
 
 Writes an image and a label (.nii.gz) a case into a temporary folder, then alternates between the loop (list the tree, open
-each file with nibabel, take shape, affine and zooms) and `ingest` (match, pair, judge every header, make the rows). One process
+each file with nibabel, take shape, affine and zooms) and `ingest` (match, pair, check every header, make the rows). One process
 each. A second loop reads no more than each file's first 540 bytes: the floor that the disk and gzip set. Prints a table and, as
 its last line, one JSON object.
 """
@@ -81,7 +81,7 @@ def first_bytes(root: Path) -> int:
 
 
 def ours(root: Path, spec: CollectionSpec) -> int:
-    """List, match, pair and judge."""
+    """List, match, pair and check."""
     return len(ingest(spec, open_tree(root), b"salt").cases)
 
 

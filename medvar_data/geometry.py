@@ -89,7 +89,7 @@ def check_spacing(affine: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "3"
 def resolve_spacing(
     affine: Float64[np.ndarray, "4 4"], pixdim_mm: tuple[float, float, float], spacing_from: str
 ) -> tuple[Float64[np.ndarray, "4 4"], tuple[str, ...]]:
-    """Settle a quarrel between affine and pixdim as the collection's quirk says.
+    """Settle a contradiction between affine and pixdim as the collection's quirk says.
 
     Returns the affine to use and the steps taken (`spacing_from_pixdim`, `spacing_from_affine` or nothing).
 
@@ -150,7 +150,7 @@ def canonical(voxels: Shaped[np.ndarray, "i j k"], plan: SlicePlan) -> Shaped[np
 
 
 def slices_first(voxels: Shaped[np.ndarray, "r a s"], axis: int) -> Shaped[np.ndarray, "z row column"]:
-    """View a canonical volume as a stack of pictures in the radiological habit.
+    """View a canonical volume as a stack of pictures in the radiological convention.
 
     Rows run from superior (sagittal, coronal) or anterior (axial) downwards; columns from the patient's right (axial,
     coronal) or front (sagittal) to the right of the picture.

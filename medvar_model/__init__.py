@@ -1,1 +1,1 @@
-"""Train, sample and judge a next-scale autoregressive model on medvar shards."""
+"""Train, sample and evaluate a next-scale autoregressive model on medvar shards."""

@@ -1,6 +1,6 @@
-"""Run the model road end to end on two processor cores: tokenizer, transformer, samples, evaluation.
+"""Run the model pipeline end to end on two processor cores: tokenizer, transformer, samples, evaluation.
 
-In: the folder in which the data road's demo left `shards-64`. Out: `model/` in it: two runs and an evaluation. Each
+In: the folder in which the data pipeline's demo left `shards-64`. Out: `model/` in it: two runs and an evaluation. Each
 stage that is finished is left alone, so the same call again goes on where it stopped.
 
 The sizes, rates and lengths are fixed numbers, chosen by the experiments in docs/log.md: small enough for minutes,

@@ -59,7 +59,7 @@ def ingest_command(
     archives: ArchiveOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the cases of downloaded collections; headers are judged, no voxel is read.
+    """Find the cases of downloaded collections; headers are checked, no voxel is read.
 
     Example: medvar-data ingest acdc=~/data/ACDC msd=~/data/msd -w work
 

@@ -77,9 +77,9 @@ def evaluate_command(
     device: DeviceOption = "auto",
     output: OutputOptions,
 ) -> None:
-    """Judge a run: reconstructions, codes, predictions, samples, copies, conditions.
+    """Evaluate a run: reconstructions, codes, predictions, samples, copies, conditions.
 
-    Judge with the preset the run is to be used with: paper for well trained
+    Evaluate with the preset the run is to be used with: paper for well trained
     networks, demo for small or briefly trained ones. Some metrics need 30 or
     130 images of a set, so small counts leave them out.
 
@@ -110,7 +110,7 @@ def demo_command(
     folder: Annotated[Path, typer.Argument(help="Folder in which `medvar-data demo` left its shards.")] = Path("demo"),
     as_json: JsonOption = False,
 ) -> None:
-    """Train a small tokenizer and transformer on the demo's shards, draw from them, and judge what comes out.
+    """Train a small tokenizer and transformer on the demo's shards, draw from them, and evaluate what comes out.
 
     Example: medvar-data demo demo && medvar-model demo demo
 
@@ -144,4 +144,4 @@ def _show(result: Evaluation) -> None:
 
 
 def _percent(share: dict[str, float]) -> str:
-    return f"{100 * share['share']:.1f} % of {share['n']}" if share["n"] else "none to judge"
+    return f"{100 * share['share']:.1f} % of {share['n']}" if share["n"] else "none to score"

@@ -22,7 +22,7 @@ CONFIRMED = ("originals", "listing", "unconfirmed")
 READER_NAMES = ("volume", "dicom", "dicom_png")  # keys of readers.READERS
 
 
-FINDER_NAMES = ("", "msd", "mms")  # keys of finders.FINDERS
+CASE_LIST_NAMES = ("", "msd", "mms")  # keys of case_lists.CASE_LISTS
 
 
 def check_collection(spec: CollectionSpec, where: str) -> None:
@@ -41,10 +41,10 @@ def check_collection(spec: CollectionSpec, where: str) -> None:
     one_of(spec.spacing_from, ("affine", "pixdim", "reject"), f"{where}: spacing_from")
     one_of(spec.label_grid, LABEL_GRIDS, f"{where}: label_grid")
     one_of(spec.case_names, ("published", "hash"), f"{where}: case_names")
-    one_of(spec.finder, FINDER_NAMES, f"{where}: finder")
-    if spec.finder and spec.case_names == "hash":
+    one_of(spec.case_list, CASE_LIST_NAMES, f"{where}: case_list")
+    if spec.case_list and spec.case_names == "hash":
         raise SpecError(
-            f'{where}: finder works on published names; wanted case_names = "published" with it, or no finder.'
+            f'{where}: case_list works on published names; wanted case_names = "published" with it, or no case_list.'
         )
     for pattern in spec.exclude:
         compiled(pattern, f"{where}: exclude")

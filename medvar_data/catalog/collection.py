@@ -140,7 +140,7 @@ class CollectionSpec:
     quirks: tuple[Quirk, ...] = ()
     repairs: tuple[Repair, ...] = ()
     exclude: tuple[str, ...] = ()
-    finder: str = ""  # key of FINDERS, where a pattern cannot say it all
+    case_list: str = ""  # key of CASE_LISTS, where a pattern cannot say it all
     spacing_from: str = "reject"  # which holds where affine and pixdim disagree: affine, pixdim, or reject
     label_grid: str = "image"  # labels lie on the image's grid; "affine": on their own, resampled through both affines
     case_names: str = "published"  # published names may be shown; "hash" hides a user's own file names

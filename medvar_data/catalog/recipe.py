@@ -1,4 +1,4 @@
-"""Read a recipe: every harmonization choice, from a TOML of the distribution or of the user.
+"""Read a recipe: every harmonization setting, from a TOML of the distribution or of the user.
 
 A recipe may extend another. A wrong key is named in the error, and no recipe is half read.
 """
@@ -20,7 +20,7 @@ CODEC_NAMES = ("png",)  # keys of codec.CODECS
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every harmonization choice, as a number or a word.
+    """Every harmonization setting, as a number or a word.
 
     Voxel and millimetre thresholds act together: a component goes only when it is below both.
     """

@@ -1,4 +1,4 @@
-"""Run the data road end to end on phantoms or real downloads, and leave tables, contact sheets and a page to look at.
+"""Run the data pipeline end to end on phantoms or real downloads, and leave tables, contact sheets and a page to look at.
 
 Two shard sets come out: `shards` by the recipe `paper` (256 x 256), and `shards-64` by the recipe `demo` for a model that
 two cores can train.
@@ -82,7 +82,7 @@ def run_data_demo(spec: DemoSpec, say: Callable[[str], None]) -> DemoResult:
     sources = _sources(spec, tell)
     shards = {}
     for recipe, suffix in RECIPES.items():
-        shards[recipe] = _road(spec, recipe, suffix, sources, tell)
+        shards[recipe] = _pipeline(spec, recipe, suffix, sources, tell)
     sheets = contact_sheets(Store(str(shards["paper"])), spec.output / "sheets")
     tell(f"{len(sheets)} contact sheets in {spec.output / 'sheets'}")
     rows = _rows(Workspace(spec.output / "work"))
@@ -122,7 +122,9 @@ def _holds(spec: CollectionSpec, tree: Tree) -> bool:
     return True
 
 
-def _road(spec: DemoSpec, recipe_name: str, suffix: str, sources: dict[str, Path], tell: Callable[[str], None]) -> Path:
+def _pipeline(
+    spec: DemoSpec, recipe_name: str, suffix: str, sources: dict[str, Path], tell: Callable[[str], None]
+) -> Path:
     recipe = load_recipe(recipe_name)
     workspace = Workspace(spec.output / f"work{suffix}")
     if spec.data is None:

@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 READY, DONE, STARVED, FAILED, DEAD = "ready", "done", "starved", "failed", "dead"
 MAX_FAILED_STARTS = 5  # in a row; one that dies before it is given a task says nothing of any task
-LEAVE_SECONDS = 10.0  # for a process that was told to go home
+LEAVE_SECONDS = 10.0  # for a process that was told to end
 
 
 @dataclass
@@ -93,16 +93,16 @@ def _drain(
     suspects: list[Task],
 ) -> Iterator[Result]:
     """Work until nothing waits; `suspects` takes the tasks whose process died or ran out of memory."""
-    crew: list[_Worker[Task]] = []
+    started: list[_Worker[Task]] = []
     finished, failed_starts = False, 0
     try:
-        while waiting or any(w.task is not None for w in crew):
-            while len(crew) < min(workers, len(waiting) + sum(w.task is not None for w in crew)):
-                crew.append(_start(function))
-            _hand_out(crew, waiting, budget)
-            heard = wait([w.connection for w in crew])
-            for worker in [w for w in crew if w.connection in heard]:
-                kind, value = _hear(worker)
+        while waiting or any(w.task is not None for w in started):
+            while len(started) < min(workers, len(waiting) + sum(w.task is not None for w in started)):
+                started.append(_start(function))
+            _hand_out(started, waiting, budget)
+            ready = wait([w.connection for w in started])
+            for worker in [w for w in started if w.connection in ready]:
+                kind, value = _receive(worker)
                 task, worker.task, worker.cost = worker.task, None, 0
                 if kind == READY:
                     worker.is_ready, failed_starts = True, 0
@@ -119,34 +119,34 @@ def _drain(
                             "Worker processes die as they start, before they are given a case. Check memory limits and the "
                             "installation, or run with --workers 1. Nothing was rejected; the same command goes on from here."
                         )
-                    crew.remove(worker)
+                    started.remove(worker)
                     worker.process.join()
         finished = True
     finally:
-        _send_home(crew, gently=finished)
+        _end_all(started, gently=finished)
 
 
-def _hand_out(crew: list[_Worker[Task]], waiting: deque[tuple[Task, int]], budget: int) -> None:
+def _hand_out(started: list[_Worker[Task]], waiting: deque[tuple[Task, int]], budget: int) -> None:
     """Give each idle process the first task that fits into what is left of the budget, or any where none is running."""
-    for worker in crew:
+    for worker in started:
         if not worker.is_ready or worker.task is not None:
             continue
-        left = budget - sum(w.cost for w in crew)
-        alone = all(w.task is None for w in crew)
+        left = budget - sum(w.cost for w in started)
+        alone = all(w.task is None for w in started)
         place = next((i for i, (_, cost) in enumerate(waiting) if alone or not budget or cost <= left), None)
         if place is None:
             return
         task, cost = waiting[place]
         try:
             worker.connection.send(task)
-        except OSError:  # it died idle, which `_hear` will tell
+        except OSError:  # it died idle, which `_receive` will tell
             continue
         del waiting[place]
         worker.task, worker.cost = task, cost
 
 
-def _hear(worker: _Worker[Task]) -> tuple[str, Any]:
-    """What a process says."""
+def _receive(worker: _Worker[Task]) -> tuple[str, Any]:
+    """Receive what a process reports."""
     try:
         kind, value = worker.connection.recv()
         return kind, value
@@ -159,17 +159,17 @@ def _start(function: Callable[[Task], Result]) -> _Worker[Task]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, function), daemon=True)
     process.start()
-    theirs.close()  # so that its end is heard
+    theirs.close()  # so that its end is noticed
     return _Worker(process, ours)
 
 
-def _send_home(crew: list[_Worker[Task]], *, gently: bool) -> None:
+def _end_all(started: list[_Worker[Task]], *, gently: bool) -> None:
     """End all processes: idle ones leave by themselves, and where the run was broken off none is waited for."""
-    for worker in crew:
+    for worker in started:
         worker.connection.close()
         if not gently:
             worker.process.kill()
-    for worker in crew:
+    for worker in started:
         worker.process.join(LEAVE_SECONDS)
         if worker.process.is_alive():
             worker.process.kill()

@@ -1,6 +1,6 @@
-"""Tell what a recipe and a collection mean for one case: its window, its slice axis, and which of their keys it hangs on.
+"""Tell what a recipe and a collection mean for one case: its window, its slice axis, and which of their keys it depends on.
 
-A case is made again when a choice that it hangs on changes, and left alone when any other does: a CT case knows nothing of
+A case is made again when a choice that it depends on changes, and left alone when any other does: a CT case knows nothing of
 the percentiles of MR, and no case of the collection's title.
 """
 
@@ -21,7 +21,7 @@ CASE_ALONE = {"collection", "case", "group", "region", "sequence", "official_spl
               "n_voxels", "inflated_bytes"}  # fmt: skip
 COLLECTION_ALONE = {"name", "title", "region", "modality", "license", "layouts", "labels", "family", "homepage", "doi", "citation",
                     "license_url", "commercial", "license_confirmed", "access", "download", "notes", "overlaps", "quirks", "repairs",
-                    "exclude", "finder", "case_names", "condition", "digest"}  # fmt: skip
+                    "exclude", "case_list", "case_names", "condition", "digest"}  # fmt: skip
 LAYOUT_ALONE = {"id", "image", "case", "group", "label", "pair_on", "split", "split_names", "splits", "modality", "region", "sequence",
                 "sequences", "reader", "stack", "channels", "labelled", "expected", "variant_of", "patients_of",
                 "confirmed", "derived"}  # fmt: skip

@@ -18,7 +18,7 @@ from medvar_data.geometry import SlicePlan, pad_to_square, picture_stack, plan_s
 from medvar_data.harmonize.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3, spurious
 from medvar_data.harmonize.components import bounding_box
 from medvar_data.harmonize.dependencies import recipe_for, slice_axis
-from medvar_data.harmonize.histogram import Counts, count, is_countable, moments, percentiles
+from medvar_data.harmonize.histogram import Histogram, count, is_countable, moments, percentiles
 from medvar_data.harmonize.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, apply_intensity
 from medvar_data.harmonize.label_dust import CleanLabels, remove_label_dust, remove_slice_dust
 from medvar_data.readers.scan import Scan
@@ -35,7 +35,7 @@ class _Clean:
 
     plan: SlicePlan
     stack: Shaped[np.ndarray, "z h w"]
-    counts: Counts | None  # of the stack, where its type can be counted
+    counts: Histogram | None  # of the stack, where its type can be counted
     labels: CleanLabels
     label_counts: Int64[np.ndarray, "256"]  # voxels of each id before the cleanup
     body: Body
@@ -216,7 +216,7 @@ def _fit_intensity(clean: _Clean, case: Case, recipe: Recipe) -> IntensityParams
 
 
 def _without_spurious(clean: _Clean, z: int) -> Shaped[np.ndarray, "h w"]:
-    """One picture without spurious foreground; row and column in the radiological habit, z the canonical index."""
+    """One picture without spurious foreground; row and column in the radiological convention, z the canonical index."""
     if not clean.body.n_spurious[z]:
         return clean.stack[z]
     return apply_body(clean.stack[z], clean.body.hull[z], clean.labels.voxels[z], clean.body_params)

@@ -1,6 +1,6 @@
 """Count whole voxel values, and read exact statistics off the counts, in one pass and in whatever order memory lies.
 
-In: uint8, int16 or uint16 voxels. Out: `Counts`, from which minimum, maximum, mean, standard deviation and percentiles
+In: uint8, int16 or uint16 voxels. Out: `Histogram`, from which minimum, maximum, mean, standard deviation and percentiles
 follow without sorting.
 """
 
@@ -17,7 +17,7 @@ CHUNK = 1 << 24  # cv2 counts in float32, which is exact up to here
 
 
 @dataclass(frozen=True)
-class Counts:
+class Histogram:
     """How often each value occurs: `n[i]` voxels hold the value `first + i`."""
 
     n: Int64[np.ndarray, " values"]
@@ -28,18 +28,18 @@ class Counts:
         """Voxels counted."""
         return int(self.n.sum())
 
-    def without(self, value: int) -> "Counts":
+    def without(self, value: int) -> "Histogram":
         """The same counts, less every voxel that holds `value`."""
         n = self.n.copy()
         if 0 <= value - self.first < n.size:
             n[value - self.first] = 0
-        return Counts(n, self.first)
+        return Histogram(n, self.first)
 
-    def replaced(self, voxels: Shaped[np.ndarray, "..."], value: int) -> "Counts":
+    def replaced(self, voxels: Shaped[np.ndarray, "..."], value: int) -> "Histogram":
         """The same counts after `voxels`, of the type that was counted, took another value."""
         n = self.n - count(voxels).n
         n[value - self.first] += voxels.size
-        return Counts(n, self.first)
+        return Histogram(n, self.first)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def is_countable(dtype: np.dtype) -> bool:
     return dtype in COUNTABLE
 
 
-def count(voxels: Shaped[np.ndarray, "..."]) -> Counts:
+def count(voxels: Shaped[np.ndarray, "..."]) -> Histogram:
     """Count the values of uint8, int16 or uint16 voxels. Values lie in 0..255, -32768..32767 or 0..65535."""
     n_values = 256 if voxels.dtype == np.uint8 else 65536
     flat = voxels.ravel(order="K")
@@ -67,10 +67,10 @@ def count(voxels: Shaped[np.ndarray, "..."]) -> Counts:
     for start in range(0, flat.size, CHUNK):
         part = flat[start : start + CHUNK]
         n += cv2.calcHist([part[None]], [0], None, [n_values], [0, n_values]).reshape(-1).astype(np.int64)
-    return Counts(np.roll(n, 32768), -32768) if voxels.dtype == np.int16 else Counts(n, 0)
+    return Histogram(np.roll(n, 32768), -32768) if voxels.dtype == np.int16 else Histogram(n, 0)
 
 
-def moments(counts: Counts) -> Moments:
+def moments(counts: Histogram) -> Moments:
     """Extremes, mean and standard deviation; integer sums, rounded once."""
     at = np.flatnonzero(counts.n)
     values = [int(v) + counts.first for v in at]
@@ -82,7 +82,7 @@ def moments(counts: Counts) -> Moments:
     return Moments(float(values[0]), float(values[-1]), first / total, math.sqrt(variance))
 
 
-def li_threshold(counts: Counts) -> float:
+def li_threshold(counts: Histogram) -> float:
     """Li's minimum cross-entropy threshold of at least two different values, by the fixed-point iteration of 1998.
 
     With m0 and m1 the means of the values up to and above the threshold t, less the smallest value: t = (m1 - m0) /
@@ -108,7 +108,7 @@ def li_threshold(counts: Counts) -> float:
     return float(following + (int(at[0]) + counts.first))
 
 
-def percentiles(values: Counts | Shaped[np.ndarray, "..."], percent: Sequence[float]) -> list[float]:
+def percentiles(values: Histogram | Shaped[np.ndarray, "..."], percent: Sequence[float]) -> list[float]:
     """Percentiles of counted values, or of voxels of any type: the value at rank (n - 1) p / 100, linear between ranks.
 
     The formula is `numpy.percentile`'s, from whichever end is nearer, so that results are equal to the last bit.
@@ -117,7 +117,7 @@ def percentiles(values: Counts | Shaped[np.ndarray, "..."], percent: Sequence[fl
         values: at least one.
         percent: 0 to 100.
     """
-    if not isinstance(values, Counts):
+    if not isinstance(values, Histogram):
         return [float(v) for v in np.percentile(values.ravel(order="K"), list(percent))]
     until = np.cumsum(values.n)
     found = []

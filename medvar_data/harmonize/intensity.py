@@ -12,9 +12,9 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.harmonize.histogram import Counts, count, is_countable, percentiles
+from medvar_data.harmonize.histogram import Histogram, count, is_countable, percentiles
 
-Values = Shaped[np.ndarray, "..."] | Counts  # the voxels of a volume, or how often each value occurs among them
+Values = Shaped[np.ndarray, "..."] | Histogram  # the voxels of a volume, or how often each value occurs among them
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ def fit_percentiles(values: Values, recipe: Recipe) -> IntensityParams:
     Raises:
         CaseRejected: `constant_image` where the two percentiles coincide.
     """
-    if not isinstance(values, Counts) and is_countable(values.dtype):
+    if not isinstance(values, Histogram) and is_countable(values.dtype):
         values = count(values)
-    nonzero = values.without(0) if isinstance(values, Counts) else values[values != 0]
-    if not (nonzero.total if isinstance(nonzero, Counts) else nonzero.size):
+    nonzero = values.without(0) if isinstance(values, Histogram) else values[values != 0]
+    if not (nonzero.total if isinstance(nonzero, Histogram) else nonzero.size):
         raise CaseRejected(Reason.CONSTANT_IMAGE, "every voxel is zero; wanted an image")
     low, high = percentiles(nonzero, (recipe.mr_low_percentile, recipe.mr_high_percentile))
     if not high > low:

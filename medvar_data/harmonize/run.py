@@ -1,4 +1,4 @@
-"""The commands of the data road as functions: each takes a frozen spec and returns what it did."""
+"""The commands of the data pipeline as functions: each takes a frozen spec and returns what it did."""
 
 import time
 from collections import Counter

@@ -20,20 +20,20 @@ MAX_FRAME_DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a finder makes of what the patterns found: the cases to go on with, and those it leaves out."""
+class ListedCases:
+    """What a published list makes of what the patterns found: the cases to go on with, and those it leaves out."""
 
     cases: tuple[Case, ...]
     rejects: tuple[Reject, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
+def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> ListedCases:
     """Hold a Decathlon task's `dataset.json` against the disk and against our labels."""
     task = "_".join(spec.title.split(" ")[-2:])
     listing = next((f.path for f in tree.files if f.path.endswith(f"{task}/dataset.json")), None)
     if listing is None:
-        return Found(tuple(cases), notes=("no dataset.json; labels come from the TOML alone",))
+        return ListedCases(tuple(cases), notes=("no dataset.json; labels come from the TOML alone",))
     try:
         table = json.loads(read_bytes(tree.root, listing))
         listed = [
@@ -41,7 +41,7 @@ def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
         ]
         labels = {int(value) for value in table["labels"]} - {0}
     except (CaseRejected, ValueError, KeyError, TypeError):
-        return Found(tuple(cases), notes=("dataset.json is damaged; labels come from the TOML alone",))
+        return ListedCases(tuple(cases), notes=("dataset.json is damaged; labels come from the TOML alone",))
     notes = []
     known = {label.low for label in spec.labels}
     if labels != known:
@@ -57,7 +57,7 @@ def find_msd(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
         )
         for path in gone
     )
-    return Found(tuple(cases), rejects, tuple(notes))
+    return ListedCases(tuple(cases), rejects, tuple(notes))
 
 
 def _table(tree: Tree, path: str) -> list[dict[str, str]]:
@@ -68,7 +68,7 @@ def _table(tree: Tree, path: str) -> list[dict[str, str]]:
         return []
 
 
-def find_mms(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
+def find_mms(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> ListedCases:
     """Cut each M&Ms cine into its annotated frames, end diastole and end systole, which a CSV counts from 0.
 
     A cine that the CSV names no frames for is rejected; one of the unlabelled studies gives its first frame.
@@ -88,7 +88,7 @@ def find_mms(spec: CollectionSpec, tree: Tree, cases: list[Case]) -> Found:
             continue
         for moment, frame in frames.get(case.case, {"frame00": 0}).items():
             cut.append(replace(case, case=f"{case.case}-{moment.lower()}", channel=frame))
-    return Found(tuple(cut), tuple(rejects), () if listing else ("no CSV of frames beside the folders",))
+    return ListedCases(tuple(cut), tuple(rejects), () if listing else ("no CSV of frames beside the folders",))
 
 
-FINDERS: dict[str, Callable[[CollectionSpec, Tree, list[Case]], Found]] = {"msd": find_msd, "mms": find_mms}
+CASE_LISTS: dict[str, Callable[[CollectionSpec, Tree, list[Case]], ListedCases]] = {"msd": find_msd, "mms": find_mms}

@@ -26,7 +26,7 @@ from medvar_data.ingest.names import (
     slug,
 )
 from medvar_data.readers.dicom.headers import Frame, Instance
-from medvar_data.readers.dicom.screening import verdict
+from medvar_data.readers.dicom.screening import why_unfit
 from medvar_data.readers.dicom.volumes import MIN_SLICES, Part, n_places, split_series, stack_frames
 from medvar_data.records import Case, LayoutCount, Reject
 from medvar_data.sources.tree import Tree
@@ -63,7 +63,7 @@ def find_volumes(spec: CollectionSpec, tree: Tree, salt: bytes) -> Volumes:
     rejects: list[tuple[str, Reject]] = [(layouts[0].id, reject) for reject in found.rejects]
     for _, instances in sorted(found.series.items()):
         layout = _layout_of(instances, spec, layouts, found)
-        for one in _judge_series(spec, layout, instances, found, Path(tree.root), salt):
+        for one in _check_series(spec, layout, instances, found, Path(tree.root), salt):
             if isinstance(one, Reject):
                 rejects.append((layout.id, one))
             else:
@@ -90,17 +90,17 @@ def _layout_of(
     return (fitting or taking)[0]
 
 
-def _judge_series(
+def _check_series(
     spec: CollectionSpec, layout: Layout, instances: Sequence[Instance], found: SortedFiles, root: Path, salt: bytes
 ) -> Iterator[_Volume | Reject]:
-    """Leave out the images that are none, split the rest into volumes and judge each by its geometry."""
+    """Leave out the images that are none, split the rest into volumes and check the geometry of each."""
     modality = layout.modality or spec.modality
     base = _base_key(spec, layout, instances[0], found, salt)
     unfit: dict[Reason, tuple[str, int]] = {}
     frames: list[Frame] = []
     owners: dict[str, Instance] = {}
     for instance in instances:
-        why = verdict(instance, modality, layout.derived)
+        why = why_unfit(instance, modality, layout.derived)
         if why:
             reason, detail = why
             unfit[reason] = (unfit[reason][0] if reason in unfit else detail, unfit.get(reason, ("", 0))[1] + 1)

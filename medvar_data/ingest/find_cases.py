@@ -1,4 +1,4 @@
-"""Find the cases of a collection in a download: match paths, judge headers, hold lists against the disk. No voxel is read.
+"""Find the cases of a collection in a download: match paths, check headers, compare published lists with the disk. No voxel is read.
 
 In: a collection's description and the tree of its files. Out: one `Case` a scan and one `Reject` for each that cannot
 be used; `found = kept + rejected` holds by construction.
@@ -11,7 +11,7 @@ from dataclasses import replace
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.catalog.describe import readable
 from medvar_data.errors import CaseRejected, Reason, SourceError
-from medvar_data.ingest.case_lists import FINDERS, Found
+from medvar_data.ingest.case_lists import CASE_LISTS, ListedCases
 from medvar_data.ingest.dicom_series import find_volumes
 from medvar_data.ingest.headers import check_headers
 from medvar_data.ingest.match_paths import Matched, match_files
@@ -61,9 +61,9 @@ def ingest(spec: CollectionSpec, tree: Tree, salt: bytes) -> Ingested:
     rejects = [*archive_rejects(spec, tree.broken), *matched.rejects, *volumes.rejects]
     if not candidates and not rejects:
         raise SourceError(_nothing_found(spec, tree))
-    found = Found(candidates)
-    if spec.finder:
-        found = FINDERS[spec.finder](spec, tree, list(candidates))
+    found = ListedCases(candidates)
+    if spec.case_list:
+        found = CASE_LISTS[spec.case_list](spec, tree, list(candidates))
     named, matched_keys = {reject.case for reject in rejects}, {case.case for case in candidates}
     rejects += [reject for reject in found.rejects if reject.case in matched_keys or reject.case not in named]
     cases = []

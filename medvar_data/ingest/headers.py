@@ -11,7 +11,7 @@ from medvar_data.records import Case, Reject
 
 
 def check_headers(spec: CollectionSpec, candidates: Iterable[Case]) -> Iterable[tuple[Case, Reject | None]]:
-    """Judge each case by its headers alone."""
+    """Check each case by its headers alone."""
     headers: dict[str, Header | CaseRejected | None] = {}
     for case in candidates:
         try:

@@ -46,7 +46,7 @@ def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
         unlabelled.append(sum(layout.labelled and not case.label for case, _ in matched))
         claimed |= {path for case, _ in matched for path in (*case.image, *case.label)}
         for case, reason in matched:
-            reject = _judge_name(spec, layout, case, reason, seen)
+            reject = _check_name(spec, layout, case, reason, seen)
             seen.add(case.case)
             if reject:
                 rejects.append(reject)
@@ -71,7 +71,7 @@ def _expected(spec: CollectionSpec, layout: Layout, found: Mapping[str, int]) ->
     return 0 if elsewhere else layout.expected
 
 
-def _judge_name(spec: CollectionSpec, layout: Layout, case: Case, reason: str, seen: set[str]) -> Reject | None:
+def _check_name(spec: CollectionSpec, layout: Layout, case: Case, reason: str, seen: set[str]) -> Reject | None:
     if reason:
         return make_reject(spec, case.case, Reason.KNOWN_BAD, reason, (*case.image, *case.label))
     if case.case in seen:

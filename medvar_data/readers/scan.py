@@ -59,7 +59,7 @@ def compact(voxels: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
 
 
 def _narrowed(voxels: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"]:
-    """Store wide numbers as float32, as long as no grey level can hang on what that rounds away."""
+    """Store wide numbers as float32, as long as no grey level can depend on what that rounds away."""
     narrow = voxels.astype(np.float32)
     if voxels.dtype == np.float32:
         return narrow

@@ -137,7 +137,7 @@ def _is_abandoned(partial: Path) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    """Tell whether a process of this machine is at work; a dead one that nobody has buried is not."""
+    """Tell whether a process of this machine is at work; a dead one whose parent has not yet waited for it is not."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]

@@ -114,7 +114,7 @@ class Order:
     """The endless sequence: pools, the schedule between them, and the permutations made so far.
 
     Not frozen only because the permutations in use (two a pool) are kept between calls; what `rows` returns
-    hangs on the arguments alone.
+    depends on the arguments alone.
     """
 
     seed: int

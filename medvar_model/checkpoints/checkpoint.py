@@ -308,6 +308,6 @@ def _instead(folder: Path) -> str:
     if folder.name not in RUN_CHECKPOINTS or not whole:
         return "No other checkpoint lies beside it; restore it from a copy, or train again in another folder."
     return (
-        f"{' and '.join(whole)} beside it can be used in its place (to draw, to judge, or with --init-from); to resume "
+        f"{' and '.join(whole)} beside it can be used in its place (to sample, to evaluate, or with --init-from); to resume "
         "the run, restore this one from a copy."
     )

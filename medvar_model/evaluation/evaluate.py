@@ -1,4 +1,4 @@
-"""Judge a trained run: reconstructions, codes, predictions, drawn images, copies, conditions.
+"""Evaluate a trained run: reconstructions, codes, predictions, drawn images, copies, conditions.
 
 In: an `Evaluate`. Out: a folder with `report.json`, `samples.parquet`, `held_out.parquet` and `pictures/`; every number
 is kept with the digests of what it came from. The same call again returns the finished report.

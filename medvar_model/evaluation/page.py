@@ -105,13 +105,15 @@ def _samples(report: Mapping[str, Any], pictures: str) -> str:
         f"Not selected: the first of each condition. Guidance {settings['guidance']:g}, top-k {settings['top_k']}, top-p "
         f"{settings['top_p']:g}, seed {settings['seed']}. Right: held-out slices of the same condition."
     )
-    judged = report["conditions"]
+    conditions = report["conditions"]
     names = report["sampled"]
     rows = []
     for name in names:
-        verdict = judged["per_condition"].get(name)
-        right = f"{100 * verdict['share']:.0f} % named right" if verdict else "not scored: no held-out slices"
-        real = picture(pictures, f"real-{name}", f"held-out slices of {name}") if name in judged["conditions"] else ""
+        score = conditions["per_condition"].get(name)
+        right = f"{100 * score['share']:.0f} % named right" if score else "not scored: no held-out slices"
+        real = (
+            picture(pictures, f"real-{name}", f"held-out slices of {name}") if name in conditions["conditions"] else ""
+        )
         drawn = picture(pictures, f"samples-{name}", f"samples of {name}")
         rows.append(f"<tr><td><b>{escape(name)}</b><br><small>{right}</small></td><td>{drawn}</td><td>{real}</td></tr>")
     head = "<tr><th>condition</th><th>samples</th><th>real, held out</th></tr>"
@@ -178,23 +180,25 @@ def _scales(report: Mapping[str, Any], pictures: str) -> str:
 
 
 def _conditions(report: Mapping[str, Any]) -> str:
-    judged = report["conditions"]
+    conditions = report["conditions"]
     said = (
         "A linear classifier, fitted to held-out real slices that no network was trained on, names the condition of each "
         "sample. What it gets right on real slices bounds what it can get right on samples."
     )
     rows = [
-        ("samples", _percent(judged["right"])),
-        ("fresh real slices through the tokenizer", _percent(judged["right_through_tokenizer"])),
-        ("fresh real slices (training)", _percent(judged["right_on_fresh"])),
-        ("held-out slices of other scans (cross-validated)", _percent(judged["right_on_held_out"])),
+        ("samples", _percent(conditions["right"])),
+        ("fresh real slices through the tokenizer", _percent(conditions["right_through_tokenizer"])),
+        ("fresh real slices (training)", _percent(conditions["right_on_fresh"])),
+        ("held-out slices of other scans (cross-validated)", _percent(conditions["right_on_held_out"])),
     ]
     text = f"<p>{escape(said)}</p>" + table(("images", "named right, with 95 % interval"), rows)
-    names = judged["conditions"]
-    counts = [[names[i], *row] for i, row in enumerate(judged["confusion"])]
+    names = conditions["conditions"]
+    counts = [[names[i], *row] for i, row in enumerate(conditions["confusion"])]
     counted = table(("asked for ↓ named →", *names), [[v if v else "·" for v in row] for row in counts])
     note = (
-        f"<p>{judged['unjudged']} samples are of conditions without held-out slices.</p>" if judged["unjudged"] else ""
+        f"<p>{conditions['unscored']} samples are of conditions without held-out slices.</p>"
+        if conditions["unscored"]
+        else ""
     )
     return text + note + folded("Who was taken for whom", counted)
 

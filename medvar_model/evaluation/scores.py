@@ -104,7 +104,7 @@ def score_copies(
 
 
 @dataclass(frozen=True, eq=False)
-class ConditionVerdict:
+class ConditionScore:
     """What the condition classifier says.
 
     Attributes:
@@ -118,13 +118,13 @@ class ConditionVerdict:
 
 def score_conditions(
     held_out: Labelled, groups: Sequence[str], samples: Labelled, fresh: Labelled, through_tokenizer: Stack
-) -> ConditionVerdict:
+) -> ConditionScore:
     """Fit a classifier of conditions to held-out slices and ask it what the samples show.
 
     Args:
         held_out: real slices, none of which any network was trained on.
         groups: the scan of each held-out slice, for cross-validation.
-        samples: what is judged.
+        samples: what is scored.
         fresh: training slices, which the classifier has not seen either: what it gets right there, and what it gets
             right on held-out slices of other scans, bounds what it can get right on samples.
         through_tokenizer: the fresh slices as they come back from their tokens: the same bound, less what coding costs.
@@ -133,15 +133,15 @@ def score_conditions(
     classifier = fit_classifier(rows, held_out.conditions)
     crossed = cross_validated(rows, held_out.conditions, groups)
     known = set(classifier.names)
-    judged = [place for place, name in enumerate(samples.conditions) if name in known]
-    judgeable = [place for place, name in enumerate(fresh.conditions) if name in known]
-    drawn, real = samples.part(judged), fresh.part(judgeable)
-    coded = Labelled(through_tokenizer, fresh.conditions).part(judgeable)
+    scored = [place for place, name in enumerate(samples.conditions) if name in known]
+    scorable = [place for place, name in enumerate(fresh.conditions) if name in known]
+    drawn, real = samples.part(scored), fresh.part(scorable)
+    coded = Labelled(through_tokenizer, fresh.conditions).part(scorable)
     drawn_names, real_names, coded_names = (
         classifier.names_of(condition_features(part.images)) if len(part) else [] for part in (drawn, real, coded)
     )
     named = [""] * len(samples)
-    for place, name in zip(judged, drawn_names, strict=True):
+    for place, name in zip(scored, drawn_names, strict=True):
         named[place] = name
     report = {
         "conditions": list(classifier.names),
@@ -152,12 +152,12 @@ def score_conditions(
             if (called := [drawn_names[i] for i in drawn.places(name)])
         },
         "confusion": confusion(drawn.conditions, drawn_names, classifier.names).tolist(),
-        "unjudged": len(samples) - len(judged),
+        "unscored": len(samples) - len(scored),
         "right_on_held_out": _share(_hits(held_out.conditions, crossed)),
         "right_on_fresh": _share(_hits(real.conditions, real_names)),
         "right_through_tokenizer": _share(_hits(coded.conditions, coded_names)),
     }
-    return ConditionVerdict(report, tuple(named))
+    return ConditionScore(report, tuple(named))
 
 
 def _evenly(part: Labelled, conditions: Sequence[str]) -> Labelled:

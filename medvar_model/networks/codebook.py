@@ -1,4 +1,4 @@
-"""Hold the code vectors: find the nearest, start them from data, replace dead ones, judge their use.
+"""Hold the code vectors: find the nearest, start them from data, replace dead ones, measure their use.
 
 In: vectors. Out: ids, vectors, counts. The codebook knows nothing of images.
 
@@ -140,7 +140,7 @@ class Usage:
 
 
 def usage(counts_KV: Int64[Tensor, "scales vocabulary"]) -> Usage:
-    """Judge the counts of `count_codes`; sum the counts of several batches or processes before.
+    """Score the counts of `count_codes`; sum the counts of several batches or processes before.
 
     The margin follows each scale's own number of tokens: 0.08 B n_k^2 / V for B images. (One margin for all,
     taken from the finest scale, calls a coarse scale unused however well it is.)
@@ -148,7 +148,7 @@ def usage(counts_KV: Int64[Tensor, "scales vocabulary"]) -> Usage:
     tokens_K = counts_KV.sum(1)
     if (tokens_K == 0).any():
         raise ConfigMismatch(
-            "A scale has no counted tokens, so its use cannot be judged. Count at least one batch first."
+            "A scale has no counted tokens, so its use cannot be scored. Count at least one batch first."
         )
     vocabulary = counts_KV.shape[1]
     margin_K = (USAGE_MARGIN * tokens_K / vocabulary).ceil().clamp(min=1)  # a code that nobody hit is not used

@@ -36,7 +36,7 @@ FREE = {
     "loop.micro_batch", "loop.checkpoint_every", "loop.validate_every", "loop.log_every",
     "loop.validation_slices", "loop.precision",
 }  # fmt: skip
-"""Settings that may change when a run goes on: places (their contents are compared by digest), habits, and precision,
+"""Settings that may change when a run goes on: places (their contents are compared by digest), what is written when, and precision,
 which is then another rounding of the same training."""
 
 OPTIONS = {
@@ -145,7 +145,7 @@ def check_same_run(job: Job) -> None:
     )
     if before.get("loop.samples") != now.get("loop.samples"):
         way_out = (
-            "The learning rate's whole course hangs on the number of samples, so a run keeps it. To train on, begin "
+            "The learning rate's whole course depends on the number of samples, so a run keeps it. To train on, begin "
             f"another run with -o NEW_FOLDER --init-from {job.out}; otherwise repeat the command that began {job.out}."
         )
     _compare(job.out, "the settings", before, now, way_out)

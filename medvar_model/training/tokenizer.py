@@ -235,14 +235,14 @@ class TokenizerObjective(Objective):
             terms = torch.stack([pixels, outcome.vq_loss, perceptual, psnr])
             sums += torch.cat([terms, terms.new_ones(1)]).double() * len(examples)
         *totals, images_seen = processes.total(sums).tolist()
-        judged = {name: value / images_seen for name, value in zip(names, totals, strict=True)}
+        means = {name: value / images_seen for name, value in zip(names, totals, strict=True)}
         if self.perceptual is None:
-            del judged["perceptual"]
+            del means["perceptual"]
         weights = self._spec.weights
-        loss = judged["pixels"] + weights.codes * judged["codes"]
-        loss += weights.perceptual * judged.get("perceptual", 0)
+        loss = means["pixels"] + weights.codes * means["codes"]
+        loss += weights.perceptual * means.get("perceptual", 0)
         used = (processes.total(counts_KV).sum(0) > 0).double().mean().item()
-        return {"loss": loss, **judged, "codes_used": used}
+        return {"loss": loss, **means, "codes_used": used}
 
     def memory(self) -> dict[str, Tensor]:
         """Return the hits since the last revival."""

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="session")
-def road(tmp_path_factory) -> dict[str, str]:
+def pipeline(tmp_path_factory) -> dict[str, str]:
     """A download of three patients with one truncated image, its workspace, its shard set, and the recipe."""
     from medvar_cli.data_commands import app
 

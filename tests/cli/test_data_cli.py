@@ -93,53 +93,62 @@ class TestWrongUse:
             (("describe", "/nowhere.toml"), "/nowhere.toml"),
         ],
     )
-    def test_one_sentence_and_code_2(self, road, arguments, says):
-        code, out, err = call(*(a.format(**road) for a in arguments))
+    def test_one_sentence_and_code_2(self, pipeline, arguments, says):
+        code, out, err = call(*(a.format(**pipeline) for a in arguments))
         assert code == 2
         assert says in one_sentence(err)
         assert out == ""
 
-    def test_a_missing_option_is_code_2(self, road):
+    def test_a_missing_option_is_code_2(self, pipeline):
         assert call("harmonize")[0] == 2
-        assert call("harmonise", "-w", road["work"])[0] == 2
+        assert call("harmonise", "-w", pipeline["work"])[0] == 2
 
-    def test_a_broken_own_toml_names_the_key(self, road, tmp_path):
+    def test_a_broken_own_toml_names_the_key(self, pipeline, tmp_path):
         (tmp_path / "own.toml").write_text('name = "own"\ncolour = "red"\n')
-        code, _, err = call("ingest", f"{tmp_path / 'own.toml'}={road['source']}", "-w", str(tmp_path / "w"))
+        code, _, err = call("ingest", f"{tmp_path / 'own.toml'}={pipeline['source']}", "-w", str(tmp_path / "w"))
         assert code == 2
         assert "colour" in one_sentence(err)
 
 
 class TestRoad:
-    def test_harmonize_says_what_it_did_and_resumes(self, road):
-        code, out, _ = call("harmonize", "-w", road["work"], "--recipe", road["recipe"], "--workers", "1")
+    def test_harmonize_says_what_it_did_and_resumes(self, pipeline):
+        code, out, _ = call("harmonize", "-w", pipeline["work"], "--recipe", pipeline["recipe"], "--workers", "1")
         assert code == 0
         assert "6 cases: 5 kept, 1 rejected" in out
         assert "6 cases were finished before" in out
         assert "truncated" in out
 
-    def test_too_many_rejects_are_code_1(self, road):
-        arguments = ("harmonize", "-w", road["work"], "--recipe", road["recipe"], "--workers", "1", "--max-rejects")
+    def test_too_many_rejects_are_code_1(self, pipeline):
+        arguments = (
+            "harmonize",
+            "-w",
+            pipeline["work"],
+            "--recipe",
+            pipeline["recipe"],
+            "--workers",
+            "1",
+            "--max-rejects",
+        )
         assert call(*arguments, "0")[0] == 1
         assert call(*arguments, "1")[0] == 0
 
-    def test_dry_run_shows_and_does_nothing(self, road, tmp_path):
-        code, out, _ = call("harmonize", "-w", road["work"], "--dry-run", "--json")
+    def test_dry_run_shows_and_does_nothing(self, pipeline, tmp_path):
+        code, out, _ = call("harmonize", "-w", pipeline["work"], "--dry-run", "--json")
         plan = json.loads(out)
         assert code == 0
         assert (plan["n_todo"], plan["n_finished"], plan["recipe"]["name"]) == (6, 0, "paper")
         assert plan["todo_by_reason"] == {"recipe changed": 6}
-        out = call("harmonize", "-w", road["work"], "--dry-run")[1]
+        out = call("harmonize", "-w", pipeline["work"], "--dry-run")[1]
         assert "6 cases to do, 0 finished" in out
         assert "patient002-frame10" in out
         assert "finished cases of this workspace" in out
-        code, out, _ = call("shard", "-w", road["work"], str(tmp_path / "s"), "--dry-run", "--val", "0.25")
+        code, out, _ = call("shard", "-w", pipeline["work"], str(tmp_path / "s"), "--dry-run", "--val", "0.25")
         assert json.loads(out)["split"]["val"] == 0.25
         assert not (tmp_path / "s").exists()
 
-    def test_json_parses(self, road, tmp_path):
-        work, shards, recipe = road["work"], road["shards"], road["recipe"]
-        found = json.loads(call("ingest", f"acdc={road['source']}", "-w", str(tmp_path / "w"), "--json")[1])
+    def test_json_parses(self, pipeline, tmp_path):
+        work, shards, recipe = pipeline["work"], pipeline["shards"], pipeline["recipe"]
+        found = json.loads(call("ingest", f"acdc={pipeline['source']}", "-w", str(tmp_path / "w"), "--json")[1])
         assert (found[0]["collection"], found[0]["kept"]) == ("acdc", 6)
         summary = json.loads(call("harmonize", "-w", work, "--recipe", recipe, "--workers", "1", "--json")[1])
         assert summary["n_cases"] == summary["n_kept"] + summary["n_rejected"] == 6
@@ -149,41 +158,41 @@ class TestRoad:
         assert json.loads(call("verify", shards, "--json")[1])["findings"] == []
         assert len(json.loads(call("collections", "--json")[1])) > 10
 
-    def test_tables_for_people(self, road):
-        assert "acdc" in call("stats", road["shards"])[1]
+    def test_tables_for_people(self, pipeline):
+        assert "acdc" in call("stats", pipeline["shards"])[1]
         assert "(unconfirmed)" in call("collections")[1]
-        assert "truncated" in call("stats", road["shards"])[1]
-        assert "sound" in call("verify", road["shards"])[1]
+        assert "truncated" in call("stats", pipeline["shards"])[1]
+        assert "sound" in call("verify", pipeline["shards"])[1]
         out = call("collections")[1]
         assert "acdc" in out
         assert "CC-BY-NC-SA-4.0" in out
         assert "patient<" not in call("describe", "acdc")[1]
         assert call("describe", "msd")[1].count("Then: medvar-data ingest msd-") == 10
 
-    def test_trace_goes_back_to_the_file(self, road):
+    def test_trace_goes_back_to_the_file(self, pipeline):
         import pyarrow.parquet as pq
 
-        key = pq.read_table(Path(road["shards"]) / "slices.parquet")["key"][0].as_py()
-        code, out, _ = call("trace", road["shards"], key, "-w", road["work"])
+        key = pq.read_table(Path(pipeline["shards"]) / "slices.parquet")["key"][0].as_py()
+        code, out, _ = call("trace", pipeline["shards"], key, "-w", pipeline["work"])
         assert code == 0
         report = json.loads(out)
         assert report["source"]["same_pixels_when_made_again"] is True
         assert Path(report["source"]["image"][0]).exists()
 
-    def test_a_damaged_set_is_code_2(self, road, tmp_path):
+    def test_a_damaged_set_is_code_2(self, pipeline, tmp_path):
         import shutil
 
-        shutil.copytree(road["shards"], tmp_path / "s")
+        shutil.copytree(pipeline["shards"], tmp_path / "s")
         next((tmp_path / "s").glob("*.tar")).unlink()
         code, out, _ = call("verify", str(tmp_path / "s"))
         assert code == 2
         assert "missing" in out
 
     @pytest.mark.parametrize("table", ["stats.parquet", "slices.parquet"])
-    def test_a_damaged_table_is_one_sentence(self, road, tmp_path, table):
+    def test_a_damaged_table_is_one_sentence(self, pipeline, tmp_path, table):
         import shutil
 
-        shutil.copytree(road["shards"], tmp_path / "s")
+        shutil.copytree(pipeline["shards"], tmp_path / "s")
         (tmp_path / "s" / table).write_bytes(b"PAR1 is not enough")
         commands = {
             "stats.parquet": [("stats",)],
@@ -194,18 +203,18 @@ class TestRoad:
             assert code == 2
             assert table in one_sentence(err)
 
-    def test_sheets(self, road, tmp_path):
-        code, out, _ = call("sheets", road["shards"], str(tmp_path / "p"))
+    def test_sheets(self, pipeline, tmp_path):
+        code, out, _ = call("sheets", pipeline["shards"], str(tmp_path / "p"))
         assert code == 0
         assert (tmp_path / "p" / "acdc.png").exists()
         assert "acdc.png" in out.replace("\n", "")
 
-    def test_a_salt_from_a_file_gives_the_same_patients(self, road, tmp_path):
+    def test_a_salt_from_a_file_gives_the_same_patients(self, pipeline, tmp_path):
         (tmp_path / "salt").write_text("5a" * 32)
         for name in ("a", "b"):
             arguments = (
                 "ingest",
-                f"acdc={road['source']}",
+                f"acdc={pipeline['source']}",
                 "-w",
                 str(tmp_path / name),
                 "--salt-file",
@@ -215,15 +224,15 @@ class TestRoad:
         assert (tmp_path / "a" / "salt").read_text() == (tmp_path / "b" / "salt").read_text()
         (tmp_path / "salt").write_text("a5" * 32)
         code, _, err = call(
-            "ingest", f"acdc={road['source']}", "-w", str(tmp_path / "a"), "--salt-file", str(tmp_path / "salt")
+            "ingest", f"acdc={pipeline['source']}", "-w", str(tmp_path / "a"), "--salt-file", str(tmp_path / "salt")
         )
         assert code == 2
         assert "salt" in one_sentence(err)
 
 
-def test_the_installed_command_in_a_process_of_its_own(road):
+def test_the_installed_command_in_a_process_of_its_own(pipeline):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "from medvar_cli.main import data; data()", "verify", road["shards"]],
+        [sys.executable, "-W", "error", "-c", "from medvar_cli.main import data; data()", "verify", pipeline["shards"]],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0

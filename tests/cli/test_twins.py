@@ -136,16 +136,18 @@ def contents(folder: Path, made: tuple[str, ...]) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def prepared(road, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+def prepared(pipeline, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """A folder with everything that a twin may need, under the names that the help texts use."""
     folder = tmp_path_factory.mktemp("prepared")
-    shutil.copytree(road["work"], folder / "work")
-    shutil.copytree(road["shards"], folder / "shards")
-    shutil.copy(road["recipe"], folder / "small.toml")
+    shutil.copytree(pipeline["work"], folder / "work")
+    shutil.copytree(pipeline["shards"], folder / "shards")
+    shutil.copy(pipeline["recipe"], folder / "small.toml")
     for name in ("demo/work", "demo/work-64", "found"):
         (folder / name).mkdir(parents=True)
         (folder / name / "salt").write_bytes((folder / "work" / "salt").read_bytes())
-    assert CliRunner().invoke(data, ["ingest", f"acdc={road['source']}", "-w", str(folder / "found")]).exit_code == 0
+    assert (
+        CliRunner().invoke(data, ["ingest", f"acdc={pipeline['source']}", "-w", str(folder / "found")]).exit_code == 0
+    )
     write_shard_set(folder / "S", {"train": 20, "val": 6, "test": 6}, side=64)
     write_shard_set(folder / "demo" / "shards-64", {"train": 30, "val": 13, "test": 12})
     torch.set_num_threads(1)
@@ -155,7 +157,7 @@ def prepared(road, tmp_path_factory) -> tuple[Path, dict[str, str]]:
             result = CliRunner().invoke(model, shlex.split(f"{example('medvar-model', name)} {TRAIN}"))
             assert result.exit_code == 0, result.output
     key = pq.read_table(folder / "shards" / "slices.parquet", columns=["key"])["key"][0].as_py()
-    return folder, {"source": road["source"], "key": key, "case": re.sub(r"-z\d+$", "", key)}
+    return folder, {"source": pipeline["source"], "key": key, "case": re.sub(r"-z\d+$", "", key)}
 
 
 def begin(prepared: Path, folder: Path, twin: Twin) -> Path:

@@ -1,4 +1,4 @@
-"""One finished road from downloads to shards, made once; tests that damage it take a copy."""
+"""One finished pipeline from downloads to shards, made once; tests that damage it take a copy."""
 
 import shutil
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from medvar_data.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Road:
+class Pipeline:
     """A workspace, the shard set made from it, and how."""
 
     sources: dict[str, Path]
@@ -44,9 +44,9 @@ class Road:
 
 
 @pytest.fixture(scope="session")
-def road(tmp_path_factory) -> Road:
+def pipeline(tmp_path_factory) -> Pipeline:
     """ACDC (five patients, two frames), CHAOS CT from its zip, a Decathlon task, and a user's own pairs, one unlabelled."""
-    folder = tmp_path_factory.mktemp("road")
+    folder = tmp_path_factory.mktemp("pipeline")
     own = folder / "own"
     for number, seed in (("ann", 1), ("bob", 2), ("cy", 3)):
         image, label = scan((20, 18, 4), seed)
@@ -70,11 +70,11 @@ def road(tmp_path_factory) -> Road:
     spec = ShardSpec(recipe, SplitSpec(val=0.2, test=0.2), slices_per_shard=20)
     store = Store(str(folder / "shards"))
     write_shards(workspace, store, spec, 1, lambda _: None)
-    return Road(sources, workspace, recipe, spec, store)
+    return Pipeline(sources, workspace, recipe, spec, store)
 
 
 @pytest.fixture
-def damaged(road, tmp_path) -> Store:
+def damaged(pipeline, tmp_path) -> Store:
     """A copy of the shard set to spoil."""
-    shutil.copytree(road.shards, tmp_path / "set")
+    shutil.copytree(pipeline.shards, tmp_path / "set")
     return Store(str(tmp_path / "set"))

@@ -1,7 +1,7 @@
-"""Walk every collection's road from its published files to finished slices, and hold what comes out against what was written.
+"""Walk every collection's pipeline from its published files to finished slices, and hold what comes out against what was written.
 
-Phantoms are written at every path of the collection's listing, with its published label values and its habits of storing
-(tests/support/published.py, habits.py, painted.py, collection_phantoms.py); none of that reads our description of the collection.
+Phantoms are written at every path of the collection's listing, with its published label values and its styles of storing
+(tests/support/published.py, styles.py, painted.py, collection_phantoms.py); none of that reads our description of the collection.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from support import published
 from support.collection_phantoms import Written, write_collection
 from support.painted import PLANES, cut_plane, spacing_of
 from support.published import Listing, read_listing
-from support.storage_styles import HABITS
+from support.storage_styles import STYLES
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.catalog.load import collection_names, load_collection, load_conditions
@@ -65,8 +65,8 @@ def what_is_missing(name: str) -> str:
         )
     if "labels" not in listing.expected:
         return f"tests/listings/{name}.txt names no label values: add `# labels: 1 liver, 2 spleen` from the publisher."
-    if name not in HABITS:
-        return f"Collection {name} has no phantom: add one row to HABITS in tests/support/storage_styles.py."
+    if name not in STYLES:
+        return f"Collection {name} has no phantom: add one row to STYLES in tests/support/storage_styles.py."
     return ""
 
 
@@ -101,14 +101,14 @@ def test_every_case_is_found_and_only_bad_ones_are_left_out(run):
 
 def test_rows_tell_what_was_published(run):
     conditions = load_conditions()
-    assert {run.spec.slice_axis} == {"native" if written.habit.native else "axial" for written in run.written}
+    assert {run.spec.slice_axis} == {"native" if written.style.native else "axial" for written in run.written}
     for written in run.written:
         if written.case.case not in run.cases:
             continue
-        row, habit, case = run.cases[written.case.case], written.habit, written.case
+        row, style, case = run.cases[written.case.case], written.style, written.case
         assert (row.case, row.group, row.official_split) == (case.case, case.group, case.split)
-        assert (row.modality, row.region, row.sequence) == (habit.modality, habit.region, case.sequence)
-        assert row.condition == f"{run.spec.name}-{habit.modality.lower()}"
+        assert (row.modality, row.region, row.sequence) == (style.modality, style.region, case.sequence)
+        assert row.condition == f"{run.spec.name}-{style.modality.lower()}"
         assert row.condition in conditions
         assert bool(row.label) == (written.label is not None)
         assert row.channel == case.channel
@@ -117,7 +117,7 @@ def test_rows_tell_what_was_published(run):
 
 def test_geometry_is_the_files(run):
     for written, file, path in run.kept():
-        found, steps = file.harmonized, spacing_of(written.habit)
+        found, steps = file.harmonized, spacing_of(written.style)
         assert found.shape == written.shape
         there, wanted = np.reshape(found.affine, (4, 4)), written.affine
         is_stack = len(written.case.paths) > 1
@@ -126,8 +126,8 @@ def test_geometry_is_the_files(run):
         assert np.allclose(there, wanted, atol=1e-4)
         codes = "".join(nib.aff2axcodes(wanted))
         assert is_stack or codes == written.codes
-        assert (found.orientation, found.plane) == (codes, cut_plane(written.habit))
-        through = PLANES[cut_plane(written.habit)]
+        assert (found.orientation, found.plane) == (codes, cut_plane(written.style))
+        through = PLANES[cut_plane(written.style)]
         across, down = (axis for axis in range(3) if axis != through)
         spacing = (found.spacing_row_mm, found.spacing_col_mm, found.through_plane_mm)
         assert np.allclose(spacing, (steps[down], steps[across], steps[through]), rtol=1e-4)
@@ -146,10 +146,10 @@ def test_each_label_value_ends_under_its_name_where_it_was(run):
             continue
         slices = read_slices(path)
         values = [value for value in np.unique(written.label) if value]
-        layers = np.moveaxis(written.label, PLANES[cut_plane(written.habit)], 0)
+        layers = np.moveaxis(written.label, PLANES[cut_plane(written.style)], 0)
         assert sorted(slices) == [z for z, layer in enumerate(layers) if layer.any()]
         for z, (_, mask) in slices.items():
-            wanted = picture(written.label, cut_plane(written.habit), z)
+            wanted = picture(written.label, cut_plane(written.style), z)
             for value in values:
                 here = wanted == value
                 assert {names.get(int(i), "nothing") for i in np.unique(mask[here])} == (
@@ -163,7 +163,7 @@ def test_unlabelled_cases_keep_their_slices_and_an_empty_mask(run):
     for written, _, path in run.kept():
         if written.label is None:
             slices = read_slices(path)
-            assert len(slices) == written.image.shape[PLANES[cut_plane(written.habit)]]
+            assert len(slices) == written.image.shape[PLANES[cut_plane(written.style)]]
             assert not any(mask.any() for _, mask in slices.values())
 
 
@@ -171,17 +171,17 @@ def test_grey_values_are_the_physical_ones(run):
     tried = 0
     for written, file, path in run.kept():
         image, found = written.image, file.harmonized
-        low, high = (-160.0, 240.0) if written.habit.modality == "CT" else np.percentile(image[image != 0], [0.5, 99.5])
+        low, high = (-160.0, 240.0) if written.style.modality == "CT" else np.percentile(image[image != 0], [0.5, 99.5])
         assert np.allclose((found.low, found.high), (low, high), rtol=0.02, atol=1.0)
-        floor = -1024 if written.habit.modality == "CT" else 0
+        floor = -1024 if written.style.modality == "CT" else 0
         extremes = max(image.min(), floor), image.max()
-        exact = 1 / min(1, written.habit.gain)  # stored in whole numbers
+        exact = 1 / min(1, written.style.gain)  # stored in whole numbers
         assert np.allclose((found.statistics.minimum, found.statistics.maximum), extremes, atol=exact)
         blocks = np.zeros(image.shape, np.uint8) if written.label is None else written.label
         for z, (grey, _) in read_slices(path).items():
-            physical, values = picture(image, cut_plane(written.habit), z), picture(blocks, cut_plane(written.habit), z)
+            physical, values = picture(image, cut_plane(written.style), z), picture(blocks, cut_plane(written.style), z)
             for value in set(np.unique(values)) - {0}:
-                inside = cv2.erode((values == value).astype(np.uint8), reach(image, cut_plane(written.habit))) > 0
+                inside = cv2.erode((values == value).astype(np.uint8), reach(image, cut_plane(written.style))) > 0
                 if inside.any():
                     wanted = np.clip((physical[inside] - low) / (high - low), 0, 1) * 255
                     assert abs(grey[inside].mean() - wanted.mean()) < GREY_TOLERANCE, (written.case.case, z, value)
@@ -210,7 +210,7 @@ def test_a_collection_without_listing_or_phantom_is_told_what_to_add(tmp_path, m
     (tmp_path / "new.txt").write_text("img/1.nii -> 1 | new/1 | -\n")
     assert "add `# labels: 1 liver" in what_is_missing("new")
     (tmp_path / "new.txt").write_text("# labels: 1 liver\nimg/1.nii -> 1 | new/1 | -\n")
-    assert "add one row to HABITS" in what_is_missing("new")
+    assert "add one row to STYLES" in what_is_missing("new")
 
 
 def read_slices(path: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:

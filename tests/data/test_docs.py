@@ -91,14 +91,16 @@ def test_own_data_example_of_a_dicom_cohort_ingests(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_webdataset_recipe_reads_the_shards(road):
+def test_webdataset_recipe_reads_the_shards(pipeline):
     pytest.importorskip("webdataset")
     (code,) = blocks("docs/webdataset.md", "python")
-    scope = {"SHARDS": sorted(str(p) for p in road.shards.glob("train-*.tar"))}
+    scope = {"SHARDS": sorted(str(p) for p in pipeline.shards.glob("train-*.tar"))}
     exec(code, scope)
     scope.pop("samples", None)
     gc.collect()  # the recipe's `break` leaves webdataset's file open until here
     assert scope["images"].dtype == np.uint8
     assert (
-        scope["images"].shape == scope["masks"].shape == (len(scope["conditions"]), road.recipe.side, road.recipe.side)
+        scope["images"].shape
+        == scope["masks"].shape
+        == (len(scope["conditions"]), pipeline.recipe.side, pipeline.recipe.side)
     )

@@ -35,13 +35,13 @@ def quiet(_: object) -> None:
 
 
 class TestSourcesThatComeAndGo:
-    def road(self, root):
+    def pipeline(self, root):
         workspace = Workspace(root / "work")
         list(run_ingest({"acdc": acdc_tree(root / "data", patients=2)}, workspace))
         return workspace, small_recipe(root)
 
     def test_a_folder_that_is_away_rejects_nothing(self, tmp_path):
-        workspace, recipe = self.road(tmp_path)
+        workspace, recipe = self.pipeline(tmp_path)
         (tmp_path / "data").rename(tmp_path / "away")
         with pytest.raises(SourceError, match="nothing was rejected"):
             run_harmonize(workspace, recipe, 1, quiet)
@@ -49,7 +49,7 @@ class TestSourcesThatComeAndGo:
         assert run_harmonize(workspace, recipe, 1, quiet).n_kept == 4
 
     def test_a_file_that_was_away_is_tried_again_and_others_are_not(self, tmp_path):
-        workspace, recipe = self.road(tmp_path)
+        workspace, recipe = self.pipeline(tmp_path)
         file = next((tmp_path / "data").rglob("patient001_frame01.nii.gz"))
         file.rename(tmp_path / "held")
         first = run_harmonize(workspace, recipe, 1, quiet)
@@ -61,13 +61,13 @@ class TestSourcesThatComeAndGo:
         assert not pending_cases(workspace, recipe).tasks
 
     def test_what_a_scheduler_logs_of_a_task_names_nobody(self, tmp_path):
-        workspace, recipe = self.road(tmp_path)
+        workspace, recipe = self.pipeline(tmp_path)
         shown = repr(pending_cases(workspace, recipe).tasks)
         assert "patient001" not in shown
         assert str(tmp_path) not in shown
 
     def test_only_passing_reasons_are_tried_again(self, tmp_path):
-        workspace, recipe = self.road(tmp_path)
+        workspace, recipe = self.pipeline(tmp_path)
         next((tmp_path / "data").rglob("patient001_frame01.nii.gz")).write_bytes(b"rubbish" * 100)
         list(run_ingest({"acdc": tmp_path / "data"}, workspace))
         run_harmonize(workspace, recipe, 1, quiet)
@@ -76,7 +76,7 @@ class TestSourcesThatComeAndGo:
         assert passing == PASSING
 
     def test_memory_that_runs_out_is_no_fault_of_the_file(self, tmp_path, monkeypatch):
-        workspace, _ = self.road(tmp_path)
+        workspace, _ = self.pipeline(tmp_path)
 
         def starve(_: bytes) -> bytes:
             raise MemoryError
@@ -186,8 +186,8 @@ class TestFinders:
         ]
 
     def test_a_finder_and_hidden_names_exclude_each_other(self):
-        with pytest.raises(SpecError, match="finder works on published names"):
-            parse_collection(pairs_toml(top='finder = "msd"\n'), "own.toml", own=True)
+        with pytest.raises(SpecError, match="case_list works on published names"):
+            parse_collection(pairs_toml(top='case_list = "msd"\n'), "own.toml", own=True)
 
     def test_a_title_of_one_word(self, tmp_path):
         spec = replace(load_collection("msd-heart"), title="Heart")

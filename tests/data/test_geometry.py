@@ -71,7 +71,7 @@ def test_canonical_affine_keeps_every_voxel_where_it_was(volume, axes, signs):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_radiological_habit(axis):
+def test_radiological_convention(axis):
     """A mark at the patient's right/front/top corner lands in the corner where a radiologist looks for it."""
     names = {2: ("anterior", "right"), 1: ("superior", "right"), 0: ("superior", "anterior")}
     volume = np.zeros(SHAPE, dtype=np.int16)

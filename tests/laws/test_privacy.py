@@ -76,7 +76,7 @@ NIFTI_TEXTS = {"descrip": f"{CANARY} {BIRTH}".encode(), "aux_file": CANARY.encod
 
 @dataclass
 class Run:
-    """One canary road: its folders and everything that the commands printed."""
+    """One canary pipeline: its folders and everything that the commands printed."""
 
     folder: Path
     said: list[str] = field(default_factory=list)

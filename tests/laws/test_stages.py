@@ -47,7 +47,7 @@ def volumes(dtype: type, most: int = 8) -> some.SearchStrategy[np.ndarray]:
     return arrays.arrays(dtype, arrays.array_shapes(min_dims=3, max_dims=3, max_side=most))
 
 
-class TestCounts:
+class TestHistogram:
     @quick
     @given(some.one_of(volumes(np.int16), volumes(np.uint8), volumes(np.uint16)), some.floats(0, 100))
     def test_what_is_read_off_counts_is_what_numpy_finds(self, voxels, percent):

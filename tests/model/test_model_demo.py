@@ -11,16 +11,16 @@ from medvar_model.demo import TOKENIZER_LOOP, TRANSFORMER_LOOP, ModelDemo, run_m
 from medvar_model.errors import ModelError, ShardSetMismatch
 from medvar_model.evaluation.page import model_section
 
-HABITS = {"samples": 64, "batch_size": 8, "checkpoint_every": 16, "validate_every": 32, "log_every": 8}
+STYLES = {"samples": 64, "batch_size": 8, "checkpoint_every": 16, "validate_every": 32, "log_every": 8}
 
 
 def tiny(folder) -> ModelDemo:
     return ModelDemo(
         folder,
         TOKENIZERS["tiny"],
-        replace(TOKENIZER_LOOP, **HABITS),
+        replace(TOKENIZER_LOOP, **STYLES),
         "d2",
-        replace(TRANSFORMER_LOOP, **HABITS),
+        replace(TRANSFORMER_LOOP, **STYLES),
         count=3,
         revive_every=24,
     )
@@ -89,8 +89,8 @@ def test_a_folder_without_shards_is_refused_with_a_sentence(tmp_path):
         run_model_demo(tiny(tmp_path), lambda line: None)
 
 
-def test_a_set_of_few_patients_is_judged_by_what_it_holds_out(tmp_path):
-    """Nothing in val: no validation, and the test split judges; nothing in either: refused before any training."""
+def test_a_set_of_few_patients_is_evaluated_by_what_it_holds_out(tmp_path):
+    """Nothing in val: no validation, and the test split scores; nothing in either: refused before any training."""
     write_shard_set(tmp_path / "some" / "shards-64", {"train": 30, "test": 12})
     report = run_model_demo(tiny(tmp_path / "some"), lambda line: None).evaluation.report
     assert report["splits"] == {"test": 12}

@@ -1,4 +1,4 @@
-"""The road on real scans, where they are: counts as published, values as measured, sets that verify."""
+"""The pipeline on real scans, where they are: counts as published, values as measured, sets that verify."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ name = "tumour"
 
 
 @dataclass(frozen=True)
-class Road:
+class Pipeline:
     found: dict[str, Ingested]
     workspace: Workspace
     harmonized: HarmonizeSummary
@@ -81,7 +81,7 @@ class Road:
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory) -> Road:
+def pipeline(tmp_path_factory) -> Pipeline:
     folder = tmp_path_factory.mktemp("real")
     (folder / "glioma.toml").write_text(BRATS_2015)
     (folder / "pairs.toml").write_text(BRAIN_PAIRS)
@@ -94,32 +94,32 @@ def road(tmp_path_factory) -> Road:
     found = {result.collection: result for result in run_ingest(sources, workspace)}
     harmonized = run_harmonize(workspace, recipe, 1, lambda _: None)
     written = write_shards(workspace, store, ShardSpec(recipe, SplitSpec(0.15, 0.15)), 1, lambda _: None)
-    return Road(found, workspace, harmonized, written, store)
+    return Pipeline(found, workspace, harmonized, written, store)
 
 
-def test_what_ingest_finds(road):
-    kept = {name: len(result.cases) for name, result in road.found.items()}
+def test_what_ingest_finds(pipeline):
+    kept = {name: len(result.cases) for name, result in pipeline.found.items()}
     assert kept == {"acdc": 70, "msd-hippocampus": 90, "chaos": 1, "brats2023": 4, "kits23": 0, "glioma": 4, "pairs": 2}
-    assert sum(not c.label for c in road.found["msd-hippocampus"].cases) == 1
-    lone = {r.case for r in road.found["msd-hippocampus"].rejects}
+    assert sum(not c.label for c in pipeline.found["msd-hippocampus"].cases) == 1
+    lone = {r.case for r in pipeline.found["msd-hippocampus"].rejects}
     assert lone == {"hippocampus-010", "hippocampus-281"}
-    assert {r.reason.value for r in road.found["msd-hippocampus"].rejects} == {"label_without_image"}
+    assert {r.reason.value for r in pipeline.found["msd-hippocampus"].rejects} == {"label_without_image"}
 
 
-def test_labels_alone_are_rejects_by_their_case(road):
-    rejects = road.found["kits23"].rejects
+def test_labels_alone_are_rejects_by_their_case(pipeline):
+    rejects = pipeline.found["kits23"].rejects
     assert {r.case for r in rejects} == {"case-00000", "case-00002", "case-00003"}
     assert {r.reason.value for r in rejects} == {"label_without_image"}
 
 
-def test_found_is_kept_plus_rejected(road):
-    summary = road.harmonized
+def test_found_is_kept_plus_rejected(pipeline):
+    summary = pipeline.harmonized
     assert (summary.n_cases, summary.n_kept, summary.n_rejected) == (176, 171, 5)
-    assert summary.n_slices == sum(road.written.n_slices.values())
+    assert summary.n_slices == sum(pipeline.written.n_slices.values())
 
 
-def test_acdc_keeps_its_short_axis_and_its_pixdim(road):
-    cases = road.cases("acdc")
+def test_acdc_keeps_its_short_axis_and_its_pixdim(pipeline):
+    cases = pipeline.cases("acdc")
     assert all(case["plane"] == "axial" and "spacing_from_pixdim" in case["steps"] for case in cases)
     assert {round(case["through_plane_mm"]) for case in cases} <= {5, 6, 7, 10}
     assert all(0.7 <= case["spacing_row_mm"] <= 1.95 for case in cases)
@@ -130,49 +130,49 @@ def test_acdc_keeps_its_short_axis_and_its_pixdim(road):
     }
 
 
-def test_the_liver_is_where_the_mask_says(road):
+def test_the_liver_is_where_the_mask_says(pipeline):
     """141 HU in the masked voxels of the source: pairing, order and rescale slope are right; a mirrored mask gives less."""
-    spec, (case,) = road.workspace.spec("chaos"), road.workspace.cases("chaos")
+    spec, (case,) = pipeline.workspace.spec("chaos"), pipeline.workspace.cases("chaos")
     scan = read_scan(case, spec)
     inside = scan.label.voxels > 0
     assert scan.image.voxels[inside].mean() == pytest.approx(141, abs=5)
     assert scan.image.voxels[inside[:, :, ::-1]].mean() < 120
-    (row,) = road.cases("chaos")
+    (row,) = pipeline.cases("chaos")
     assert row["through_plane_mm"] == pytest.approx(2.0, abs=0.01)
 
 
-def test_brats_without_labels_keeps_slices_by_body_area(road):
-    cases = road.cases("brats2023")
+def test_brats_without_labels_keeps_slices_by_body_area(pipeline):
+    cases = pipeline.cases("brats2023")
     assert {case["sequence"] for case in cases} == {"T1", "T1 contrast", "T2", "T2 FLAIR"}
     assert len({case["patient"] for case in cases}) == 1
     assert all(not case["has_label"] and 80 < case["n_kept"] < 155 for case in cases)
 
 
-def test_negative_intensities_and_nrrd_come_through(road):
-    glioma, pairs = road.cases("glioma"), road.cases("pairs")
+def test_negative_intensities_and_nrrd_come_through(pipeline):
+    glioma, pairs = pipeline.cases("glioma"), pipeline.cases("pairs")
     assert all(case["minimum"] < -3 and case["low"] < 0 < case["high"] for case in glioma)
     assert len({case["patient"] for case in glioma}) == len({case["patient"] for case in pairs}) == 2
     assert all(case["through_plane_mm"] == pytest.approx(6.5) for case in pairs)
     assert all(len(case["case"]) == 12 for case in (*glioma, *pairs))
 
 
-def test_pictures_use_the_grey_scale(road):
+def test_pictures_use_the_grey_scale(pipeline):
     """Mean of the body near the middle: neither black nor burnt out."""
-    rows = pq.read_table(Path(road.store.url) / "slices.parquet").to_pylist()
+    rows = pq.read_table(Path(pipeline.store.url) / "slices.parquet").to_pylist()
     from medvar_data.shardset.dataset import read_pair
 
     for collection in ("acdc", "msd-hippocampus", "chaos", "brats2023", "glioma", "pairs"):
         mine = [row for row in rows if row["collection"] == collection][:5]
-        pictures = np.stack([read_pair(road.store, row)[0] for row in mine])
+        pictures = np.stack([read_pair(pipeline.store, row)[0] for row in mine])
         assert 10 < pictures.mean() < 200, collection
         assert pictures.std() > 20, collection
 
 
-def test_the_set_verifies_and_slices_can_be_made_again(road):
-    assert verify(road.store).findings == ()
-    rows = pq.read_table(Path(road.store.url) / "slices.parquet").to_pylist()
+def test_the_set_verifies_and_slices_can_be_made_again(pipeline):
+    assert verify(pipeline.store).findings == ()
+    rows = pq.read_table(Path(pipeline.store.url) / "slices.parquet").to_pylist()
     counts = Counter(row["collection"] for row in rows)
     assert set(counts) == {"acdc", "msd-hippocampus", "chaos", "brats2023", "glioma", "pairs"}
     for collection in ("acdc", "chaos", "pairs"):
         key = next(row["key"] for row in rows if row["collection"] == collection)
-        assert trace(road.store, key, road.workspace)["source"]["same_pixels_when_made_again"]
+        assert trace(pipeline.store, key, pipeline.workspace)["source"]["same_pixels_when_made_again"]

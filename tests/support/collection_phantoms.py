@@ -1,6 +1,6 @@
 """Write a small phantom at every path of a published listing, and tell what was written: the truth that a run has to find.
 
-In: a listing (tests/listings) and a row of habits (tests/habits). Out: the files below a folder, and one `Written` a case.
+In: a listing (tests/listings) and a row of styles (tests/styles). Out: the files below a folder, and one `Written` a case.
 Nothing here reads a collection's TOML.
 """
 
@@ -30,7 +30,7 @@ from medvar_data.demo.phantoms.files import (
 from medvar_data.demo.phantoms.shapes import rotation
 from support.painted import MOST_VALUES, paint_image, paint_label, shape_of, spacing_of
 from support.published import Listing, PublishedCase, PublishedLabel
-from support.storage_styles import HABITS, Habit
+from support.storage_styles import STYLES, StorageStyle
 
 ARCHIVES = (".zip", ".tar", ".7z", ".tar.gz", ".tgz")
 FRAMES = {"frame00": 0, "ed": 1, "es": 3}  # where a cine holds the frame that a case is named after
@@ -43,7 +43,7 @@ class Written:
 
     Attributes:
         case: as the listing tells it; `channel` is the index in the fourth dimension.
-        habit: how it was stored.
+        style: how it was stored.
         codes: stored axis codes.
         shape: as stored, without channels.
         affine: that a reader has to find, stored index to RAS+ mm.
@@ -53,7 +53,7 @@ class Written:
     """
 
     case: PublishedCase
-    habit: Habit
+    style: StorageStyle
     codes: str
     shape: tuple[int, ...]
     affine: np.ndarray
@@ -70,34 +70,34 @@ def write_collection(name: str, listing: Listing, root: Path) -> list[Written]:
     for case in listing.cases():
         scans.setdefault(case.paths, []).append(case)
     for number, (paths, cases) in enumerate(scans.items()):
-        habit = habit_of(name, cases[0])
+        style = style_of(name, cases[0])
         mine = [label for label in labels if cases[0].case in label.cases]
         turn = labels.index(mine[0]) if mine else number
         values = values_of(listing, mine, turn)
-        blocks = [paint_label(habit, values, turn + n * habit.cine) for n in range(len(cases))]
-        images = [paint_image(habit, block, case.case) for block, case in zip(blocks, cases, strict=True)]
-        if habit.cine:
+        blocks = [paint_label(style, values, turn + n * style.cine) for n in range(len(cases))]
+        images = [paint_image(style, block, case.case) for block, case in zip(blocks, cases, strict=True)]
+        if style.cine:
             cases = [replace(case, channel=FRAMES[case.case.rsplit("-", 1)[1]]) for case in cases]
-        codes = habit.codes[number % len(habit.codes)]
-        stored = store(along_fourth(images, cases, habit), habit, codes)
-        members |= image_files(paths, stored, habit, images[0])
+        codes = style.codes[number % len(style.codes)]
+        stored = store(along_fourth(images, cases, style), style, codes)
+        members |= image_files(paths, stored, style, images[0])
         for label in mine:
-            part = along_fourth(blocks, cases, habit) if habit.cine else blocks[0]
-            members |= label_files(label, part, habit.override(label.about), codes)
+            part = along_fourth(blocks, cases, style) if style.cine else blocks[0]
+            members |= label_files(label, part, style.override(label.about), codes)
         for case, image, block in zip(cases, images, blocks, strict=True):
-            shape, steps = stored.voxels.shape[:3], steps_of(habit, image, mine)
-            written.append(Written(case, habit, codes, shape, stored.affine, image, block if mine else None, steps))
+            shape, steps = stored.voxels.shape[:3], steps_of(style, image, mine)
+            written.append(Written(case, style, codes, shape, stored.affine, image, block if mine else None, steps))
     for path in set(listing.ignored) - set(members):
         members |= decoy(path, listing)
     write_members(root, members)
     return written
 
 
-def habit_of(name: str, case: PublishedCase) -> Habit:
+def style_of(name: str, case: PublishedCase) -> StorageStyle:
     """How one file is stored: as its collection is, but for what its line in the listing says."""
     half = f"{name}/{case.about.get('modality')}"
-    habit = HABITS[half if half in HABITS else name].override(case.about)
-    return replace(habit, n_slices=len(case.paths)) if case.paths[0].endswith(".dcm") else habit
+    style = STYLES[half if half in STYLES else name].override(case.about)
+    return replace(style, n_slices=len(case.paths)) if case.paths[0].endswith(".dcm") else style
 
 
 def values_of(listing: Listing, labels: Sequence[PublishedLabel], turn: int) -> list[int]:
@@ -110,15 +110,15 @@ def values_of(listing: Listing, labels: Sequence[PublishedLabel], turn: int) -> 
     return values[turn % stride :: stride]
 
 
-def steps_of(habit: Habit, image: np.ndarray, labels: Sequence[PublishedLabel]) -> frozenset[str]:
+def steps_of(style: StorageStyle, image: np.ndarray, labels: Sequence[PublishedLabel]) -> frozenset[str]:
     """What a reader has to decide or repair, in the words of docs/formats.md."""
-    label_habits = [habit.override(label.about) for label in labels]
+    label_styles = [style.override(label.about) for label in labels]
     steps = {
-        "spacing_from_pixdim": habit.one_mm,
-        "spacing_unknown": habit.identity,
-        f"hu={1 / habit.gain:g}*x{-habit.offset / habit.gain:+g}": (habit.gain, habit.offset) != (1, 0),
-        "hu_floor_-1024": habit.modality == "CT" and image.min() < -1024,
-        "affine_from_image": any(other.label_affine != "image" for other in label_habits),
+        "spacing_from_pixdim": style.one_mm,
+        "spacing_unknown": style.identity,
+        f"hu={1 / style.gain:g}*x{-style.offset / style.gain:+g}": (style.gain, style.offset) != (1, 0),
+        "hu_floor_-1024": style.modality == "CT" and image.min() < -1024,
+        "affine_from_image": any(other.label_affine != "image" for other in label_styles),
         "merged_labels": any("structure" in label.about for label in labels),
         f"voted_of_{len(labels)}": any("outvoted" in label.about for label in labels),
         "masks_paired_by_name": any(label.paths[0].endswith(".png") for label in labels),
@@ -126,82 +126,82 @@ def steps_of(habit: Habit, image: np.ndarray, labels: Sequence[PublishedLabel]) 
     return frozenset(step for step, holds in steps.items() if holds)
 
 
-def along_fourth(parts: Sequence[np.ndarray], cases: Sequence[PublishedCase], habit: Habit) -> np.ndarray:
+def along_fourth(parts: Sequence[np.ndarray], cases: Sequence[PublishedCase], style: StorageStyle) -> np.ndarray:
     """One volume, channels along a fourth axis, or the frames of a cine with others in between, as labels empty."""
-    if not habit.cine:
+    if not style.cine:
         return parts[0] if len(parts) == 1 else np.stack(parts, axis=3)
     between = (
-        parts[0] * 0 if parts[0].dtype.kind == "u" else paint_image(habit, np.zeros_like(parts[0], int), "between")
+        parts[0] * 0 if parts[0].dtype.kind == "u" else paint_image(style, np.zeros_like(parts[0], int), "between")
     )
     frames = {case.channel: part for case, part in zip(cases, parts, strict=True)}
     return np.stack([frames.get(n, between) for n in range(N_FRAMES)], axis=3)
 
 
-def store(image: np.ndarray, habit: Habit, codes: str) -> Stored:
+def store(image: np.ndarray, style: StorageStyle, codes: str) -> Stored:
     """Turn physical values into a file's voxels."""
-    stored = turn_to(image * habit.gain + habit.offset, habit, codes)
-    whole = np.dtype(habit.dtype).kind in "iu"
-    return Stored((np.rint(stored.voxels) if whole else stored.voxels).astype(habit.dtype), stored.affine)
+    stored = turn_to(image * style.gain + style.offset, style, codes)
+    whole = np.dtype(style.dtype).kind in "iu"
+    return Stored((np.rint(stored.voxels) if whole else stored.voxels).astype(style.dtype), stored.affine)
 
 
-def turn_to(voxels: np.ndarray, habit: Habit, codes: str) -> Stored:
+def turn_to(voxels: np.ndarray, style: StorageStyle, codes: str) -> Stored:
     """Permute and flip an R, A, S array (with or without channels) to the stored axes, and place it."""
-    directions = rotation((habit.tilt_deg, 0, 0))
-    directions[:, 1] += habit.shear * directions[:, 0]
+    directions = rotation((style.tilt_deg, 0, 0))
+    directions[:, 1] += style.shear * directions[:, 0]
     affine = np.eye(4)
-    affine[:3, :3] = directions * spacing_of(habit)
+    affine[:3, :3] = directions * spacing_of(style)
     turned = store_as(voxels, affine, codes)
     placed = turned.affine.copy()
-    placed[:3, 3] = (0, 0, 0) if habit.identity else habit.origin_mm
+    placed[:3, 3] = (0, 0, 0) if style.identity else style.origin_mm
     return Stored(turned.voxels, placed)
 
 
-def image_files(paths: Sequence[str], stored: Stored, habit: Habit, image: np.ndarray) -> dict[str, bytes]:
+def image_files(paths: Sequence[str], stored: Stored, style: StorageStyle, image: np.ndarray) -> dict[str, bytes]:
     """The file of an image, or one file a slice."""
     if not paths[0].endswith(".dcm"):
-        return volume_file(paths[0], stored, habit, nan_slope=habit.nan_slope)
-    upright = np.diag([*spacing_of(habit), 1.0])
+        return volume_file(paths[0], stored, style, nan_slope=style.nan_slope)
+    upright = np.diag([*spacing_of(style), 1.0])
     upright[:3, 3] = stored.affine[:3, 3] - store_as(image, upright, "LPS").affine[:3, 3]
     series = dicom_series(
-        np.rint(image).astype(np.int16), upright, modality=habit.modality, identity=paths[0],
-        intercept=-1000 if habit.modality == "CT" else 0, thickness_mm=1.6 * habit.spacing_mm[2],
+        np.rint(image).astype(np.int16), upright, modality=style.modality, identity=paths[0],
+        intercept=-1000 if style.modality == "CT" else 0, thickness_mm=1.6 * style.spacing_mm[2],
         texts={"PatientName": "CHAOS^CT_SET", "ProtocolName": "T2SPIR"},
     )  # fmt: skip
     return dict(zip(sorted(paths), series, strict=True))
 
 
-def label_files(label: PublishedLabel, blocks: np.ndarray, habit: Habit, codes: str) -> dict[str, bytes]:
+def label_files(label: PublishedLabel, blocks: np.ndarray, style: StorageStyle, codes: str) -> dict[str, bytes]:
     """One label file as its line in the listing tells, or one mask a slice."""
     if "structure" in label.about:  # one file a structure: the first one holds the later ones too
         value = int(label.about["structure"])
         blocks = np.where(blocks >= value, int(label.about.get("stored", value)), 0)
     if "outvoted" in label.about:
         blocks = np.roll(blocks, (5, -4), axis=(0, 1))
-    stored = turn_to(blocks, habit, codes)
+    stored = turn_to(blocks, style, codes)
     if label.paths[0].endswith(".png"):  # the k-th mask by name belongs to the k-th image by name, from the head down
-        encode = bilevel_png if habit.modality == "CT" else grey_png
+        encode = bilevel_png if style.modality == "CT" else grey_png
         masks = [encode(np.ascontiguousarray(mask.T.astype(np.uint8))) for mask in np.moveaxis(stored.voxels, 2, 0)]
         return dict(zip(sorted(label.paths), reversed(masks), strict=True))
     affine = stored.affine.copy()
-    affine[:3, 3] += 0.2 if habit.label_affine == "shifted" else 0
-    lost = replace(habit, sform=0, qform=0) if habit.label_affine == "none" else habit
-    return volume_file(label.paths[0], Stored(stored.voxels.astype(habit.label_dtype), affine), lost)
+    affine[:3, 3] += 0.2 if style.label_affine == "shifted" else 0
+    lost = replace(style, sform=0, qform=0) if style.label_affine == "none" else style
+    return volume_file(label.paths[0], Stored(stored.voxels.astype(style.label_dtype), affine), lost)
 
 
-def volume_file(path: str, stored: Stored, habit: Habit, *, nan_slope: bool = False) -> dict[str, bytes]:
+def volume_file(path: str, stored: Stored, style: StorageStyle, *, nan_slope: bool = False) -> dict[str, bytes]:
     """A volume in the format that its name says; with a `.mhd` the file of its voxels."""
     if path.endswith((".nii", ".nii.gz")):
         steps = np.linalg.norm(stored.affine[:3, :3], axis=0)
-        claimed = stored.affine @ np.diag([*(1 / steps if habit.one_mm else np.ones(3)), 1])
+        claimed = stored.affine @ np.diag([*(1 / steps if style.one_mm else np.ones(3)), 1])
         scale = (float("nan"), float("nan")) if nan_slope else None
         content = nifti_bytes(
-            stored.voxels, claimed, sform=habit.sform, qform=habit.qform, pixdim_mm=steps, scale=scale
+            stored.voxels, claimed, sform=style.sform, qform=style.qform, pixdim_mm=steps, scale=scale
         )
         return {path: gzip.compress(content, 1, mtime=0) if path.endswith(".gz") else content}
-    if path.endswith(".nrrd") and habit.identity:
+    if path.endswith(".nrrd") and style.identity:
         return {path: bare_nrrd(stored.voxels)}
     with tempfile.TemporaryDirectory() as folder:
-        write_itk(Path(folder) / path.split("/")[-1], stored.voxels, stored.affine, compressed=habit.compressed)
+        write_itk(Path(folder) / path.split("/")[-1], stored.voxels, stored.affine, compressed=style.compressed)
         return {f"{path.rpartition('/')[0]}/{f.name}".lstrip("/"): f.read_bytes() for f in Path(folder).iterdir()}
 
 
@@ -222,8 +222,8 @@ def decoy(path: str, listing: Listing) -> dict[str, bytes]:
     if name.endswith(".csv"):
         return {path: frames_csv(listing)}
     if name.endswith((".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")):
-        habit = Habit("", "", (1, 1, 1))
-        return volume_file(path, Stored(np.full(shape_of(habit), 99, np.uint8), np.eye(4)), habit)
+        style = StorageStyle("", "", (1, 1, 1))
+        return volume_file(path, Stored(np.full(shape_of(style), 99, np.uint8), np.eye(4)), style)
     return {} if name.endswith(ARCHIVES) else {path: b"not an image\n"}  # an archive of nothing would be a broken one
 
 

@@ -1,4 +1,4 @@
-"""Damage small good inputs in every way that downloads are damaged, and feed them to the road one by one.
+"""Damage small good inputs in every way that downloads are damaged, and feed them to the pipeline one by one.
 
 `python tests/support/fuzz.py KIND FIRST COUNT ...` runs ranges of numbers in a process of its own under a memory limit and prints
 one JSON line for each: how many ended how. An input is named by its kind and number, so any of them can be made again: `mutant(kind, number)`.
@@ -175,7 +175,7 @@ DAMAGE = (flip_bits, set_number, cut_off, cut_out, repeat, insert, swap_digits, 
 
 
 def outcome(kind: str, number: int, folder: Path) -> str:
-    """Send one input down the road: ingest, read, harmonize.
+    """Send one input down the pipeline: ingest, read, harmonize.
 
     Returns:
         "kept", or how it was left out: a reason, or the name of our error for the whole input.

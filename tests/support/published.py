@@ -8,7 +8,7 @@ A listing has a head of `# key: value` lines, then one published path a line, ea
 An image's line holds its case, its patient, the official split ("-" for none) and, where there is one, the sequence. Braces
 name several cases: the channels of one image (`brats-001-{flair,t1} | … | {FLAIR,T1}`) or the images that share a label.
 `key=value` parts say what else is known of a file: `reject=known_bad`, `modality=MR`, `values=205 420`, or a field of
-`collection_phantoms.Habit` that only this file has. Several lines with one case are the slices of one stack.
+`collection_phantoms.StorageStyle` that only this file has. Several lines with one case are the slices of one stack.
 """
 
 import re

@@ -15,12 +15,12 @@ from medvar_model.training.transformer import LOOP as TRANSFORMER_LOOP
 from medvar_model.training.transformer import TrainTransformer, train_transformer
 
 PROCESS = processes.Process(1, 0, torch.device("cpu"))
-HABITS = {"samples": 32, "batch_size": 4, "checkpoint_every": 8, "validate_every": 16, "log_every": 4}
+STYLES = {"samples": 32, "batch_size": 4, "checkpoint_every": 8, "validate_every": 16, "log_every": 4}
 
 
 def tokenizer_spec(shards, out, **loop) -> TrainTokenizer:
     """Eight steps: one without quantization, then k-means, then two revivals."""
-    settings = replace(TOKENIZER_LOOP, **HABITS | {"base_learning_rate": 0.02} | loop)
+    settings = replace(TOKENIZER_LOOP, **STYLES | {"base_learning_rate": 0.02} | loop)
     return TrainTokenizer(
         str(out),
         DataSpec(str(shards), workers=1),
@@ -34,7 +34,7 @@ def tokenizer_spec(shards, out, **loop) -> TrainTokenizer:
 
 
 def transformer_spec(shards, out, tokenizer, **loop) -> TrainTransformer:
-    settings = replace(TRANSFORMER_LOOP, **HABITS | {"base_learning_rate": 0.02} | loop)
+    settings = replace(TRANSFORMER_LOOP, **STYLES | {"base_learning_rate": 0.02} | loop)
     return TrainTransformer(str(out), DataSpec(str(shards), workers=1), str(tokenizer), "d2", settings)
 
 

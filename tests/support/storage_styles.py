@@ -1,4 +1,4 @@
-"""How each collection stores its scans: grid, axis codes, voxel types, header habits. One short row a collection.
+"""How each collection stores its scans: grid, axis codes, voxel types, header styles. One short row a collection.
 
 Phantoms at the collection's published paths are stored so (`collection_phantoms` writes them). What only single files do stands
 behind their paths in the listing (tests/listings). Steps and oddities are those that the publishers, or loaders of the files,
@@ -13,7 +13,7 @@ TURNED = ("PIR", "LPS", "RAS", "ASR", "LAS", "IPL")  # VerSe: every orientation 
 
 
 @dataclass(frozen=True)
-class Habit:
+class StorageStyle:
     """How a collection (or one file of it) is stored.
 
     Attributes:
@@ -67,7 +67,7 @@ class Habit:
     compressed: bool = True
     cine: bool = False
 
-    def override(self, about: dict[str, str]) -> "Habit":
+    def override(self, about: dict[str, str]) -> "StorageStyle":
         """Take what a listing's line says of one file: `key=value` with spaces between numbers or words."""
         changes = {}
         for f in fields(self):
@@ -80,48 +80,50 @@ class Habit:
         return replace(self, **changes)
 
 
-def brain(**more: object) -> Habit:
+def brain(**more: object) -> StorageStyle:
     """BraTS: registered to an atlas at 1 mm, skull-stripped to exact zeros, L P S with the first voxel at (0, 239, 0)."""
-    return Habit("brain", "MR", (1, 1, 1), ("LPS",), origin_mm=(0, 239, 0), padding=0, **more)
+    return StorageStyle("brain", "MR", (1, 1, 1), ("LPS",), origin_mm=(0, 239, 0), padding=0, **more)
 
 
-def msd(region: str, modality: str, *spacing_mm: float, **more: object) -> Habit:
+def msd(region: str, modality: str, *spacing_mm: float, **more: object) -> StorageStyle:
     """Decathlon: sizes and steps as published for each task, orientation by the file."""
-    return Habit(region, modality, spacing_mm, ("RAS", "LAS", "LPS"), padding=0 if modality == "MR" else -1024, **more)
+    return StorageStyle(
+        region, modality, spacing_mm, ("RAS", "LAS", "LPS"), padding=0 if modality == "MR" else -1024, **more
+    )
 
 
 # A second row `name/MR` serves the MR half of a collection that has both.
-HABITS = {
-    "abdomenct1k": Habit("abdomen", "CT", (0.79, 0.79, 2.5)),
-    "acdc": Habit("heart", "MR", (1.5, 1.5, 10), ("LPS",), native=True, sform=2, qform=0, one_mm=True, origin_mm=(0, 0, 0)),
-    "amos": Habit("abdomen", "CT", (0.69, 0.69, 5), ("LAS", "LPS", "RAS"), label_dtype="uint16", sform=0, padding=-2048),
-    "amos/MR": Habit("abdomen", "MR", (1.19, 1.19, 2), dtype="float32", sform=0, brightness=3500),  # values reach 3e6
-    "atlas-liver": Habit("abdomen", "MR", (1.0, 1.0, 3)),
-    "atlas-stroke": Habit("brain", "MR", (1, 1, 1), ("RAS", "LAS"), dtype="float32", padding=0),  # MNI space
+STYLES = {
+    "abdomenct1k": StorageStyle("abdomen", "CT", (0.79, 0.79, 2.5)),
+    "acdc": StorageStyle("heart", "MR", (1.5, 1.5, 10), ("LPS",), native=True, sform=2, qform=0, one_mm=True, origin_mm=(0, 0, 0)),
+    "amos": StorageStyle("abdomen", "CT", (0.69, 0.69, 5), ("LAS", "LPS", "RAS"), label_dtype="uint16", sform=0, padding=-2048),
+    "amos/MR": StorageStyle("abdomen", "MR", (1.19, 1.19, 2), dtype="float32", sform=0, brightness=3500),  # values reach 3e6
+    "atlas-liver": StorageStyle("abdomen", "MR", (1.0, 1.0, 3)),
+    "atlas-stroke": StorageStyle("brain", "MR", (1, 1, 1), ("RAS", "LAS"), dtype="float32", padding=0),  # MNI space
     "brats": brain(),
     "brats2023": brain(),
     "brats2023-men": brain(),
     "brats2023-met": brain(),
     "brats2023-ped": brain(),
     "brats2023-ssa": brain(),
-    "btcv": Habit("abdomen", "CT", (0.76, 0.76, 3), ("LAS", "LPS")),
-    "chaos": Habit("abdomen", "CT", (0.69, 0.69, 2), ("LPS",), padding=-1000),  # intercept -1000, thickness 3.2
-    "chaos/MR": Habit("abdomen", "MR", (1.68, 1.68, 9), ("LPS",), padding=0),
-    "covid19-20": Habit("chest", "CT", (0.742, 0.742, 5)),
-    "covid19-ct-seg": Habit("chest", "CT", (0.72, 0.72, 1.25)),
-    "ctspine1k": Habit("spine", "CT", (0.8, 0.8, 1)),
-    "kipa22": Habit("abdomen", "CT", (0.63, 0.63, 0.63), dtype="uint16", padding=-1000, offset=1000, nan_slope=True),
-    "kits19": Habit("abdomen", "CT", (0.78, 0.78, 3), ("IPL",), dtype="float64", sform=2, qform=0, origin_mm=(0, 0, 0)),
-    "kits23": Habit("abdomen", "CT", (0.78, 0.78, 3), ("IPL",), dtype="float64", sform=2, qform=0, origin_mm=(0, 0, 0)),
-    "lasc2013": Habit("heart", "MR", (1.25, 1.25, 1.37), compressed=False),
-    "lasc2018": Habit("heart", "MR", (0.625, 0.625, 0.625), ("LPS",), dtype="uint8", brightness=0.25, identity=True),
-    "lascarqs": Habit("heart", "MR", (1, 1, 2.5), label_dtype="int16"),
-    "lits": Habit("abdomen", "CT", (0.77, 0.77, 1), ("LPS", "RAS", "RAI", "LAS"), dtype="float32", label_dtype="float32"),
-    "mms": Habit("heart", "MR", (1.2, 1.2, 10), native=True, tilt_deg=25, cine=True),
-    "mms2": Habit("heart", "MR", (1.3, 1.3, 10), native=True, tilt_deg=25),
-    "mmwhs": Habit("heart", "CT", (0.5, 0.5, 0.6), ("LPS", "RAS"), label_dtype="int16"),
-    "mmwhs/MR": Habit("heart", "MR", (1.0, 1.0, 1.2), ("ASR", "PIR", "LIP"), label_dtype="int16"),
-    "mrspineseg": Habit("spine", "MR", (0.7, 0.7, 4.4), ("PSR", "LPS"), "sagittal", native=True, label_affine="shifted"),
+    "btcv": StorageStyle("abdomen", "CT", (0.76, 0.76, 3), ("LAS", "LPS")),
+    "chaos": StorageStyle("abdomen", "CT", (0.69, 0.69, 2), ("LPS",), padding=-1000),  # intercept -1000, thickness 3.2
+    "chaos/MR": StorageStyle("abdomen", "MR", (1.68, 1.68, 9), ("LPS",), padding=0),
+    "covid19-20": StorageStyle("chest", "CT", (0.742, 0.742, 5)),
+    "covid19-ct-seg": StorageStyle("chest", "CT", (0.72, 0.72, 1.25)),
+    "ctspine1k": StorageStyle("spine", "CT", (0.8, 0.8, 1)),
+    "kipa22": StorageStyle("abdomen", "CT", (0.63, 0.63, 0.63), dtype="uint16", padding=-1000, offset=1000, nan_slope=True),
+    "kits19": StorageStyle("abdomen", "CT", (0.78, 0.78, 3), ("IPL",), dtype="float64", sform=2, qform=0, origin_mm=(0, 0, 0)),
+    "kits23": StorageStyle("abdomen", "CT", (0.78, 0.78, 3), ("IPL",), dtype="float64", sform=2, qform=0, origin_mm=(0, 0, 0)),
+    "lasc2013": StorageStyle("heart", "MR", (1.25, 1.25, 1.37), compressed=False),
+    "lasc2018": StorageStyle("heart", "MR", (0.625, 0.625, 0.625), ("LPS",), dtype="uint8", brightness=0.25, identity=True),
+    "lascarqs": StorageStyle("heart", "MR", (1, 1, 2.5), label_dtype="int16"),
+    "lits": StorageStyle("abdomen", "CT", (0.77, 0.77, 1), ("LPS", "RAS", "RAI", "LAS"), dtype="float32", label_dtype="float32"),
+    "mms": StorageStyle("heart", "MR", (1.2, 1.2, 10), native=True, tilt_deg=25, cine=True),
+    "mms2": StorageStyle("heart", "MR", (1.3, 1.3, 10), native=True, tilt_deg=25),
+    "mmwhs": StorageStyle("heart", "CT", (0.5, 0.5, 0.6), ("LPS", "RAS"), label_dtype="int16"),
+    "mmwhs/MR": StorageStyle("heart", "MR", (1.0, 1.0, 1.2), ("ASR", "PIR", "LIP"), label_dtype="int16"),
+    "mrspineseg": StorageStyle("spine", "MR", (0.7, 0.7, 4.4), ("PSR", "LPS"), "sagittal", native=True, label_affine="shifted"),
     "msd-brain-tumour": msd("brain", "MR", 1, 1, 1),
     "msd-colon": msd("abdomen", "CT", 0.78, 0.78, 5),
     "msd-heart": msd("heart", "MR", 1.25, 1.25, 1.37, dtype="float32"),
@@ -132,12 +134,12 @@ HABITS = {
     "msd-pancreas": msd("abdomen", "CT", 0.8, 0.8, 2.5),
     "msd-prostate": msd("prostate", "MR", 0.65, 0.65, 3.6, dtype="float32"),
     "msd-spleen": msd("abdomen", "CT", 0.79, 0.79, 5),
-    "promise12": Habit("prostate", "MR", (0.6, 0.6, 3.6), compressed=False, tilt_deg=4),
-    "prostate-multisite": Habit("prostate", "MR", (0.62, 0.62, 3.6)),
-    "scgm": Habit("spine", "MR", (0.5, 0.5, 5), native=True, tilt_deg=10),
-    "segthor": Habit("chest", "CT", (0.98, 0.98, 2.5)),
-    "spider": Habit("spine", "MR", (0.7, 0.7, 4), ("RAS", "LPS", "PSR", "AIL"), "sagittal", native=True, tilt_deg=3),
-    "verse": Habit("spine", "CT", (1, 1, 2), TURNED, sform=2, qform=0),
-    "word": Habit("abdomen", "CT", (0.977, 0.977, 3), ("LPS",), sform=0, qform=1, padding=-3024),
-    "xvertseg": Habit("spine", "CT", (0.5, 0.5, 1), offset=1000, compressed=False),
+    "promise12": StorageStyle("prostate", "MR", (0.6, 0.6, 3.6), compressed=False, tilt_deg=4),
+    "prostate-multisite": StorageStyle("prostate", "MR", (0.62, 0.62, 3.6)),
+    "scgm": StorageStyle("spine", "MR", (0.5, 0.5, 5), native=True, tilt_deg=10),
+    "segthor": StorageStyle("chest", "CT", (0.98, 0.98, 2.5)),
+    "spider": StorageStyle("spine", "MR", (0.7, 0.7, 4), ("RAS", "LPS", "PSR", "AIL"), "sagittal", native=True, tilt_deg=3),
+    "verse": StorageStyle("spine", "CT", (1, 1, 2), TURNED, sform=2, qform=0),
+    "word": StorageStyle("abdomen", "CT", (0.977, 0.977, 3), ("LPS",), sform=0, qform=1, padding=-3024),
+    "xvertseg": StorageStyle("spine", "CT", (0.5, 0.5, 1), offset=1000, compressed=False),
 }  # fmt: skip

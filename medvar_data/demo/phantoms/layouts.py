@@ -1,4 +1,4 @@
-"""Write phantoms in the published layouts of ten public collections: same folders, names, axis orders and header habits.
+"""Write phantoms in the published layouts of ten public collections: same folders, names, axis orders and header conventions.
 
 In: an `Order` (folder, patient, seed). Out: that patient's files. One function per collection, and where a collection has a
 list of its cases, one that writes the list. Above 300 lines since ten layouts are one table, easiest read side by side.

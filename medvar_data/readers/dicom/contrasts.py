@@ -1,6 +1,6 @@
 """Take from one picture's attributes what can set volumes of one series apart: numbers, and words of a closed vocabulary.
 
-In: the functional groups of a frame, its own and the shared ones, and the top of its file. Out: a table of marks; none of them can
+In: the functional groups of a frame, its own and the shared ones, and the top of its file. Out: a table of them; none of them can
 hold free text.
 """
 
@@ -54,7 +54,7 @@ class Groups:
         return float(found[0]) if found else None
 
 
-def marks_of(found: Groups, kinds: tuple[str, ...]) -> dict[str, float | str]:
+def contrasts_of(found: Groups, kinds: tuple[str, ...]) -> dict[str, float | str]:
     """What can set volumes of one series apart: numbers, and words of a closed vocabulary."""
     first = {
         "echo": found.number("MREchoSequence", "EffectiveEchoTime"),
@@ -71,13 +71,13 @@ def marks_of(found: Groups, kinds: tuple[str, ...]) -> dict[str, float | str]:
         "acquisition": "AcquisitionNumber",
     }  # fmt: skip
     numbers = {name: found.number("", second[name]) if v is None and name in second else v for name, v in first.items()}
-    marks: dict[str, float | str] = {name: round(v, 4) for name, v in numbers.items() if v is not None}
+    contrasts: dict[str, float | str] = {name: round(v, 4) for name, v in numbers.items() if v is not None}
     part = found.values("MRImageFrameTypeSequence", "ComplexImageComponent")
     words = (str(part[0]).upper(), *kinds) if part else kinds
-    marks["part"] = next((PARTS[word] for word in words if word in PARTS), "")
-    marks["dixon"] = next((DIXON[word] for word in kinds if word in DIXON), "")
-    marks["direction"] = _direction(found)
-    return marks
+    contrasts["part"] = next((PARTS[word] for word in words if word in PARTS), "")
+    contrasts["dixon"] = next((DIXON[word] for word in kinds if word in DIXON), "")
+    contrasts["direction"] = _direction(found)
+    return contrasts
 
 
 def _b_value(found: Groups) -> float | None:

@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.dicom.attributes import HEADER, PIXELS, STRUCTURES, TEXTS, private_tags
-from medvar_data.readers.dicom.contrasts import Groups, marks_of
+from medvar_data.readers.dicom.contrasts import Groups, contrasts_of
 from medvar_data.sources.tree import read_bytes, read_head
 
 HEAD_BYTES = 1 << 16  # enough for the header of nearly every single image
@@ -50,7 +50,7 @@ class Frame:
     pixel_mm: tuple[float, ...]  # between rows, between columns
     stack: str
     kinds: tuple[str, ...]  # ImageType or FrameType, upper case
-    marks: Mapping[str, float | str]  # what can set volumes of one series apart
+    contrasts: Mapping[str, float | str]  # what can set volumes of one series apart
     slope: float
     intercept: float
     segment: int = 0  # of a segmentation
@@ -222,7 +222,7 @@ def _frames(dataset: Dataset, path: str) -> Iterator[Frame]:
             pixel_mm=found.numbers("PixelMeasuresSequence", "PixelSpacing", 2),
             stack="".join(str(v) for v in found.values("FrameContentSequence", "StackID")),
             kinds=tuple(str(kind).upper() for kind in kinds),
-            marks=marks_of(found, tuple(str(kind).upper() for kind in kinds)),
+            contrasts=contrasts_of(found, tuple(str(kind).upper() for kind in kinds)),
             slope=1.0 if slope in (None, 0.0) else slope,
             intercept=intercept or 0.0,
             segment=int(segment[0]) if segment else 0,

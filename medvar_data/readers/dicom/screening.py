@@ -1,4 +1,4 @@
-"""Judge single images by their headers: which of them can be a slice of a CT or MR volume, and why the others cannot.
+"""Screen single images by their headers: which of them can be a slice of a CT or MR volume, and why the others cannot.
 
 In: an `Instance`. Out: a reason and the rest of a sentence, or None.
 """
@@ -23,7 +23,7 @@ MAP_WORDS = {
 DERIVED_WORDS = {"MPR", "REFORMATTED", "CPR", "VRT", "3D", "RESAMPLED", "CURVED"}  # where the first word is DERIVED
 
 
-def verdict(instance: Instance, modality: str, derived: bool) -> tuple[Reason, str] | None:
+def why_unfit(instance: Instance, modality: str, derived: bool) -> tuple[Reason, str] | None:
     """Why an image is no slice of a volume; None where it may be one."""
     words = {word for frame in instance.frames for word in frame.kinds}
     first = instance.frames[0].kinds[:1]

@@ -1,4 +1,4 @@
-"""Decide which pictures of a series make a volume, and place them: split by what differs, sort by geometry, judge the gaps.
+"""Decide which pictures of a series make a volume, and place them: split by what differs, sort by geometry, check the gaps.
 
 In: the frames of one series. Out: `Part`s, each with the words that set it apart; a `Stack` has the order and the affine.
 A split is made only where pictures share a place, so an attribute that varies from slice to slice never tears a volume.
@@ -22,13 +22,13 @@ SAME_ORIENTATION = 1e-3  # of direction cosines
 SAME_PIXEL_MM = 1e-4
 POSITION_RTOL = 0.02  # slices may lie this fraction of a step off the regular grid
 OFF_LINE_MM, OFF_LINE_STEPS = 0.1, 0.05  # slices may lie so far off the line through the stack; the larger holds
-ANY_TILT = 1.0  # a leaning stack is judged by `check_tilt`
+ANY_TILT = 1.0  # a leaning stack is checked by `check_tilt`
 TILT_LIMIT = 0.71  # largest |cosine| between the way through a stack and its pictures: 45 degrees
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 # What tells pictures at one place apart, in the order in which it is asked, and how a part is then named: {} is the value,
 # # the rank of the value. Only numbers and the closed words of `headers` can come out.
-MARKS = (
+CONTRASTS = (
     ("part", "{}"), ("dixon", "{}"), ("echo", "echo#"), ("echo number", "echo#"), ("inversion", "inversion#"), ("flip", "flip#"),
     ("b", "b{}"), ("direction", "direction#"), ("time", "time#"), ("trigger", "time#"), ("acquisition", "acquisition#"),
 )  # fmt: skip
@@ -55,14 +55,14 @@ def split_series(frames: Sequence[Frame]) -> list[Part]:
     """Split the frames of one series into volumes.
 
     First by what no volume mixes (stack, orientation, size, spacing), then, where several frames share a place, by the
-    first of `MARKS` that tells them apart and leaves the places together; last by full sweeps in the order of numbers.
+    first of `CONTRASTS` that tells them apart and leaves the places together; last by full sweeps in the order of numbers.
     """
     ordered = sorted(frames, key=lambda f: (f.number, f.path, f.index))
     parts = [Part(tuple(ordered))]
     for same, word in ((_same_stack, "stack#"), (_same_orientation, "plane#"), (_same_grid, "grid#")):
         parts = [split for part in parts for split in _by_value(part, _clusters(part.frames, same), word)]
     n_orientations = len(set(_clusters(ordered, _same_orientation)))
-    parts = [split for part in parts for split in _by_marks(part)]
+    parts = [split for part in parts for split in _by_contrasts(part)]
     return [Part(part.frames, part.words, n_orientations) for part in parts]
 
 
@@ -124,15 +124,15 @@ def check_tilt(affine: Float64[np.ndarray, "4 4"]) -> None:
         )
 
 
-def _by_marks(part: Part) -> list[Part]:
-    """Split frames that share places, by the first mark that does it without tearing a volume; again until none does."""
+def _by_contrasts(part: Part) -> list[Part]:
+    """Split frames that share places, by the first contrast that does it without tearing a volume; again until none does."""
     places = _places(part.frames)
     if len(set(places)) in (1, len(places)):
         return [part]
-    for mark, template in MARKS:
-        values = [f.marks.get(mark, "") for f in part.frames]
+    for name, template in CONTRASTS:
+        values = [f.contrasts.get(name, "") for f in part.frames]
         if _splits(places, values):
-            return [split for one in _by_value(part, values, template) for split in _by_marks(one)]
+            return [split for one in _by_value(part, values, template) for split in _by_contrasts(one)]
     sweeps = _sweeps(places)
     return _by_value(part, sweeps, "time#") if sweeps else [part]
 

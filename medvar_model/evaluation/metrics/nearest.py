@@ -1,8 +1,8 @@
 """Look for copies: is a drawn image closer to a training slice than an unseen patient's slice would be?
 
-In: images and training slices. Out: for each image its nearest training slice; and a verdict on a set of them.
+In: images and training slices. Out: for each image its nearest training slice; and a score for a set of them.
 
-A distance alone says nothing, for slices of different patients may be very alike. So it is judged against the
+A distance alone says nothing, for slices of different patients may be very alike. So it is compared with the
 distances of held-out slices, which cannot be copies: by construction a share alpha of those lies below the threshold.
 """
 
@@ -80,14 +80,14 @@ class Search:
 
 @dataclass(frozen=True)
 class CopyAudit:
-    """The verdict.
+    """Score a set of images for copies.
 
     Attributes:
         alpha: share of held-out slices that lie below the threshold by construction.
         threshold: that quantile of the held-out distances.
-        closer: share of the judged samples below it; about alpha where nothing is copied, 1 where all is.
+        closer: share of the scored samples below it; about alpha where nothing is copied, 1 where all is.
         sample_median, held_out_median: median distances; a ratio far below 1 is suspicious.
-        unjudged: samples of conditions without held-out slices.
+        unscored: samples of conditions without held-out slices.
     """
 
     alpha: float
@@ -95,7 +95,7 @@ class CopyAudit:
     closer: Proportion
     sample_median: float
     held_out_median: float
-    unjudged: int
+    unscored: int
 
 
 def copy_audit(
@@ -115,15 +115,15 @@ def copy_audit(
     weights = np.zeros(len(kept))
     for name in np.unique(drawn[known]):
         weights[kept == name] = (drawn == name).sum() / (kept == name).sum()
-    judged = sample_distance[known]
-    if not len(judged):
+    scored = sample_distance[known]
+    if not len(scored):
         return CopyAudit(alpha, np.nan, proportion(0, 0), np.nan, np.nan, len(drawn))
     threshold = weighted_quantile(held_out_distance, weights, alpha)
     return CopyAudit(
         alpha,
         threshold,
-        proportion(int((judged < threshold).sum()), len(judged)),
-        float(np.median(judged)),
+        proportion(int((scored < threshold).sum()), len(scored)),
+        float(np.median(scored)),
         weighted_quantile(held_out_distance, weights, 0.5),
         int((~known).sum()),
     )

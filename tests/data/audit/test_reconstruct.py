@@ -23,8 +23,8 @@ from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace
 
 
-def cases_of(road):
-    return pq.read_table(road.shards / "cases.parquet").to_pylist()
+def cases_of(pipeline):
+    return pq.read_table(pipeline.shards / "cases.parquet").to_pylist()
 
 
 @given(axes=st.permutations([0, 1, 2]), signs=st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3), axis=st.integers(0, 2))
@@ -36,13 +36,13 @@ def test_as_stored_undoes_every_turn(axes, signs, axis):
     assert np.array_equal(as_stored(slices_first(canonical(voxels, plan), axis), plan), voxels)
 
 
-def test_every_case_comes_back_on_its_grid(road):
+def test_every_case_comes_back_on_its_grid(pipeline):
     seen = set()
-    for row in cases_of(road):
+    for row in cases_of(pipeline):
         name = f"{row['collection']}-{row['case']}"
-        rebuilt = reconstruct(road.store, name)
-        case = next(c for c in road.workspace.cases(row["collection"]) if c.case == row["case"])
-        spec = road.workspace.spec(row["collection"])
+        rebuilt = reconstruct(pipeline.store, name)
+        case = next(c for c in pipeline.workspace.cases(row["collection"]) if c.case == row["case"])
+        spec = pipeline.workspace.spec(row["collection"])
         scan = read_scan(case, spec)
         assert rebuilt.image.shape == rebuilt.mask.shape == scan.image.geometry.shape
         assert np.array_equal(rebuilt.geometry.affine, scan.image.geometry.affine)
@@ -56,10 +56,10 @@ def test_every_case_comes_back_on_its_grid(road):
     assert len(seen) == 4
 
 
-def test_each_loss_is_measured_and_the_whole_is_no_more_than_the_sum(road):
-    for row in cases_of(road):
-        rebuilt = reconstruct(road.store, f"{row['collection']}-{row['case']}")
-        losses = measure_losses(road.store, rebuilt, road.workspace)
+def test_each_loss_is_measured_and_the_whole_is_no_more_than_the_sum(pipeline):
+    for row in cases_of(pipeline):
+        rebuilt = reconstruct(pipeline.store, f"{row['collection']}-{row['case']}")
+        losses = measure_losses(pipeline.store, rebuilt, pipeline.workspace)
         whole = losses.window + losses.resampling + losses.cleanup + losses.quantization
         assert 0 <= losses.image_error <= whole + 1e-3
         assert losses.quantization <= (row["high"] - row["low"]) / 255 / 2 * 1.001 + (row["modality"] == "CT") / 2
@@ -69,8 +69,8 @@ def test_each_loss_is_measured_and_the_whole_is_no_more_than_the_sum(road):
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
-def test_files_hold_image_and_mask_with_the_sources_affine(road, tmp_path, suffix):
-    rebuilt = reconstruct(road.store, "acdc-patient001-frame01")
+def test_files_hold_image_and_mask_with_the_sources_affine(pipeline, tmp_path, suffix):
+    rebuilt = reconstruct(pipeline.store, "acdc-patient001-frame01")
     image, mask = write_reconstruction(rebuilt, tmp_path / f"out{suffix}")
     assert (image.name, mask.name) == (f"out{suffix}", f"out.mask{suffix}")
     for path, voxels in ((image, rebuilt.image), (mask, rebuilt.mask)):
@@ -79,10 +79,10 @@ def test_files_hold_image_and_mask_with_the_sources_affine(road, tmp_path, suffi
         assert np.allclose(volume.affine, rebuilt.geometry.affine, atol=1e-4)
 
 
-def test_what_cannot_be_rebuilt_is_one_sentence(road, tmp_path):
+def test_what_cannot_be_rebuilt_is_one_sentence(pipeline, tmp_path):
     with pytest.raises(ShardSetError, match="No case has the name"):
-        reconstruct(road.store, "acdc-nobody")
-    rebuilt = reconstruct(road.store, "acdc-patient001-frame01")
+        reconstruct(pipeline.store, "acdc-nobody")
+    rebuilt = reconstruct(pipeline.store, "acdc-patient001-frame01")
     with pytest.raises(WorkspaceError, match="no NIfTI name"):
         write_reconstruction(rebuilt, tmp_path / "out.png")
 

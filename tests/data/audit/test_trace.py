@@ -13,10 +13,10 @@ from medvar_data.workspace.workspace import Workspace
 
 
 @pytest.mark.parametrize("collection", ["acdc", "chaos", "msd-brain-tumour", "own"])
-def test_made_again_to_the_same_pixels(road, collection):
-    rows = [r for r in pq.read_table(road.shards / "slices.parquet").to_pylist() if r["collection"] == collection]
+def test_made_again_to_the_same_pixels(pipeline, collection):
+    rows = [r for r in pq.read_table(pipeline.shards / "slices.parquet").to_pylist() if r["collection"] == collection]
     for row in rows[:2]:
-        report = trace(road.store, row["key"], road.workspace)
+        report = trace(pipeline.store, row["key"], pipeline.workspace)
         assert report["slice"]["key"] == row["key"]
         assert report["case"]["case"] == row["case"]
         assert report["pixels_match_row"]
@@ -28,27 +28,27 @@ def test_made_again_to_the_same_pixels(road, collection):
         assert len(source["image"]) >= 1
 
 
-def test_without_a_workspace_no_source_is_named(road):
-    key = pq.read_table(road.shards / "slices.parquet")["key"][0].as_py()
-    report = trace(road.store, key)
+def test_without_a_workspace_no_source_is_named(pipeline):
+    key = pq.read_table(pipeline.shards / "slices.parquet")["key"][0].as_py()
+    report = trace(pipeline.store, key)
     assert "source" not in report
     assert report["verdict"].startswith("sound; no workspace")
     assert report["license"] == report["slice"]["license"]
     assert report["license_confirmed"] is True
 
 
-def test_another_workspace_says_so(road, tmp_path):
-    key = next(k for k in pq.read_table(road.shards / "slices.parquet")["key"].to_pylist() if k.startswith("acdc"))
+def test_another_workspace_says_so(pipeline, tmp_path):
+    key = next(k for k in pq.read_table(pipeline.shards / "slices.parquet")["key"].to_pylist() if k.startswith("acdc"))
     other = Workspace(tmp_path)
     from support.builders import brats_tree
 
     from medvar_data.ingest.run import run_ingest
 
     list(run_ingest({"brats2023": brats_tree(tmp_path / "b")}, other))
-    assert trace(road.store, key, other)["source"]["found"] is False
+    assert trace(pipeline.store, key, other)["source"]["found"] is False
 
 
-def test_a_changed_source_is_noticed(road, tmp_path):
+def test_a_changed_source_is_noticed(pipeline, tmp_path):
     import shutil
 
     from support.builders import acdc_tree, write_nifti
@@ -60,8 +60,8 @@ def test_a_changed_source_is_noticed(road, tmp_path):
     root = acdc_tree(tmp_path / "acdc", patients=3)
     workspace, store = Workspace(tmp_path / "work"), Store(str(tmp_path / "s"))
     list(run_ingest({"acdc": root}, workspace))
-    run_harmonize(workspace, road.recipe, 1, lambda _: None)
-    write_shards(workspace, store, road.spec, 1, lambda _: None)
+    run_harmonize(workspace, pipeline.recipe, 1, lambda _: None)
+    write_shards(workspace, store, pipeline.spec, 1, lambda _: None)
     key = "acdc-patient001-frame01-z0002"
     assert trace(store, key, workspace)["source"]["same_pixels_when_made_again"]
     folder = root / "database/training/patient001"
@@ -82,13 +82,13 @@ def test_a_changed_source_is_noticed(road, tmp_path):
     assert not source["same_pixels_when_made_again"], "another mask is another slice"
 
 
-def test_an_unknown_key(road):
+def test_an_unknown_key(pipeline):
     with pytest.raises(ShardSetError, match="No slice"):
-        trace(road.store, "acdc-nobody-z0001")
+        trace(pipeline.store, "acdc-nobody-z0001")
 
 
-def test_one_sheet_a_collection(road, tmp_path):
-    sheets = contact_sheets(road.store, tmp_path, tiles=6)
+def test_one_sheet_a_collection(pipeline, tmp_path):
+    sheets = contact_sheets(pipeline.store, tmp_path, tiles=6)
     assert [s.collection for s in sheets] == ["acdc", "chaos", "msd-brain-tumour", "own"]
     for sheet in sheets:
         picture = cv2.imread(str(sheet.path))

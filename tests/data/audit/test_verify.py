@@ -38,17 +38,17 @@ def edit(store: Store, name: str, change) -> None:
     (folder(store) / "dataset.json").write_text(canonical_json(dataset))
 
 
-def test_a_sound_set(road):
-    result = verify(road.store)
+def test_a_sound_set(pipeline):
+    result = verify(pipeline.store)
     assert result.findings == ()
-    table = pq.read_table(road.shards / "slices.parquet")
+    table = pq.read_table(pipeline.shards / "slices.parquet")
     assert result.n_slices == table.num_rows
-    assert result.n_shards == len(list(road.shards.glob("*.tar")))
+    assert result.n_shards == len(list(pipeline.shards.glob("*.tar")))
 
 
-def test_progress_reaches_the_end(road):
+def test_progress_reaches_the_end(pipeline):
     seen = []
-    verify(road.store, seen.append)
+    verify(pipeline.store, seen.append)
     assert [p.done for p in seen] == list(range(1, len(seen) + 1))
     assert seen[-1].done == seen[-1].total
 

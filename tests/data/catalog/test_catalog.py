@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.builders import pairs_toml
 
-from medvar_data.catalog.checks import FINDER_NAMES, READER_NAMES
+from medvar_data.catalog.checks import CASE_LIST_NAMES, READER_NAMES
 from medvar_data.catalog.collection import condition_name, labels_of
 from medvar_data.catalog.describe import describe_collection, readable
 from medvar_data.catalog.load import (
@@ -21,7 +21,7 @@ from medvar_data.catalog.load import (
 )
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.errors import SpecError
-from medvar_data.ingest.case_lists import FINDERS
+from medvar_data.ingest.case_lists import CASE_LISTS
 from medvar_data.readers.read import READERS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "conditions.json"
@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "conditions.json"
 def test_a_collection_of_the_distribution_is_whole(name):
     spec = load_collection(name)
     assert spec.name == name
-    assert spec.finder == "" or spec.finder in FINDERS
+    assert spec.case_list == "" or spec.case_list in CASE_LISTS
     assert spec.license
     assert spec.commercial in ("yes", "no", "unknown")
     assert not ("NC" in spec.license and spec.commercial == "yes"), spec.license
@@ -58,7 +58,7 @@ def test_conditions_cover_all_collections_and_modalities():
 
 def test_the_catalog_knows_every_reader_and_finder():
     assert set(READER_NAMES) == set(READERS)
-    assert set(FINDER_NAMES) == {"", *FINDERS}
+    assert set(CASE_LIST_NAMES) == {"", *CASE_LISTS}
 
 
 def test_condition_ids_are_append_only():
@@ -187,7 +187,7 @@ class TestOwnCollections:
             ('id = "pairs"', 'id = "pairs"\nreader = 5', "reader is 5"),
             ('id = "pairs"', 'id = "pairs"\nreader = "magic"', "reader"),
             ('id = "pairs"', 'id = "pairs"\nsequences = "x"', "sequences"),
-            ('title = "Pairs of files"', 'title = "x"\nfinder = "magic"', "finder"),
+            ('title = "Pairs of files"', 'title = "x"\ncase_list = "magic"', "case_list"),
             ('title = "Pairs of files"', 'title = "x"\nexclude = ["("]', "exclude"),
             ('title = "Pairs of files"', 'title = "x"\ncase_names = "plain"', "case_names"),
             ('title = "Pairs of files"', 'title = "x"\nspacing_from = "guess"', "spacing_from"),

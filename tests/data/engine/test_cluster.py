@@ -1,4 +1,4 @@
-"""Laws of the Dask road: the same files as without it, a killer harms no other, a lost scheduler is one sentence."""
+"""Laws of the Dask engine: the same files as without it, a killer harms no other, a lost scheduler is one sentence."""
 
 import json
 import os

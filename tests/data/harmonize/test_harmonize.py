@@ -75,7 +75,7 @@ def test_the_slices_with_annotation_are_kept_in_rising_order(recipe):
 
 
 def test_every_pixel_follows_from_the_recorded_numbers(recipe):
-    """Replay: bounds of the row, nearest mask, radiological habit, from the source voxels alone."""
+    """Replay: bounds of the row, nearest mask, radiological convention, from the source voxels alone."""
     volume = run(make(), recipe)
     params = IntensityParams(volume.case.normalizer, volume.case.low, volume.case.high)
     inside = IMAGE[IMAGE != 0]

@@ -25,7 +25,7 @@ from support.builders import (
 from medvar_data.catalog.describe import readable
 from medvar_data.catalog.load import load_collection
 from medvar_data.errors import Reason, SourceError
-from medvar_data.ingest import case_lists as finders
+from medvar_data.ingest import case_lists as case_lists
 from medvar_data.ingest.find_cases import ingest
 from medvar_data.readers import volume_scan as volume
 from medvar_data.records import Ingested
@@ -123,7 +123,7 @@ class TestJudging:
         result = own(tmp_path, {"a/x_image.nii": GOOD, "a/x_label.nii": label, "b/x_label.nii": label})
         assert Reason.DUPLICATE_CASE in reasons(result)
 
-    def test_headers_are_judged(self, tmp_path):
+    def test_headers_are_checked(self, tmp_path):
         members = {
             "shape_image.nii": GOOD, "shape_label.nii": nifti_bytes(LABEL[:, :, :2]),
             "text_image.nii": b"<html>" * 99,
@@ -158,12 +158,12 @@ class TestJudging:
             raise AssertionError("ingest read a whole file")
 
         monkeypatch.setattr(volume, "read_with_data", never)
-        monkeypatch.setattr(finders, "read_bytes", never)
+        monkeypatch.setattr(case_lists, "read_bytes", never)
         monkeypatch.setattr("medvar_data.readers.dicom_scan.read_bytes", never)
         assert len(found("acdc", tmp_path).cases) == 2
         assert len(found("chaos", tmp_path).cases) == 1
 
-    def test_a_big_file_is_judged_by_its_head(self, tmp_path):
+    def test_a_big_file_is_checked_by_its_head(self, tmp_path):
         """Voxels cut off: ingest cannot know, harmonize will."""
         write_files(tmp_path, {"a_image.nii": GOOD[:400]})
         assert len(own(tmp_path, {}).cases) == 1

@@ -292,7 +292,7 @@ class TestSegmentations:
         )
 
     def test_fewer_slices_than_the_image_and_turned_over(self, tmp_path):
-        """Rows from the back to the front, as in the other habit: the same voxels of the patient."""
+        """Rows from the back to the front, as in the other style: the same voxels of the patient."""
         masks = {"lung": self.masks()["Lung left"][1:4, ::-1]}
         flipped = (1, 0, 0, 0, -1, 0)
         data = segmentation(masks, origin=(0, 11, 2.0), orientation=flipped)

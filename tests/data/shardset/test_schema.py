@@ -28,8 +28,8 @@ def test_every_column_has_a_meaning_and_every_measure_a_unit(table):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_published_files_describe_their_own_columns(road, table):
-    schema = pq.read_schema(road.shards / table)
+def test_published_files_describe_their_own_columns(pipeline, table):
+    schema = pq.read_schema(pipeline.shards / table)
     assert schema.names == [c.name for c in TABLES[table]]
     for column in TABLES[table]:
         notes = schema.field(column.name).metadata
@@ -39,9 +39,9 @@ def test_published_files_describe_their_own_columns(road, table):
     assert schema.metadata == {b"medvar.schema_version": str(SCHEMA_VERSION).encode()}
 
 
-def test_workspace_files_hold_names_and_types_alone(road):
+def test_workspace_files_hold_names_and_types_alone(pipeline):
     """So that the files of a workspace that exists stay as they are, byte for byte."""
-    folder = road.workspace.path
+    folder = pipeline.workspace.path
     for file, schema in (
         (folder / "ingest" / "acdc.parquet", CASE_SCHEMA),
         (next((folder / "harmonized" / "acdc").glob("*.parquet")), SLICE_SCHEMA),
@@ -51,9 +51,9 @@ def test_workspace_files_hold_names_and_types_alone(road):
         assert not any(found.field(name).metadata for name in found.names)
 
 
-def test_a_sample_holds_the_columns_marked_for_it(road):
+def test_a_sample_holds_the_columns_marked_for_it(pipeline):
     wanted = {c.name for c in SLICE_COLUMNS if c.in_sample}
-    with tarfile.open(next(road.shards.glob("train-*.tar"))) as shard:
+    with tarfile.open(next(pipeline.shards.glob("train-*.tar"))) as shard:
         notes = [json.load(shard.extractfile(m)) for m in shard if m.name.endswith(".json")]
     assert notes
     assert all(set(note) == wanted for note in notes)

@@ -79,7 +79,7 @@ def slices(workspace: Workspace, recipe) -> dict:
     return made
 
 
-def road(sources: dict[str, Path], folder: Path, recipe, workers: int = 1, **access) -> tuple[list, dict]:
+def pipeline(sources: dict[str, Path], folder: Path, recipe, workers: int = 1, **access) -> tuple[list, dict]:
     """Ingest and harmonize; rows and slices."""
     workspace = Workspace(folder)
     workspace.set_salt(bytes(32))
@@ -109,15 +109,15 @@ def phantoms(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(phantoms, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("plain-road")
-    return road(phantoms, folder / "work", small_recipe(folder))
+    folder = tmp_path_factory.mktemp("plain-pipeline")
+    return pipeline(phantoms, folder / "work", small_recipe(folder))
 
 
 class TestPackedEqualsUnpacked:
     @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".7z"])
     def test_every_phantom_collection(self, phantoms, plain, tmp_path, suffix):
         packed = {name: pack(tmp_path / name / f"x{suffix}", files_below(folder)) for name, folder in phantoms.items()}
-        assert road(packed, tmp_path / "work", small_recipe(tmp_path), scratch_parent=tmp_path / "s") == plain
+        assert pipeline(packed, tmp_path / "work", small_recipe(tmp_path), scratch_parent=tmp_path / "s") == plain
         assert len(plain[0]) == len(phantoms) in (2, 10)
         assert sum(bool(v) for (_, case), v in plain[1].items() if case != "rejects") >= 1.5 * len(phantoms)
         assert files_below(tmp_path / "s") == {}
@@ -157,8 +157,8 @@ class TestPackedEqualsUnpacked:
         }
         source = {str(tmp_path / "own.toml"): pack(tmp_path / "d" / "x.7z", own, PASSWORD)}
         recipe = small_recipe(tmp_path)
-        one = road(source, tmp_path / "one", recipe, 1, passwords=(PASSWORD,))
-        assert road(source, tmp_path / "two", recipe, 2, passwords=(PASSWORD,)) == one
+        one = pipeline(source, tmp_path / "one", recipe, 1, passwords=(PASSWORD,))
+        assert pipeline(source, tmp_path / "two", recipe, 2, passwords=(PASSWORD,)) == one
         assert sum(bool(v) for v in one[1].values()) == 3
 
 

@@ -1,4 +1,4 @@
-"""The stream's laws: the order hangs on the seed and the step alone, and damage is named."""
+"""The stream's laws: the order depends on the seed and the step alone, and damage is named."""
 
 import json
 import os

@@ -146,7 +146,7 @@ def test_another_evaluation_leaves_no_pictures_of_the_first(spec, trained, tmp_p
     assert not any("gone" in name for name in left)
 
 
-def test_a_drawing_that_was_stopped_is_not_judged_and_can_be_drawn_again(spec, tmp_path):
+def test_a_drawing_that_was_stopped_is_not_scored_and_can_be_drawn_again(spec, tmp_path):
     drawing = SampleFiles(spec.run, str(tmp_path / "drawn"), tuple(CONDITIONS), 2, spec.settings)
 
     def report(done, total):
@@ -180,7 +180,7 @@ def test_copies_of_training_slices_are_caught(spec, trained, tmp_path):
     assert [f"{key}.png" for key in samples["nearest_key"]] == samples["file"]
 
 
-def test_a_condition_without_held_out_slices_is_counted_and_not_judged(tmp_path):
+def test_a_condition_without_held_out_slices_is_counted_and_not_scored(tmp_path):
     """The third condition comes once in six slices, so four held-out slices have none of it."""
     shards = write_shard_set(tmp_path / "S", {"train": 30, "val": 5, "test": 5})
     run(tokenizer_spec(shards, tmp_path / "tok", validate_every=0))
@@ -188,7 +188,7 @@ def test_a_condition_without_held_out_slices_is_counted_and_not_judged(tmp_path)
     data = DataSpec(str(shards), workers=0)
     report = evaluate(Evaluate(str(tmp_path / "out"), data, str(tmp_path / "var"), count=3), CPU).report
     assert report["conditions"]["conditions"] == ["alpha-ct", "beta-mr"]
-    assert report["conditions"]["unjudged"] == report["copies"]["unjudged"] == 3
+    assert report["conditions"]["unscored"] == report["copies"]["unscored"] == 3
     assert report["conditions"]["right"]["n"] == report["copies"]["closer"]["n"] == 6
     assert "not scored" in model_section(report, "pictures")
 

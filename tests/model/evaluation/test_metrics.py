@@ -17,7 +17,7 @@ rng = np.random.default_rng
 
 
 def blobs(n: int, kind: int, seed: int, side: int = 64) -> np.ndarray:
-    """Pictures of one of three kinds: an ellipse whose place and size hang on the kind, with some noise."""
+    """Pictures of one of three kinds: an ellipse whose place and size depend on the kind, with some noise."""
     draw = rng((seed, kind))
     rows, columns = np.mgrid[:side, :side] / side - 0.5
     out = []
@@ -187,7 +187,7 @@ class TestCopies:
 
     def test_conditions_without_held_out_slices_are_counted_apart(self):
         audit = copy_audit(np.array([1.0, 2.0]), ["a", "b"], np.array([5.0]), ["a"])
-        assert (audit.closer.n, audit.unjudged) == (1, 1)
+        assert (audit.closer.n, audit.unscored) == (1, 1)
         assert copy_audit(np.array([1.0]), ["b"], np.array([5.0]), ["a"]).closer.n == 0
 
     def test_a_weighted_quantile_is_that_of_repeated_values(self):

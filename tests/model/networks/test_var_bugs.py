@@ -62,7 +62,7 @@ def test_2_the_training_pass_and_its_counts_need_no_process_group(tokenizer):
     assert result.counts.sum(1).tolist() == [2, 8, 18, 32]
 
 
-def test_3_every_scale_is_counted_at_every_step_and_judged_by_its_own_margin():
+def test_3_every_scale_is_counted_at_every_step_and_scored_by_its_own_margin():
     """There, the counter of steps ran once a scale, and the finest scale's margin held for all."""
     schedule = ScaleSchedule((1, 2, 3, 4))
     total = torch.zeros(4, 64, dtype=torch.int64)
