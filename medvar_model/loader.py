@@ -1,4 +1,4 @@
-"""Bring the stream to torch: the only module of the model side that knows the data side.
+"""Bring the stream to torch: the one module that turns samples into tensors.
 
 In: a `DataSpec` and where this process stands. Out: `Examples` on its device, in an order that only seed and
 step decide. Reading and decoding run in threads beside the computation.

@@ -9,7 +9,7 @@ import typer
 from medvar_cli.console import WRONG, console, print_json, progress_bar
 from medvar_cli.data_feedback import show_losses, show_statistics, show_verification
 from medvar_cli.data_options import ArchiveOptions, ShardsArgument
-from medvar_cli.options import JsonOption, takes_options
+from medvar_cli.option_groups import JsonOption, takes_options
 from medvar_data.audit.contact_sheets import contact_sheets
 from medvar_data.audit.reconstruct import measure_losses, reconstruct, write_reconstruction
 from medvar_data.audit.trace import trace

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medvar_cli.console import console, print_json, print_table
-from medvar_cli.options import JsonOption
+from medvar_cli.option_groups import JsonOption
 from medvar_data.catalog.collection import CollectionSpec, license_text
 from medvar_data.catalog.describe import describe_collection
 from medvar_data.catalog.load import collection_text, find_collections, load_collections

@@ -22,7 +22,7 @@ from medvar_cli.data_options import (
     WorkersOption,
     WorkspaceOption,
 )
-from medvar_cli.options import JsonOption, Without, takes_options
+from medvar_cli.option_groups import JsonOption, Without, takes_options
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.demo.demo import DemoSpec, run_data_demo
 from medvar_data.engine.engine import default_workers

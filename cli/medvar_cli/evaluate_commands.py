@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from medvar_cli.console import console, print_json, print_table
-from medvar_cli.options import JsonOption, takes_options
-from medvar_cli.train_feedback import show_spec
-from medvar_cli.train_options import (
+from medvar_cli.model_feedback import show_spec
+from medvar_cli.model_options import (
     CACHE_GB,
     CacheOption,
     CacheSizeOption,
@@ -21,6 +20,7 @@ from medvar_cli.train_options import (
     TokenizerOption,
     cache_bytes,
 )
+from medvar_cli.option_groups import JsonOption, takes_options
 from medvar_model.demo import ModelDemo, run_model_demo
 from medvar_model.evaluation.evaluate import Evaluate, Evaluation, check_evaluation, evaluate
 from medvar_model.loader import DataSpec

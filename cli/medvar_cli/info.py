@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from medvar_cli.console import console, print_json, print_table
-from medvar_cli.options import JsonOption
+from medvar_cli.option_groups import JsonOption
 from medvar_model import config
 from medvar_model.errors import ConfigMismatch
 from medvar_model.machine.memory import least_training_bytes

@@ -23,7 +23,7 @@ def model() -> None:
         sys.exit("medvar-model needs the model side, which is not installed. Run: pip install 'medvar[model]'")
     with _quiet_import():
         from medvar_cli.console import run
-        from medvar_cli.train_commands import app
+        from medvar_cli.model_commands import app
     run(app)
 
 

@@ -1,8 +1,6 @@
-"""Read what we know of a collection, and the condition vocabulary: TOML in, frozen dataclasses out.
+"""The parts of a collection's description as frozen dataclasses: layouts, labels, quirks, repairs.
 
-The files of the distribution live in the data package `medvar_manifests`; a user's own file has the same form and is
-checked by the same code, so a wrong key is named in the error. Nouns, parser and checks stand in one file above 300 lines,
-since a new key touches all three.
+`load` reads them from TOML, `checks` refuses what contradicts itself; a new key touches all three.
 """
 
 import math

@@ -1,10 +1,11 @@
-"""Load descriptions of collections and the condition vocabulary: TOML in, frozen dataclasses out.
+"""Load descriptions of collections and the condition vocabulary: TOML in, the dataclasses of `collection` out.
 
 The files of the distribution live in the data package `medvar_manifests`; a user's own file has the same form and is
 checked by the same code, so a wrong key is named in the error.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,9 @@ def template_names() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in manifests("templates").iterdir() if p.name.endswith(".toml"))
 
 
+@cache
 def load_collection(name: str) -> CollectionSpec:
-    """Load one collection of the distribution by name."""
+    """Load one collection of the distribution by name, once a process."""
     entry = manifests("collections") / f"{name}.toml"
     if not entry.is_file():
         raise SpecError(unknown_name("collection", name, collection_names()))

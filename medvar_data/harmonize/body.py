@@ -236,12 +236,12 @@ def _draw(
         recipe: thresholds.
     """
     area_mm2 = spacing_mm[0] * spacing_mm[1]
-
-    def is_large(n_pixels: int | float) -> bool:
-        return n_pixels >= recipe.body_slice_min_pixels or n_pixels * area_mm2 >= recipe.body_slice_min_mm2
-
     # a contour through pixel centres encloses less than its pixels: large without being drawn is large
-    large = [part for part in parts if is_large(cv2.contourArea(part)) or is_large(_n_pixels(part))]
+    large = [
+        part
+        for part in parts
+        if _is_large(cv2.contourArea(part), area_mm2, recipe) or _is_large(_n_pixels(part), area_mm2, recipe)
+    ]
     if not large:
         return
     for part in large:
@@ -254,6 +254,11 @@ def _draw(
     rows, columns = radius
     if rows or columns:
         cv2.dilate(hull, np.ones((2 * rows + 1, 2 * columns + 1), dtype=np.uint8), dst=hull)
+
+
+def _is_large(n_pixels: int | float, area_mm2: float, recipe: Recipe) -> bool:
+    """Tell whether so many pixels of that area each reach one of the slice thresholds."""
+    return n_pixels >= recipe.body_slice_min_pixels or n_pixels * area_mm2 >= recipe.body_slice_min_mm2
 
 
 def _n_pixels(part: Contour) -> int:

@@ -27,7 +27,10 @@ class IntensityParams:
 
 
 def fit_window(values: Values, recipe: Recipe) -> IntensityParams:
-    """Bounds of a fixed CT window: level ± width / 2, in HU, whatever the scan holds."""
+    """Bounds of a fixed CT window: level ± width / 2, in HU, whatever the scan holds.
+
+    The window of the case's region is in the recipe already (`dependencies.recipe_for`).
+    """
     half = recipe.ct_width_hu / 2
     return IntensityParams("window", recipe.ct_level_hu - half, recipe.ct_level_hu + half)
 

@@ -1,4 +1,4 @@
-"""The commands of the data pipeline as functions: each takes a frozen spec and returns what it did."""
+"""Harmonize the cases of a workspace: what is not finished yet, in parallel, each case to a file of its own."""
 
 import time
 from collections import Counter

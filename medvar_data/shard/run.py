@@ -18,7 +18,7 @@ from medvar_data.shard.manifests import SetContents, write_manifests
 from medvar_data.shard.plan import ShardSpec, ShardTask, plan_digest, plan_shards
 from medvar_data.shard.rows import KeptCase, Numbering, PlannedSlice, case_row, planned_slices
 from medvar_data.shard.splits import assign_splits
-from medvar_data.shard.write import is_written, write_killed, write_shard
+from medvar_data.shard.write import is_written, raise_killed, write_shard
 from medvar_data.shardset.dataset import DATASET_FILE, is_shard_set, read_dataset
 from medvar_data.shardset.schema import SPLITS
 from medvar_data.storage.codec import CODECS
@@ -148,7 +148,7 @@ def _write_missing(
     total = n_done + len(todo)
     progress(Progress(n_done, total, "", "skipped"))
     try:
-        names = run_tasks(write_shard, todo, engine, write_killed, lambda task: len(task.slices) * SLICE_MEMORY_BYTES)
+        names = run_tasks(write_shard, todo, engine, raise_killed, lambda task: len(task.slices) * SLICE_MEMORY_BYTES)
         for done, name in enumerate(names, start=n_done + 1):
             progress(Progress(done, total, name, "kept"))
     finally:

@@ -1,4 +1,4 @@
-"""Write one shard: its tar, then its rows, which mark it as finished.
+"""Write one shard: its tar (bytes by `storage.tar`), then its rows, which mark it as finished.
 
 In: a `ShardTask`. Out: `<split>-NNNNNN.tar` in the store and its rows of slices.parquet in the workspace.
 """
@@ -47,7 +47,7 @@ def write_shard(task: ShardTask) -> str:
     return task.name
 
 
-def write_killed(task: ShardTask) -> str:
+def raise_killed(task: ShardTask) -> str:
     """Say that a shard's process was killed twice.
 
     Raises:

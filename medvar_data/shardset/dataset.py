@@ -1,4 +1,6 @@
-"""Open a shard set: `dataset.json`, the tables, the pictures. Nothing else reads them.
+"""Open a shard set: `dataset.json`, the tables, the pictures.
+
+`audit.verify` alone reads the bytes itself, since it trusts nothing.
 
 In: a `Store`. Out: a typed `Dataset`, Arrow tables, pixels; or a `ShardSetError` that names the file and the way on.
 """

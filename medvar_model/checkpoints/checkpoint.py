@@ -7,11 +7,11 @@ into it:
     config.json          {"kind": "tokenizer" or "transformer", …the configuration}
     conditions.json      {name: row}; a transformer's only
     run.json             digests of shard set and tokenizer, versions, seed, command, settings
-    state/               what only resuming needs: training.safetensors, progress.json; `last` has it, `best`
-    has not
+    state/               what only resuming needs: training.safetensors, progress.json; `last` has it,
+                         `best` has not
 
-A run's folder holds two of them, `last` and `best`; a transformer's run also `tokenizer`. Nothing is ever
-unpickled.
+A run's folder holds `last` and `best` (`last.previous` for a moment, while `last` is replaced); a transformer's run also
+`tokenizer`. Nothing is ever unpickled.
 
 A little over 300 lines: what is written, what is read and what each damage is called are read side by side.
 """

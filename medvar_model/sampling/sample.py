@@ -105,16 +105,16 @@ def sample(
     _check_fit(transformer, tokenizer)
     device = transformer.head.weight.device
     condition_B = _condition_rows(condition_B, len(seeds), transformer.config.n_conditions).to(device)
-    guided = settings.guidance > 0
+    guided, condition_R = settings.guidance > 0, condition_B
     if guided:
-        nobody_B = torch.full_like(condition_B, transformer.config.n_conditions)
-        condition_B = torch.cat([condition_B, nobody_B])
+        unconditional_B = torch.full_like(condition_B, transformer.config.n_conditions)
+        condition_R = torch.cat([condition_B, unconditional_B])
 
     schedule, pyramid = transformer.schedule, tokenizer.pyramid
     noise_per_scale = uniforms(seeds, schedule.total).to(device).split(schedule.lengths, dim=1)
     total_BCSS, tokens, finite = pyramid.blank(len(seeds)), [], []
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        cache, logits_RNV = transformer.start(condition_B)
+        cache, logits_RNV = transformer.start(condition_R)
         for k, noise_BN in enumerate(noise_per_scale):
             if k > 0:
                 logits_RNV = transformer.step(k, pyramid.input(k, total_BCSS), cache)
@@ -139,7 +139,10 @@ def uniforms(seeds: Sequence[int], n_tokens: int) -> Float64[Tensor, "batch toke
 
 
 def guide(logits_RNV: Float[Tensor, "rows n vocabulary"], strength: float) -> Float[Tensor, "batch n vocabulary"]:
-    """Move the logits of the first half of the rows away from those of the second: (1 + t) c - t u."""
+    """Classifier-free guidance (CFG): (1 + t) c - t u, conditional rows first, unconditional ones second.
+
+    Source: VAR, arXiv 2404.02905, whose strength t grows with the scale.
+    """
     conditional, unconditional = logits_RNV.chunk(2)
     return (1 + strength) * conditional - strength * unconditional
 

@@ -43,7 +43,7 @@ OPTIONS = {
     "data.mixture": "--mix", "data.window_shards": "--window-shards", "size": "--size", "init_from": "--init-from",
     "weights.perceptual": "--no-lpips (weight of the perceptual loss)",
 }  # fmt: skip
-"""What sets a field that `objective.option_of` does not know."""
+"""What sets a field that `settings.option_of` does not know."""
 
 
 def describe_run(spec: Any, loader: Loader, process: Process, command: tuple[str, ...]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Name the parts of a training run: its settings, its objective, its randomness, its reports.
+"""The settings of a training run: sizes, rates, seeds, and when to write what.
 
-In: numbers. Out: the values that `trainer.train` takes and gives, and the learning rate at any time.
+In: numbers. Out: the values that `loop.train` takes and gives, and the learning rate at any time.
 """
 
 import math

@@ -15,8 +15,8 @@ import typer
 from support.shard_sets import write_shard_set
 from typer.testing import CliRunner
 
-from medvar_cli import train_feedback as training
-from medvar_cli.train_commands import app
+from medvar_cli import model_feedback as training
+from medvar_cli.model_commands import app
 from medvar_model.config import TOKENIZERS, TRANSFORMERS
 from medvar_model.training.reports import RunStart, StepLog
 from medvar_model.training.tokenizer import LOOPS as TOKENIZER_LOOPS
@@ -128,7 +128,7 @@ def test_a_named_way_of_sampling_gives_its_settings_and_options_change_them(tran
 
 
 def test_an_interrupt_is_one_sentence_and_code_130(transformer, tmp_path, monkeypatch):
-    from medvar_cli import train_commands as model
+    from medvar_cli import model_commands as model
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -319,7 +319,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(shards, t
     command = [
         sys.executable,
         "-m",
-        "medvar_cli.train_commands",
+        "medvar_cli.model_commands",
         "train",
         "tokenizer",
         str(shards),

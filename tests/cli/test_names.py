@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from medvar_cli.data_commands import app as data
-from medvar_cli.train_commands import app as model
+from medvar_cli.model_commands import app as model
 
 ROOT = Path(__file__).parents[2]
 DOTTED = re.compile(r"\bmedvar_(?:data|model|cli)(?:\.[A-Za-z_]\w*)+")

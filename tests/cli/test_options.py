@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from medvar_cli.options import Without, takes_options
+from medvar_cli.option_groups import Without, takes_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from support.shard_sets import write_shard_set
 from typer.testing import CliRunner
 
 from medvar_cli.data_commands import app as data
-from medvar_cli.train_commands import app as model
+from medvar_cli.model_commands import app as model
 from medvar_model import demo as model_demo
 from medvar_model.config import TOKENIZERS
 

@@ -45,7 +45,7 @@ def test_commands_and_options_exist(page):
             continue
         if words[0] == "medvar-model":
             pytest.importorskip("torch")
-            from medvar_cli.train_commands import app
+            from medvar_cli.model_commands import app
         else:
             from medvar_cli.data_commands import app
         command = get_command(app)

@@ -23,7 +23,11 @@ from medvar_data.workspace.workspace import Workspace
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not here")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.real,
+    pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not here"),
+]
 
 BRATS_2015 = """name = "glioma"
 title = "Two gliomas, intensities normalised"

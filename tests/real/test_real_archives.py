@@ -16,6 +16,7 @@ from medvar_data.sources.tree import open_tree
 CHAOS = Path(__file__).resolve().parents[3] / "shared" / "real" / "chaos" / "CHAOS_Train_Sets.zip"
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.skipif(not CHAOS.exists(), reason="the real scans are not here")
 def test_chaos_in_every_packing(tmp_path):

@@ -27,7 +27,7 @@ TILT_LIMIT = 0.71  # largest |cosine| between the way through a stack and its pi
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 # What tells pictures at one place apart, in the order in which it is asked, and how a part is then named: {} is the value,
-# # the rank of the value. Only numbers and the closed words of `headers` can come out.
+# # the rank of the value. Only numbers and the closed words of `contrasts` can come out.
 CONTRASTS = (
     ("part", "{}"), ("dixon", "{}"), ("echo", "echo#"), ("echo number", "echo#"), ("inversion", "inversion#"), ("flip", "flip#"),
     ("b", "b{}"), ("direction", "direction#"), ("time", "time#"), ("trigger", "time#"), ("acquisition", "acquisition#"),

@@ -60,6 +60,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+@pytest.mark.slow
 def test_a_cluster_over_tcp_gives_the_same_bytes(cluster, tmp_path):
     assert json.loads(cluster.scheduler_file.read_text())["address"].startswith("tcp://")
     source, recipe = acdc_tree(tmp_path / "acdc", patients=4), small_recipe(tmp_path)

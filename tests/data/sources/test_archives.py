@@ -147,6 +147,7 @@ class TestPackedEqualsUnpacked:
         (tmp_path / "y" / "y.tar.gz").write_bytes(tar_bytes({"b_image.nii": GOOD}))
         assert [c.image[0].split("!/")[1] for c in found(tmp_path).cases] == ["a_image.nii", "b_image.nii"]
 
+    @pytest.mark.slow
     def test_one_worker_and_two(self, tmp_path):
         """Passwords and the place of the scratch folder reach other processes."""
         (tmp_path / "own.toml").write_text(pairs_toml(suffix="nii"))

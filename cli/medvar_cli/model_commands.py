@@ -16,9 +16,8 @@ from medvar_cli.evaluate_commands import register as register_evaluation
 from medvar_cli.info import preset as named
 from medvar_cli.info import register as register_info
 from medvar_cli.info import tokenizers_help, transformers_help
-from medvar_cli.options import takes_options
-from medvar_cli.train_feedback import finish, show_check, show_spec, shown, stopping
-from medvar_cli.train_options import (
+from medvar_cli.model_feedback import finish, show_check, show_spec, shown, stopping
+from medvar_cli.model_options import (
     DeviceOption,
     OutOption,
     OutputOptions,
@@ -28,6 +27,7 @@ from medvar_cli.train_options import (
     TokenizerOption,
     TrainOptions,
 )
+from medvar_cli.option_groups import takes_options
 from medvar_data.records import Progress
 from medvar_model import config
 from medvar_model.machine import processes
@@ -104,7 +104,7 @@ def train_tokenizer_command(
 
     Example: medvar-model train tokenizer S -o runs/tok --preset demo --no-lpips
 
-    On eight GPUs: torchrun --nproc-per-node 8 -m medvar_cli.train_commands train tokenizer S -o runs/tok …
+    On eight GPUs: torchrun --nproc-per-node 8 -m medvar_cli.model_commands train tokenizer S -o runs/tok …
 
     Python:
 
@@ -144,7 +144,7 @@ def train_transformer_command(
 
     Example: medvar-model train transformer S -o runs/d4 --tokenizer runs/tok --size d4
 
-    On eight GPUs: torchrun --nproc-per-node 8 -m medvar_cli.train_commands train transformer S -o runs/d16 …
+    On eight GPUs: torchrun --nproc-per-node 8 -m medvar_cli.model_commands train transformer S -o runs/d16 …
 
     Python:
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from medvar_cli.options import JsonOption
+from medvar_cli.option_groups import JsonOption
 from medvar_data.errors import SpecError
 from medvar_model.errors import ConfigMismatch
 from medvar_model.loader import DataSpec
