@@ -43,7 +43,7 @@ def read_dicom(case: Case, spec: CollectionSpec) -> Scan:
             f"the smallest value is {voxels.min():g} HU, but a CT holds fat or air; these are no HU",
         )
     geometry = Geometry(voxels.shape, stack.affine)
-    label, label_digest = _read_structures(case, spec, geometry)
+    label, label_steps, label_digest = _read_structures(case, spec, geometry)
     if tilt(stack.affine) > SHEAR_LIMIT:
         voxels, affine = untilt(voxels, stack.affine, nearest=False)
         label = label if label is None else untilt(label, stack.affine, nearest=True)[0]
@@ -52,7 +52,7 @@ def read_dicom(case: Case, spec: CollectionSpec) -> Scan:
     image = Volume(compact(voxels), geometry, digest, steps)
     if label is None:
         return Scan(image, None)
-    return Scan(image, LabelVolume(label_values(label), geometry, label_digest, ("painted_structures",)))
+    return Scan(image, LabelVolume(label_values(label), geometry, label_digest, label_steps))
 
 
 def read_dicom_png(case: Case, spec: CollectionSpec) -> Scan:
@@ -110,14 +110,15 @@ def _one_volume(frames: Sequence[Frame], case: Case) -> Stack:
 
 def _read_structures(
     case: Case, spec: CollectionSpec, geometry: Geometry
-) -> tuple[UInt16[np.ndarray, "i j k"] | None, str]:
-    """Paint the segmentations and structure sets of a case; None where it has none."""
+) -> tuple[UInt16[np.ndarray, "i j k"] | None, tuple[str, ...], str]:
+    """Paint the segmentations and structure sets of a case; None where it has none. With the steps taken and a digest."""
     if not case.label:
-        return None, ""
+        return None, (), ""
     files = [read_bytes(Path(case.root), path) for path in case.label]
     parsed = [parse(data, structures=True) for data in files]
     pairs = [(instance_of(dataset, path), dataset) for path, dataset in zip(case.label, parsed, strict=True)]
-    return paint(pairs, labels_of(spec, case.layout), geometry), _digest(files)
+    voxels, steps = paint(pairs, labels_of(spec, case.layout), geometry)
+    return voxels, ("painted_structures", *steps), _digest(files)
 
 
 def _read_mask(data: bytes, shape: tuple[int, int]) -> UInt16[np.ndarray, "row column"]:

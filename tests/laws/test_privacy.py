@@ -155,7 +155,7 @@ def write_cohort(root: Path) -> None:
         prefix = f"{study}-{series}-"
         return slices(body, study=study, series=series, modality="CT", prefix=prefix, heights=heights, **more)
 
-    files = scan_of(1, 1) | scan_of(2, 1) | scan_of(3, 1) | scan_of(4, 1)
+    files = scan_of(1, 1) | scan_of(2, 1) | scan_of(3, 1) | scan_of(4, 1) | scan_of(5, 1)
     files["rt"] = structure_set(
         {
             "Lung-Left": [np.column_stack([square, np.full(4, 2.0 * k)]) for k in range(1, 5)],
@@ -192,7 +192,7 @@ def write_cohort(root: Path) -> None:
         series, echo = filled[f"1-11-{n:04d}"], filled[f"1-12-{n:04d}"]
         filled[f"1-11-{n:04d}"] = series.replace(PLACEHOLDER.encode(), CANARY.encode())
         filled[f"1-12-{n:04d}"] = echo.replace(PLACEHOLDER.encode(), CANARY.encode())
-        filled[f"cut{n}"] = filled[f"4-1-{n:04d}"].replace(f"{UID}.4.1".encode(), f"{UID}.5.1".encode())[:-900]
+        filled[f"cut{n}"] = filled.pop(f"5-1-{n:04d}")[:-900]
     write_files(root, {f"{CANARY}/{BIRTH}_{name}": data for name, data in filled.items()})
 
 

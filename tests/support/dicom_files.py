@@ -173,6 +173,7 @@ def structure_set(
     study: int = 1,
     number: int = 900,
     referenced: bool = True,
+    kind: str = "CLOSED_PLANAR",
 ) -> bytes:
     """A structure set: name -> closed contours, each [point, 3] in LPS mm."""
     dataset = identified(RTSTRUCT, "RTSTRUCT", 900 + series, number, study)
@@ -183,7 +184,7 @@ def structure_set(
                 ReferencedROINumber=n,
                 ContourSequence=[
                     item(
-                        ContourGeometricType="CLOSED_PLANAR",
+                        ContourGeometricType=kind,
                         NumberOfContourPoints=len(points),
                         ContourData=[f"{v:.6f}" for v in np.asarray(points).ravel()],
                     )

@@ -14,8 +14,9 @@ KIND = (
 CONTRAST = (
     "EchoTime", "EchoNumbers", "InversionTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
     "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber", "InstanceNumber", "ComplexImageComponent",
+    "SeriesNumber", "ConvolutionKernel", "AcquisitionTime",
 )  # fmt: skip
-VALUES = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue")
+VALUES = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
 FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 IDENTITIES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")

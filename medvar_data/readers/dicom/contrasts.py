@@ -1,5 +1,7 @@
 """Take from one picture's attributes what can set volumes of one series apart: numbers, and words of a closed vocabulary.
 
+    Kernel and time of acquisition are compared and ranked, and never shown.
+
 In: the functional groups of a frame, its own and the shared ones, and the top of its file. Out: a table of them; none of them can
 hold free text.
 """
@@ -77,6 +79,9 @@ def contrasts_of(found: Groups, kinds: tuple[str, ...]) -> dict[str, float | str
     contrasts["part"] = next((PARTS[word] for word in words if word in PARTS), "")
     contrasts["dixon"] = next((DIXON[word] for word in kinds if word in DIXON), "")
     contrasts["direction"] = _direction(found)
+    contrasts["series"] = found.number("", "SeriesNumber") or 0.0
+    contrasts["kernel"] = " ".join(str(v) for v in found.values("CTReconstructionSequence", "ConvolutionKernel"))
+    contrasts["acquired"] = str(next(iter(found.values("", "AcquisitionTime")), ""))
     return contrasts
 
 

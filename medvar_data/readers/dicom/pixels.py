@@ -140,13 +140,16 @@ def _decode_all(datasets: Mapping[str, Dataset], frames: Sequence[Frame]) -> lis
 
 
 def _padding(dataset: Dataset, stored: Shaped[np.ndarray, "row column"]) -> Bool[np.ndarray, "row column"] | None:
-    """Where a picture holds PixelPaddingValue; None where it holds none (PS3.3 C.7.5.1.1.2)."""
-    value = dataset.get("PixelPaddingValue")
-    if not isinstance(value, int):
+    """Where a picture holds PixelPaddingValue, or values up to PixelPaddingRangeLimit; None where it holds none.
+
+    Source: PS3.3 C.7.5.1.1.2. Either is taken as signed or unsigned as the pixels are: 63536 is how some write -2000.
+    """
+    bounds = [dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")]
+    if not isinstance(bounds[0], int):
         return None
-    if value > np.iinfo(stored.dtype).max:  # 63536 is how some write -2000
-        value -= 1 << 16
-    mask = stored == value
+    limits = np.iinfo(stored.dtype)
+    ends = [v + ((v < limits.min) - (v > limits.max)) * (1 << 16) for v in bounds if isinstance(v, int)]
+    mask = (stored >= min(ends)) & (stored <= max(ends))
     return mask if mask.any() else None
 
 
@@ -158,14 +161,18 @@ def _without_padding(
 ) -> tuple[Shaped[np.ndarray, "i j k"], tuple[str, ...]]:
     """Give what lies outside the field of view the value of nothing: -1024 HU in CT, 0 in MR.
 
-    Only where the padding stands apart, below air or below all the rest; else it may be what the scanner measured.
+    Only where the padding stands apart, below or above all the rest, or below air; else it may be what the scanner
+    measured, and stays (`padding_kept`).
     """
     empty = np.zeros(voxels.shape[1::-1], dtype=bool)
     mask = np.stack([empty if m is None else m for m in padded]).transpose(2, 1, 0)
-    value = voxels[mask].max()
+    low, high = voxels[mask].min(), voxels[mask].max()
     nothing = AIR_HU if modality == "CT" else 0
-    if value >= nothing or mask.all() or value >= voxels[~mask].min():
+    if mask.all() or low == high == nothing:
         return voxels, steps
+    rest = voxels[~mask]
+    if not (high < max(rest.min(), nothing) or low > rest.max()):
+        return voxels, (*steps, "padding_kept")
     return np.where(mask, np.asarray(nothing, dtype=voxels.dtype), voxels), (*steps, "padding_replaced")
 
 

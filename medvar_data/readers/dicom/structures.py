@@ -5,15 +5,16 @@ their voxels take. Rows paint in their order, later ones over earlier ones. Name
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64, UInt16
 from pydicom.dataset import Dataset
-from skimage.draw import polygon
 
 from medvar_data.catalog.collection import LabelSpec
 from medvar_data.errors import CaseRejected, Reason
+from medvar_data.readers.dicom.contours import read_region
 from medvar_data.readers.dicom.headers import Instance, quiet
 from medvar_data.readers.dicom.pixels import decode_frames
 from medvar_data.readers.dicom.volumes import LPS_TO_RAS
@@ -22,7 +23,6 @@ from medvar_data.records import Geometry
 SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 OFF_GRID = 0.25  # a segmentation's voxels may lie this fraction of a voxel beside the image's
-OFF_PLANE = 0.5  # a contour may lie this fraction of a slice beside the image's slice, and so much out of plane
 
 
 def is_annotation(instance: Instance) -> bool:
@@ -32,7 +32,7 @@ def is_annotation(instance: Instance) -> bool:
 
 def paint(
     files: Iterable[tuple[Instance, Dataset]], labels: Sequence[LabelSpec], geometry: Geometry
-) -> UInt16[np.ndarray, "i j k"]:
+) -> tuple[UInt16[np.ndarray, "i j k"], tuple[str, ...]]:
     """Paint every structure that a label row means; a row's voxels take its value `low`.
 
     Args:
@@ -40,25 +40,36 @@ def paint(
         labels: rows in the order of painting; those without `roi` mean nothing here.
         geometry: of the image.
 
+    Returns:
+        The voxels, and steps that count what was left out or filled, such as `contours_outside=2`.
+
     Raises:
         CaseRejected: `label_values` where no row means any of the names; `label_geometry`; `truncated`.
     """
     pairs = list(files)
     voxels = np.zeros(geometry.shape, dtype=np.uint16)
-    n_named = n_meant = 0
+    steps: Counter[str] = Counter()
+    names = [_names(instance, dataset) for instance, dataset in pairs]
+    meant: list[set[int]] = [set() for _ in pairs]
     for row in labels:
-        for instance, dataset in pairs if row.roi else ():
-            names = _names(instance, dataset)
-            numbers = [n for n, known in names.items() if any(re.fullmatch(row.roi, k, re.IGNORECASE) for k in known)]
-            n_named, n_meant = n_named + len(names), n_meant + len(numbers)
-            masks = _segments if instance.sop_class in SEGMENTATION else _contours
-            for i, j, k in masks(instance, dataset, numbers, geometry) if numbers else ():
+        for (instance, dataset), named, used in zip(pairs, names, meant, strict=True) if row.roi else ():
+            numbers = [n for n, known in named.items() if any(re.fullmatch(row.roi, k, re.IGNORECASE) for k in known)]
+            used.update(numbers)
+            if not numbers:
+                continue
+            if instance.sop_class in SEGMENTATION:
+                found = _segments(instance, dataset, numbers, geometry)
+            else:
+                found = _regions(instance, dataset, numbers, geometry, steps)
+            for i, j, k in found:
                 voxels[i, j, k] = row.low
-    if not n_meant:
+    n_named = sum(map(len, names))
+    if not any(meant):
         raise CaseRejected(
             Reason.LABEL_VALUES, f"none of {n_named} structures is one that the collection's roi patterns mean"
         )
-    return voxels
+    steps["structures_not_meant"] = n_named - sum(map(len, meant))
+    return voxels, tuple(f"{name}={n}" for name, n in sorted(steps.items()) if n)
 
 
 def _names(instance: Instance, dataset: Dataset) -> dict[int, tuple[str, ...]]:
@@ -129,49 +140,14 @@ def _on_grid(
     return i[inside], j[inside], k[inside]
 
 
-def _contours(instance: Instance, dataset: Dataset, numbers: Sequence[int], geometry: Geometry) -> Iterator[Voxels]:
-    """Voxels whose centres lie within the contours of some regions.
-
-    Contours of one region in one plane are combined by exclusive or, so that one within another is a hole; a contour that
-    is drawn twice counts once. A keyhole, which runs into a hole and back, has its hole by itself.
-    """
+def _regions(
+    instance: Instance, dataset: Dataset, numbers: Sequence[int], geometry: Geometry, steps: Counter[str]
+) -> Iterator[Voxels]:
+    """Voxels whose centres lie within the contours of some regions, slice by slice."""
     to_index = np.linalg.inv(geometry.affine) @ LPS_TO_RAS
     for number in numbers:
-        n_outside = 0
-        planes: dict[float, Bool[np.ndarray, "i j"]] = {}
-        for points in dict.fromkeys(_closed_contours(dataset, number)):
-            corners = np.asarray(points, dtype=np.float64).reshape(-1, 3)
-            i, j, k = (to_index @ np.column_stack([corners, np.ones(len(corners))]).T)[:3]
-            height = round(float(np.median(k)), 2)
-            if np.abs(k - height).max() > OFF_PLANE:
-                raise CaseRejected(Reason.LABEL_GEOMETRY, "a contour does not lie in the plane of the image's slices")
-            if not 0 <= round(height) < geometry.shape[2]:
-                n_outside += 1
-                continue
-            inside = polygon(i, j, geometry.shape[:2])
-            planes.setdefault(height, np.zeros(geometry.shape[:2], dtype=bool))[inside] ^= True
-        if n_outside and not planes:
-            raise CaseRejected(
-                Reason.LABEL_GEOMETRY, "all contours lie outside the image; wanted those of its own series"
-            )
-        for height, mask in planes.items():
+        region = read_region(dataset, number, to_index, geometry.shape)
+        steps.update(region.steps)
+        for k, mask in region.slices.items():
             i, j = np.nonzero(mask)
-            yield i, j, np.full_like(i, round(height))
-
-
-def _closed_contours(dataset: Dataset, number: int) -> Iterator[tuple[float, ...]]:
-    """Points of the closed planar contours of one region (LPS, mm), three numbers a point."""
-    try:
-        with quiet():
-            for region in dataset.get("ROIContourSequence") or ():
-                if int(region.get("ReferencedROINumber") or 0) != number:
-                    continue
-                for contour in region.get("ContourSequence") or ():
-                    if str(contour.get("ContourGeometricType") or "").startswith("CLOSED_PLANAR"):
-                        points = tuple(float(v) for v in contour.get("ContourData") or ())
-                        if len(points) >= 9 and len(points) % 3 == 0:
-                            yield points
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise CaseRejected(Reason.TRUNCATED, "a structure set is cut short or damaged") from error
+            yield i, j, np.full_like(i, k)

@@ -1,9 +1,11 @@
 """Decide which pictures of a series make a volume, and place them: split by what differs, sort by geometry, check the gaps.
 
 In: the frames of one series. Out: `Part`s, each with the words that set it apart; a `Stack` has the order and the affine.
-A split is made only where pictures share a place, so an attribute that varies from slice to slice never tears a volume.
+A split is made only where pictures share a place or each part is a regular stack of its own, so an attribute that varies
+from slice to slice never tears a volume.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +33,13 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 CONTRASTS = (
     ("part", "{}"), ("dixon", "{}"), ("echo", "echo#"), ("echo number", "echo#"), ("inversion", "inversion#"), ("flip", "flip#"),
     ("b", "b{}"), ("direction", "direction#"), ("time", "time#"), ("trigger", "time#"), ("acquisition", "acquisition#"),
+    ("series", "series#"), ("kernel", "kernel#"), ("acquired", "time#"),
 )  # fmt: skip
+
+# What parts pictures that share no place, where each value holds a regular stack: two scans whose slices lie between each
+# other's or one above the other. The packages of one interleaved acquisition agree in all of them.
+APART = ("part", "dixon", "echo", "series", "kernel")
+INTERLEAVED = ("acquisition",)  # parts stacks that lie between each other; slabs one above the other are one scan
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,9 @@ def split_series(frames: Sequence[Frame]) -> list[Part]:
     """Split the frames of one series into volumes.
 
     First by what no volume mixes (stack, orientation, size, spacing), then, where several frames share a place, by the
-    first of `CONTRASTS` that tells them apart and leaves the places together; last by full sweeps in the order of numbers.
+    first of `CONTRASTS` that tells them apart and leaves the places together; last by full sweeps in the order of numbers,
+    where each picture has a number of its own. Frames that share no place are split where a contrast parts them into
+    regular stacks.
     """
     ordered = sorted(frames, key=lambda f: (f.number, f.path, f.index))
     parts = [Part(tuple(ordered))]
@@ -127,14 +137,48 @@ def check_tilt(affine: Float64[np.ndarray, "4 4"]) -> None:
 def _by_contrasts(part: Part) -> list[Part]:
     """Split frames that share places, by the first contrast that does it without tearing a volume; again until none does."""
     places = _places(part.frames)
-    if len(set(places)) in (1, len(places)):
+    if len(set(places)) == len(places):
+        return _by_regular_stacks(part)
+    if len(set(places)) == 1:
         return [part]
     for name, template in CONTRASTS:
         values = [f.contrasts.get(name, "") for f in part.frames]
         if _splits(places, values):
             return [split for one in _by_value(part, values, template) for split in _by_contrasts(one)]
-    sweeps = _sweeps(places)
+    numbered = {(f.number, f.index) for f in part.frames}
+    sweeps = _sweeps(places) if len(numbered) == len(places) else []  # file names tell no order
     return _by_value(part, sweeps, "time#") if sweeps else [part]
+
+
+def _by_regular_stacks(part: Part) -> list[Part]:
+    """Split frames that share no place, by the first contrast each of whose values holds a regular stack of its own."""
+    for name, template in CONTRASTS:
+        values = [f.contrasts.get(name, "") for f in part.frames]
+        if name not in (*APART, *INTERLEAVED) or not 1 < len(set(values)) <= len(values) // MIN_SLICES:
+            continue
+        parts = _by_value(part, values, template)
+        if all(_is_regular(one.frames) for one in parts) and (name in APART or _interleave(parts)):
+            return [split for one in parts for split in _by_regular_stacks(one)]
+    return [part]
+
+
+def _is_regular(frames: Sequence[Frame]) -> bool:
+    if len(frames) < MIN_SLICES:
+        return False
+    try:
+        stack_frames(frames)
+    except CaseRejected:
+        return False
+    return True
+
+
+def _interleave(parts: Sequence[Part]) -> bool:
+    """Tell whether any two stacks lie between each other along their common normal."""
+    orientation = parts[0].frames[0].orientation
+    normal = np.cross(orientation[:3], orientation[3:])
+    heights = [np.asarray([f.position_mm for f in part.frames]) @ normal for part in parts]
+    spans = sorted((float(h.min()), float(h.max())) for h in heights)
+    return any(low < high for (_, high), (low, _) in itertools.pairwise(spans))
 
 
 def _splits(places: Sequence[int], values: Sequence[float | str]) -> bool:

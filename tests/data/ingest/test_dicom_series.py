@@ -1,6 +1,7 @@
 """Series: what belongs together is found by headers, split by what differs, named by it, and left out with a reason."""
 
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,9 @@ MARKS = [
     ("acquisition", {"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}),
     ("part", {"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}),
     ("dixon", {"ImageType": ["DERIVED", "PRIMARY", "WATER"]}, {"ImageType": ["DERIVED", "PRIMARY", "FAT"]}),
+    ("series", {"SeriesNumber": 3}, {"SeriesNumber": 4}),
+    ("kernel", {"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B70f"}),
+    ("acquired", {"AcquisitionTime": "101500.25"}, {"AcquisitionTime": "101900.00"}),
     ("sweeps", {}, {}),
 ]
 
@@ -90,6 +94,74 @@ def test_a_series_is_split_by_what_differs(tmp_path, name, first, second):
     assert len({case.case[:12] for case in result.cases}) == 1  # one series
     got = pixels_of(result)
     assert any(np.array_equal(got[i], a) and np.array_equal(got[1 - i], b) for i in (0, 1))
+
+
+def renumbered(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same images, numbered from 1."""
+    import pydicom
+
+    renewed = {}
+    for number, (name, data) in enumerate(files.items(), start=1):
+        dataset = pydicom.dcmread(BytesIO(data))
+        dataset.InstanceNumber = number
+        out = BytesIO()
+        dataset.save_as(out, enforce_file_format=True)
+        renewed[name] = out.getvalue()
+    return renewed
+
+
+@pytest.mark.parametrize(("name", "first", "second"), MARKS[:-1], ids=[mark[0] for mark in MARKS[:-1]])
+def test_equal_numbers_are_told_apart_by_what_differs_whatever_the_file_names(tmp_path, name, first, second):
+    a, b = volume(5, seed=1), volume(5, seed=2)
+    files = [*slices(a, **first).values(), *renumbered(slices(b, first=6, **second)).values()]
+    order = np.random.default_rng(3).permutation(len(files))
+    result = found(tmp_path, {f"{place:03d}": files[n] for place, n in enumerate(order)})
+    got = pixels_of(result)
+    assert len(got) == 2
+    assert any(np.array_equal(got[i], a) and np.array_equal(got[1 - i], b) for i in (0, 1))
+
+
+def test_equal_numbers_that_nothing_tells_apart_are_never_blended(tmp_path):
+    a, b = volume(5, seed=1), volume(5, seed=2)
+    files = slices(a, prefix="a") | renumbered(slices(b, prefix="b", first=6))
+    result = found(tmp_path, files)
+    assert result.cases == ()
+    assert [reject.reason for reject in result.rejects] == [Reason.DUPLICATE_POSITION]
+
+
+@pytest.mark.parametrize("name", ["series", "kernel", "echo", "acquisition"])
+def test_two_scans_between_each_other_are_two_volumes(tmp_path, name):
+    first, second = next((first, second) for one, first, second in MARKS if one == name)
+    a, b = volume(4, seed=1), volume(4, seed=2)
+    files = slices(a, prefix="a", heights=(0, 4, 8, 12), **first)
+    files |= slices(b, prefix="b", heights=(2, 6, 10, 14), first=5, **second)
+    got = pixels_of(found(tmp_path, files))
+    assert any(np.array_equal(got[i], a) and np.array_equal(got[1 - i], b) for i in (0, 1))
+
+
+def test_two_scans_one_above_the_other_are_two_volumes(tmp_path):
+    a, b = volume(4, seed=1), volume(4, seed=2)
+    files = slices(a, prefix="a", heights=(0, 2, 4, 6), ConvolutionKernel="B30f")
+    files |= slices(b, prefix="b", heights=(8, 10, 12, 14), first=5, ConvolutionKernel="B70f")
+    got = pixels_of(found(tmp_path, files))
+    assert any(np.array_equal(got[i], a) and np.array_equal(got[1 - i], b) for i in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("heights", "more"),
+    [
+        (((0, 4, 8, 12), (2, 6, 10, 14)), ({"AcquisitionTime": "101500"}, {"AcquisitionTime": "101530"})),
+        (((0, 4, 8, 12), (2, 6, 10, 14)), ({"TriggerTime": "12"}, {"TriggerTime": "40"})),
+        (((0, 2, 4, 6), (8, 10, 12, 14)), ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2})),  # slabs of one scan
+    ],
+)
+def test_packages_of_one_scan_stay_one_volume(tmp_path, heights, more):
+    whole = volume(8, seed=4)
+    rank = np.argsort(np.argsort([*heights[0], *heights[1]]))
+    files = slices(whole[rank[:4]], prefix="a", heights=heights[0], **more[0])
+    files |= slices(whole[rank[4:]], prefix="b", heights=heights[1], first=5, **more[1])
+    (got,) = pixels_of(found(tmp_path, files))
+    assert np.array_equal(got, whole)
 
 
 def test_volumes_are_named_by_what_differs(tmp_path):

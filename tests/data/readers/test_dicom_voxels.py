@@ -89,7 +89,7 @@ def test_what_lies_outside_the_field_of_view_is_air(tmp_path, padding, represent
     assert scan.image.steps == ("padding_replaced",)
 
 
-def signed(data: bytes, padding: int, representation: int) -> bytes:
+def signed(data: bytes, padding: int, representation: int, limit: int | None = None) -> bytes:
     from io import BytesIO
 
     import pydicom
@@ -97,9 +97,39 @@ def signed(data: bytes, padding: int, representation: int) -> bytes:
     dataset = pydicom.dcmread(BytesIO(data))
     dataset.PixelRepresentation = representation
     dataset.add_new(0x00280120, "SS" if padding < 0 else "US", padding)
+    if limit is not None:
+        dataset.add_new(0x00280121, "SS" if limit < 0 else "US", limit)
     out = BytesIO()
     dataset.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("modality", "padding", "limit", "representation"),
+    [
+        ("CT", 63536, None, 0), ("CT", 4095, None, 0), ("CT", 65535, None, 0), ("CT", -2000, -1500, 1), ("MR", 65535, None, 0),
+        ("MR", 32767, None, 1), ("MR", -32768, None, 1), ("MR", -100, -50, 1),
+    ],
+)  # fmt: skip
+def test_padding_above_or_below_all_the_rest_is_background(tmp_path, modality, padding, limit, representation):
+    pixels = (volume(4) % 900).astype(np.int32)
+    pixels[:, 0], pixels[:, 1] = padding, padding if limit is None else limit
+    files = {}
+    for name, data in slices(pixels.astype(np.uint32).astype(np.uint16), modality=modality).items():
+        files[name] = signed(data, padding, representation, limit)
+    scan = read(tmp_path, files, CT if modality == "CT" else MR)
+    wanted = pixels - (1024 if modality == "CT" else 0)
+    wanted[:, :2] = -1024 if modality == "CT" else 0
+    assert np.array_equal(image_of(scan), wanted)
+    assert scan.image.steps == ("padding_replaced",)
+
+
+def test_padding_amid_measured_values_is_left_and_told(tmp_path):
+    pixels = volume(4).astype(np.uint16)
+    pixels[:, 0] = int(np.median(pixels))
+    scan = read(tmp_path, slices(pixels, PixelPaddingValue=int(np.median(pixels))))
+    assert np.array_equal(image_of(scan), pixels)
+    assert scan.image.steps == ("padding_kept",)
 
 
 def test_padding_that_may_be_a_measured_value_is_left(tmp_path):
@@ -230,7 +260,71 @@ class TestStructureSets:
         assert np.count_nonzero(nested != joined) <= 12  # along the key's way
         assert np.array_equal(nested, twice)
 
-    def test_contours_finer_than_the_slices_are_united(self, tmp_path):
+    def test_overlapping_contours_unite(self, tmp_path):
+        label = self.read(tmp_path, {"lung": [circle((18, 24), 10, 10), circle((28, 24), 10, 10)]})
+        lens = 2 * 100 * np.arccos(0.5) - 5 * np.sqrt(300)
+        assert np.count_nonzero(label) == pytest.approx(2 * np.pi * 100 - lens, rel=0.03)
+        assert label[5, 24, 23] == 1
+
+    def test_heights_a_little_apart_are_one_picture(self, tmp_path):
+        label = self.read(tmp_path, {"lung": [circle((24, 24), 15, 10.04), circle((24, 24), 6, 9.96)]})
+        assert label[5, 24, 24] == 0
+        assert label[5, 24, 34] == 1
+
+    def test_a_contour_drawn_again_from_another_corner_counts_once(self, tmp_path):
+        outer, inner = circle((24, 24), 15, 10), circle((24, 24), 6, 10)
+        again = np.roll(inner[::-1], 7, axis=0) + np.array([0.001, 0, 0])
+        once = self.read(tmp_path / "a", {"lung": [outer, inner]})
+        assert np.array_equal(once, self.read(tmp_path / "b", {"lung": [outer, inner, again]}))
+
+    def test_an_island_in_a_hole(self, tmp_path):
+        label = self.read(tmp_path, {"lung": [circle((24, 24), r, 10) for r in (6, 15, 10)]})
+        assert [label[5, 24, 24 + step] for step in (0, 8, 12)] == [1, 0, 1]
+
+    @pytest.mark.parametrize("kind", ["CLOSEDPLANAR_XOR", "CLOSEDPLANARXOR"])
+    def test_declared_exclusive_or(self, tmp_path, kind):
+        rois = {"lung": [circle((18, 24), 10, 10), circle((28, 24), 10, 10)]}
+        files = slices(volume(self.N, self.SIDE), spacing=(1.0, 1.0)) | {"s": structure_set(rois, kind=kind)}
+        label = label_of(read(tmp_path, files))
+        assert [label[5, 24, column] for column in (12, 23, 34)] == [1, 0, 1]
+
+    @pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR", "CLOSED PLANAR", ""])
+    def test_kinds_as_vendors_write_them(self, tmp_path, kind):
+        files = slices(volume(self.N, self.SIDE), spacing=(1.0, 1.0))
+        files |= {"s": structure_set({"lung": [circle((24, 24), 10, 10)]}, kind=kind)}
+        assert np.count_nonzero(label_of(read(tmp_path, files))) == pytest.approx(np.pi * 100, rel=0.03)
+
+    def test_what_is_left_out_is_counted(self, tmp_path):
+        line = np.array([[4.0, 4, 10], [9, 9, 10]])
+        rois = {"lung": [circle((24, 24), 10, 10), circle((24, 24), 10, 300), line], "GTV": [line]}
+        files = slices(volume(self.N, self.SIDE), spacing=(1.0, 1.0)) | {"s": structure_set(rois)}
+        steps = read(tmp_path, files).label.steps
+        assert steps == (
+            "painted_structures",
+            "contours_outside=1",
+            "contours_without_area=1",
+            "structures_not_meant=1",
+        )
+
+    def test_slices_between_the_contours_of_a_thicker_grid_are_filled(self, tmp_path):
+        """Contours at every second slice of 2 mm: a cone's slices between hold the mean radius."""
+        rois = {"lung": [circle((24, 24), 4 + z / 2, z) for z in (8.0, 12.0, 16.0)]}
+        files = slices(volume(self.N, self.SIDE), spacing=(1.0, 1.0)) | {"s": structure_set(rois)}
+        scan = read(tmp_path, files)
+        label = label_of(scan)
+        assert sorted(set(np.nonzero(label)[0])) == [4, 5, 6, 7, 8]
+        for k in (5, 7):
+            assert np.count_nonzero(label[k]) == pytest.approx(np.pi * (4 + k) ** 2, rel=0.06)
+        assert "slices_between_contours=2" in scan.label.steps
+
+    def test_contours_whose_distance_is_no_whole_number_of_slices(self, tmp_path):
+        """Every 5 mm on slices of 2 mm; a gap of 14 mm stays a gap."""
+        rois = {"lung": [circle((24, 24), 8, z) for z in (4.0, 9.0, 14.0, 28.0)]}
+        scan = read(tmp_path, slices(volume(16, self.SIDE), spacing=(1.0, 1.0)) | {"s": structure_set(rois)})
+        assert sorted(set(np.nonzero(label_of(scan))[0])) == [2, 3, 4, 5, 6, 7, 14]
+        assert "slices_between_contours=3" in scan.label.steps
+
+    def test_of_contours_finer_than_the_slices_the_nearest_holds(self, tmp_path):
         fine = self.read(tmp_path, {"lung": [circle((24, 24), 10, 10.0), circle((24, 24), 9, 10.5)]})
         assert np.count_nonzero(fine) == pytest.approx(np.pi * 100, rel=0.03)
 

@@ -1,0 +1,200 @@
+"""Turn the contours of a structure set (RTSTRUCT, PS3.3 C.8.8.6) into masks of the image's slices.
+
+Contours of one region at one height make one picture: one within another is a hole, one within the hole an island, those that
+overlap in part unite, one drawn twice counts once, and those declared CLOSEDPLANAR_XOR are combined by exclusive or. A
+keyhole, which runs into a hole and back, has its hole by itself. What is left out is counted.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float64
+from pydicom.dataset import Dataset
+from skimage.draw import polygon
+
+from medvar_data.errors import CaseRejected, Reason
+from medvar_data.readers.dicom.headers import quiet
+
+CLOSED = ("CLOSEDPLANAR", "CLOSED", "")  # as vendors write it, less underscores, spaces and hyphens
+EXCLUSIVE = ("CLOSEDPLANARXOR", "XOR")
+OFF_PLANE = 0.5  # a contour may lie this fraction of a slice beside the image's slice, and so much out of plane
+SAME_HEIGHT = 0.1  # of a slice: contours so close are of one picture
+SAME_LINE = 0.1  # of a pixel: two contours whose corners lie so close are one, drawn twice
+COARSER = 1.2  # slices from one contour to the next: from here on, they were drawn on a coarser grid than the image's
+USUAL_GAP = 1.3  # times the least distance of two contours; beyond it the region has a true gap
+WITHIN = 0.01  # a contour is within another if at most this share of its pixels is not
+MOST_CORNERS_COMPARED = 1000  # of each contour
+
+
+@dataclass(frozen=True)
+class Contour:
+    """A closed contour in voxel indices of the image."""
+
+    corners: Float64[np.ndarray, "n 2"]  # i, j
+    height: float  # k
+    exclusive: bool
+
+
+@dataclass
+class Region:
+    """What the contours of one region make."""
+
+    slices: dict[int, Bool[np.ndarray, "i j"]] = field(default_factory=dict)
+    steps: Counter[str] = field(default_factory=Counter)  # contours left out, slices filled between
+
+
+def read_region(
+    dataset: Dataset, number: int, to_index: Float64[np.ndarray, "4 4"], shape: tuple[int, int, int]
+) -> Region:
+    """Masks of the slices in which one region lies.
+
+    Args:
+        dataset: a parsed structure set.
+        number: ROINumber.
+        to_index: from LPS mm to voxel indices of the image.
+        shape: of the image, voxels.
+
+    Raises:
+        CaseRejected: `label_geometry` where contours lie across the slices or all outside; `truncated`.
+    """
+    region = Region()
+    inside = []
+    for kind, points in _contours_of(dataset, number):
+        if kind not in CLOSED and kind not in EXCLUSIVE:
+            region.steps["contours_not_closed"] += 1
+            continue
+        if len(points) < 9 or len(points) % 3 or not np.isfinite(points).all():
+            region.steps["contours_without_area"] += 1
+            continue
+        contour = _place(points, to_index, exclusive=kind in EXCLUSIVE)
+        if 0 <= round(contour.height) < shape[2]:
+            inside.append(contour)
+        else:
+            region.steps["contours_outside"] += 1
+    if region.steps["contours_outside"] and not inside:
+        raise CaseRejected(Reason.LABEL_GEOMETRY, "all contours lie outside the image; wanted those of its own series")
+    heights: dict[int, float] = {}
+    for height, contours in _by_height(inside):
+        k = round(height)
+        if k in heights and abs(height - k) >= abs(heights[k] - k):
+            region.steps["contours_between_slices"] += len(contours)
+            continue
+        region.steps["contours_between_slices"] += k in heights
+        heights[k] = height
+        region.slices[k] = combine(contours, shape[:2])
+    _fill_between(region, heights)
+    return region
+
+
+def combine(contours: Sequence[Contour], shape: tuple[int, int]) -> Bool[np.ndarray, "i j"]:
+    """One picture of the contours at one height."""
+    if any(contour.exclusive for contour in contours):
+        mask = np.zeros(shape, dtype=bool)
+        for contour in contours:
+            mask[_inside(contour, shape)] ^= True
+        return mask
+    single: list[tuple[Contour, Bool[np.ndarray, "i j"]]] = []
+    for contour in contours:
+        if not any(_is_same(contour, other) for other, _ in single):
+            mask = np.zeros(shape, dtype=bool)
+            mask[_inside(contour, shape)] = True
+            single.append((contour, mask))
+    masks = sorted((mask for _, mask in single), key=lambda mask: -int(mask.sum()))
+    picture, depths = np.zeros(shape, dtype=bool), list[int]()
+    for n, mask in enumerate(masks):
+        area = int(mask.sum())
+        around = [
+            depths[m] for m in range(n) if int((mask & ~masks[m]).sum()) <= WITHIN * area < WITHIN * masks[m].sum()
+        ]
+        depths.append(1 + max(around, default=-1))
+        picture[mask] = depths[n] % 2 == 0
+    return picture
+
+
+def _inside(contour: Contour, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels whose centres lie within a contour."""
+    i, j = polygon(contour.corners[:, 0], contour.corners[:, 1], shape)
+    return i, j
+
+
+def _place(points: Sequence[float], to_index: Float64[np.ndarray, "4 4"], *, exclusive: bool) -> Contour:
+    corners = np.asarray(points, dtype=np.float64).reshape(-1, 3)
+    i, j, k = (to_index @ np.column_stack([corners, np.ones(len(corners))]).T)[:3]
+    height = float(np.median(k))
+    if np.abs(k - height).max() > OFF_PLANE:
+        raise CaseRejected(Reason.LABEL_GEOMETRY, "a contour does not lie in the plane of the image's slices")
+    return Contour(np.column_stack([i, j]), height, exclusive)
+
+
+def _by_height(contours: Iterable[Contour]) -> Iterator[tuple[float, list[Contour]]]:
+    """Contours of one picture together, from the lowest; those within `SAME_HEIGHT` of the first are of one picture."""
+    group: list[Contour] = []
+    for contour in sorted(contours, key=lambda c: c.height):
+        if group and contour.height - group[0].height > SAME_HEIGHT:
+            yield float(np.mean([c.height for c in group])), group
+            group = []
+        group.append(contour)
+    if group:
+        yield float(np.mean([c.height for c in group])), group
+
+
+def _is_same(a: Contour, b: Contour) -> bool:
+    """Tell whether two contours are one line, whatever corner they begin at and whichever way they run."""
+    spans = [(c.corners.min(axis=0), c.corners.max(axis=0)) for c in (a, b)]
+    if max(np.abs(spans[0][0] - spans[1][0]).max(), np.abs(spans[0][1] - spans[1][1]).max()) > SAME_LINE:
+        return False
+    if max(len(a.corners), len(b.corners)) > MOST_CORNERS_COMPARED:
+        return bool(np.array_equal(a.corners, b.corners))
+    apart = np.linalg.norm(a.corners[:, None] - b.corners[None], axis=2)
+    return bool(max(apart.min(axis=0).max(), apart.min(axis=1).max()) <= SAME_LINE)
+
+
+def _fill_between(region: Region, heights: Mapping[int, float]) -> None:
+    """Fill the slices between contours that were drawn on a coarser grid than the image's.
+
+    Only between contours that keep their usual distance, so that a true gap stays one: the mask between two is where
+    the mean of their signed distances is positive, weighted by nearness (shape-based interpolation, Raya and Udupa
+    1990).
+    """
+    drawn = sorted(heights)
+    gaps = np.diff([heights[k] for k in drawn])
+    if not len(gaps) or gaps.min() < COARSER:
+        return
+    for low, high, gap in zip(drawn, drawn[1:], gaps, strict=False):
+        if gap > USUAL_GAP * gaps.min() or high - low < 2:
+            continue
+        below, above = (_signed_distance(region.slices[k]) for k in (low, high))
+        for k in range(low + 1, high):
+            above_share = (k - heights[low]) / gap
+            region.slices[k] = below * (1 - above_share) + above * above_share > 0
+            region.steps["slices_between_contours"] += 1
+
+
+def _signed_distance(mask: Bool[np.ndarray, "i j"]) -> Float64[np.ndarray, "i j"]:
+    """Pixels to the edge, positive within."""
+    if not mask.any():
+        return np.full(mask.shape, -float(max(mask.shape)))
+    within, outside = (
+        cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (mask, ~mask)
+    )
+    return within.astype(np.float64) - outside
+
+
+def _contours_of(dataset: Dataset, number: int) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """Kind and points (LPS, mm, three numbers a point) of the contours of one region."""
+    try:
+        with quiet():
+            for region in dataset.get("ROIContourSequence") or ():
+                if int(region.get("ReferencedROINumber") or 0) != number:
+                    continue
+                for contour in region.get("ContourSequence") or ():
+                    kind = str(contour.get("ContourGeometricType") or "").upper()
+                    points = tuple(float(v) for v in contour.get("ContourData") or ())
+                    yield kind.translate(str.maketrans("", "", "_- ")), points
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise CaseRejected(Reason.TRUNCATED, "a structure set is cut short or damaged") from error
