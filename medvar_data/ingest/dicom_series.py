@@ -196,37 +196,63 @@ def _matches_any(pattern: str, texts: Iterable[str]) -> bool:
 def _pair(
     spec: CollectionSpec, layouts: Sequence[Layout], volumes: Sequence[_Volume], found: SortedFiles, salt: bytes
 ) -> tuple[dict[str, list[str]], list[tuple[str, Reject]]]:
-    """Give each annotation to the volumes of the series it was drawn on; those whose images are not here are rejects."""
+    """Give each annotation to the volumes that it was drawn on. One of which no volume came is a reject, or counted."""
     labels: dict[str, list[str]] = {}
     lone: list[tuple[str, Reject]] = []
-    named = {layout.id for layout in layouts if layout.labelled and any(row.roi for row in labels_of(spec, layout.id))}
-    known = {instances[0].series for instances in found.series.values()}
+    asking = {layout.id for layout in layouts if layout.labelled and any(row.roi for row in labels_of(spec, layout.id))}
     for annotation in found.annotations:
-        takers = [layout for layout in layouts if layout.id in found.matches[annotation.path].as_label]
-        if not any(layout.id in named for layout in takers):
+        takers = {layout.id for layout in layouts if layout.id in found.matches[annotation.path].as_label}
+        mine = _drawn_on(annotation, [volume for volume in volumes if volume.layout.id in takers])
+        wanted = [volume for volume in mine if volume.layout.id in asking]
+        for volume in wanted:
+            labels.setdefault(volume.case.case, []).append(annotation.path)
+        if wanted:
+            continue
+        if mine or not takers & asking:
             found.passed_over["segmentations and structure sets passed over since no `roi` asks for them"] += 1
             continue
-        mine = [volume for volume in volumes if volume.layout in takers and _drawn_on(annotation, volume)]
-        if not mine and not annotation.series_referenced:
-            frame = annotation.frame_of_reference
-            mine = [
-                volume for volume in volumes if volume.layout in takers and frame and volume.frame_of_reference == frame
-            ]
-            mine = mine if len(mine) == 1 else []
-        for volume in mine:
-            labels.setdefault(volume.case.case, []).append(annotation.path)
-        if not mine and not annotation.series_referenced & known:
-            key = f"label-{hashed(salt, spec, annotation.sop or annotation.path)}"
-            detail = "the images that a segmentation or structure set was drawn on are not here"
-            lone.append((takers[0].id, make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, detail)))
+        key = f"label-{hashed(salt, spec, annotation.sop or annotation.path)}"
+        owner = next(layout.id for layout in layouts if layout.id in takers & asking)
+        why = _why_unpaired(annotation, volumes, found)
+        lone.append((owner, make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, why)))
     return labels, lone
 
 
-def _drawn_on(annotation: Instance, volume: _Volume) -> bool:
-    """Tell by the referenced images, where they are named, and else by the referenced series."""
-    if volume.series not in annotation.series_referenced:
-        return False
-    return not annotation.instances_referenced or bool(volume.sops & annotation.instances_referenced)
+def _drawn_on(annotation: Instance, volumes: Sequence[_Volume]) -> list[_Volume]:
+    """Volumes by the images that an annotation names, else by the series, else by a frame of reference that one alone has."""
+    series, images = annotation.series_referenced, annotation.instances_referenced
+    if images:
+        return [one for one in volumes if one.sops & images and (not series or one.series in series)]
+    if series:
+        return [one for one in volumes if one.series in series]
+    place = annotation.frame_of_reference
+    there = [one for one in volumes if place and one.frame_of_reference == place]
+    return there if len(there) == 1 else []
+
+
+def _why_unpaired(annotation: Instance, volumes: Sequence[_Volume], found: SortedFiles) -> str:
+    """Why an annotation has no volume: it names none, or what it names is not here, or is here but no case."""
+    series, images = annotation.series_referenced, annotation.instances_referenced
+    if not series and not images:
+        n = sum(
+            bool(one.frame_of_reference) and one.frame_of_reference == annotation.frame_of_reference for one in volumes
+        )
+        return (
+            f"a segmentation or structure set names neither series nor images, and {n or 'no'} volumes share its "
+            "frame of reference; wanted one"
+        )
+    here = [one for instances in found.series.values() for one in instances]
+    if any((one.sop in images if images else one.series in series) for one in here):
+        return (
+            "the images that a segmentation or structure set was drawn on are here, but no case came of them; "
+            "the other rejects tell why"
+        )
+    if any(one.series in series for one in here):
+        return (
+            "a segmentation or structure set was drawn on images of a series that is here, but not on any of those "
+            "that are here"
+        )
+    return "the images that a segmentation or structure set was drawn on are not here"
 
 
 def _with_labels(volume: _Volume, paths: list[str], found: SortedFiles) -> Case:

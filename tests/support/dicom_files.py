@@ -31,14 +31,14 @@ reader = "dicom"
 image = '.'
 {more}
 [[label]]
-id = 1
-name = "lung"
-roi = "lung.*"
-
-[[label]]
 id = 2
 name = "cord"
 roi = "(spinal[ _-]?)?cord"
+
+[[label]]
+id = 1
+name = "lung"
+roi = "lung.*"
 """
 
 
@@ -214,8 +214,14 @@ def segmentation(
     study: int = 1,
     number: int = 800,
     referenced: bool = True,
+    sources: str = "",
+    source_numbers: Sequence[int] = (1, 2, 3, 4),
 ) -> bytes:
-    """A segmentation along z: name -> mask [slice, row, column]; one frame a slice and segment, in no order."""
+    """A segmentation along z: name -> mask [slice, row, column]; one frame a slice and segment, in no order.
+
+    `sources` names the images by their instances: at the "top", in a "derivation" there, in the "shared" group, in each
+    "frame", or listed under their "series".
+    """
     dataset = identified(SEG, "SEG", 800 + series, number, study)
     dataset.SegmentationType = kind
     dataset.ImageType = ["DERIVED", "PRIMARY"]
@@ -267,8 +273,21 @@ def segmentation(
             for n, z, _ in frames
         ]
     )
-    if referenced:
-        dataset.ReferencedSeriesSequence = Items([item(SeriesInstanceUID=f"{ROOT}.{study}.{series}")])
+    images = [item(ReferencedSOPInstanceUID=f"{ROOT}.{study}.{series}.{n}") for n in source_numbers]
+    if sources == "top":
+        dataset.SourceImageSequence = Items(images)
+    elif sources == "derivation":
+        dataset.DerivationImageSequence = Items([item(SourceImageSequence=images)])
+    elif sources == "shared":
+        dataset.SharedFunctionalGroupsSequence[0].DerivationImageSequence = Items([item(SourceImageSequence=images)])
+    elif sources == "frame":
+        for n, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            group.DerivationImageSequence = Items([item(SourceImageSequence=[images[n % len(images)]])])
+    elif referenced:
+        listed = item(SeriesInstanceUID=f"{ROOT}.{study}.{series}")
+        if sources == "series":
+            listed.ReferencedInstanceSequence = Items(images)
+        dataset.ReferencedSeriesSequence = Items([listed])
     return file_bytes(dataset)
 
 

@@ -22,7 +22,9 @@ FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 IDENTITIES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")
 """Compared with each other, or hashed with the workspace's salt."""
 
-REFERENCES = ("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence")
+REFERENCES = (
+    "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "SourceImageSequence", "DerivationImageSequence",
+)  # fmt: skip
 """Which images a segmentation or structure set belongs to: UIDs alone are taken from them."""
 
 TEXTS = ("SeriesDescription", "ProtocolName")

@@ -1,9 +1,7 @@
 """Take from one picture's attributes what can set volumes of one series apart: numbers, and words of a closed vocabulary.
 
-    Kernel and time of acquisition are compared and ranked, and never shown.
-
-In: the functional groups of a frame, its own and the shared ones, and the top of its file. Out: a table of them; none of them can
-hold free text.
+In: the functional groups of a frame, its own and the shared ones, and the top of its file. Out: a table of them. Kernel and time of
+acquisition are compared and ranked, and never shown; none of the others can hold free text.
 """
 
 import math

@@ -151,7 +151,7 @@ def instance_of(dataset: Dataset, path: str) -> Instance:
                 sop=_text(dataset, "SOPInstanceUID"),
                 series=_text(dataset, "SeriesInstanceUID"),
                 study=_text(dataset, "StudyInstanceUID"),
-                frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
+                frame_of_reference=_frame_of_reference(dataset),
                 patient=_text(dataset, "PatientID"),
                 texts=tuple(text for name in TEXTS if (text := _text(dataset, name))),
                 is_grey=int(dataset.get("SamplesPerPixel") or 1) == 1
@@ -230,7 +230,10 @@ def _frames(dataset: Dataset, path: str) -> Iterator[Frame]:
 
 
 def _references(dataset: Dataset) -> tuple[frozenset[str], frozenset[str]]:
-    """Series and instances that a segmentation (PS3.3 C.8.20.2) or structure set (C.8.8.5) says it was drawn on."""
+    """Series and instances that a segmentation (PS3.3 C.8.20.2) or structure set (C.8.8.5) says it was drawn on.
+
+    Where no list of series names the instances, the images that each picture was derived from do (C.7.6.16.2.6).
+    """
     series, instances = set(), set()
     items = list(dataset.get("ReferencedSeriesSequence") or ())
     for place in dataset.get("ReferencedFrameOfReferenceSequence") or ():
@@ -240,7 +243,27 @@ def _references(dataset: Dataset) -> tuple[frozenset[str], frozenset[str]]:
         series.add(_text(item, "SeriesInstanceUID"))
         for name in ("ReferencedInstanceSequence", "ContourImageSequence"):
             instances |= {_text(one, "ReferencedSOPInstanceUID") for one in item.get(name) or ()}
+    if not instances - {""}:
+        instances = set(_sources(dataset))
     return frozenset(series - {""}), frozenset(instances - {""})
+
+
+def _frame_of_reference(dataset: Dataset) -> str:
+    """Where an image or annotation lies; a structure set may say it of its references alone."""
+    referenced = dataset.get("ReferencedFrameOfReferenceSequence") or ()
+    places = (_text(dataset, "FrameOfReferenceUID"), *(_text(item, "FrameOfReferenceUID") for item in referenced))
+    return next(filter(None, places), "")
+
+
+def _sources(dataset: Dataset) -> Iterator[str]:
+    """Instances that a file or its pictures name as what they were derived from."""
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    for place in (dataset, *shared, *own):
+        derivations = place.get("DerivationImageSequence") or ()
+        for item in (place, *derivations):
+            for one in item.get("SourceImageSequence") or ():
+                yield _text(one, "ReferencedSOPInstanceUID")
 
 
 def _text(dataset: Dataset, name: str) -> str:

@@ -1,7 +1,8 @@
 """Paint segmentations (SEG, PS3.3 A.51) and structure sets (RTSTRUCT, A.19) onto the grid of the image they were drawn on.
 
 A structure is known by its name: a collection's `[[label]]` rows say by a pattern which names they mean and which value
-their voxels take. Rows paint in their order, later ones over earlier ones. Names that no row means are never shown.
+their voxels take. Where structures overlap, and where a name fits several rows, the first row wins. Names that no row means are
+never shown.
 """
 
 import re
@@ -37,7 +38,7 @@ def paint(
 
     Args:
         files: parsed with pixels and structures.
-        labels: rows in the order of painting; those without `roi` mean nothing here.
+        labels: rows, the first of which wins where structures overlap; those without `roi` mean nothing here.
         geometry: of the image.
 
     Returns:
@@ -51,7 +52,7 @@ def paint(
     steps: Counter[str] = Counter()
     names = [_names(instance, dataset) for instance, dataset in pairs]
     meant: list[set[int]] = [set() for _ in pairs]
-    for row in labels:
+    for row in reversed(labels):
         for (instance, dataset), named, used in zip(pairs, names, meant, strict=True) if row.roi else ():
             numbers = [n for n, known in named.items() if any(re.fullmatch(row.roi, k, re.IGNORECASE) for k in known)]
             used.update(numbers)

@@ -499,9 +499,37 @@ class TestPairing:
         assert [reject.reason for reject in result.rejects] == [Reason.LABEL_WITHOUT_IMAGE]
         assert result.cases[0].label == ()
 
-    def test_an_annotation_of_images_left_out_is_no_second_reject(self, tmp_path):
+    def test_an_annotation_of_images_left_out_is_a_reject_that_says_so(self, tmp_path):
         files = slices(volume(4), heights=(0, 2, 4, 8)) | {"s": segmentation({"Lung": self.mask()})}
-        assert [reject.reason for reject in found(tmp_path, files).rejects] == [Reason.MISSING_SLICE]
+        rejects = found(tmp_path, files).rejects
+        assert [reject.reason for reject in rejects] == [Reason.MISSING_SLICE, Reason.LABEL_WITHOUT_IMAGE]
+        assert "are here, but no case came of them" in rejects[1].detail
+
+    @pytest.mark.parametrize("place", ["top", "derivation", "shared", "frame"])
+    def test_by_the_images_it_was_derived_from(self, tmp_path, place):
+        files = slices(volume(4), prefix="a/", series=1) | slices(volume(4), prefix="b/", series=2)
+        files["a/annotation"] = segmentation({"Lung": self.mask()}, series=2, sources=place)
+        result = found(tmp_path, files)
+        assert [case.image[0][:2] for case in result.cases if case.label] == ["b/"]
+        assert not result.rejects
+
+    def test_of_images_in_another_part_of_the_series(self, tmp_path):
+        """The annotation was drawn on images that are not here, though their series is."""
+        files = slices(volume(4), series=2) | slices(volume(4), series=3, prefix="c")
+        files["s"] = segmentation({"Lung": self.mask()}, series=2, sources="series", source_numbers=(50, 51))
+        result = found(tmp_path, files)
+        assert not any(case.label for case in result.cases)
+        assert [reject.reason for reject in result.rejects] == [Reason.LABEL_WITHOUT_IMAGE]
+        assert "not on any of those" in result.rejects[0].detail
+
+    def test_a_volume_of_a_layout_that_asks_for_no_structure(self, tmp_path):
+        second = '\n[[layout]]\nid = "ct"\nreader = "dicom"\nmodality = "CT"\nimage = "."\nlabelled = false\n'
+        spec = parse_collection(cohort_toml(more=second), "test", own=True)
+        files = slices(volume(4), prefix="a") | slices(volume(4), prefix="b", series=2, modality="CT")
+        files["s"] = segmentation({"Lung": self.mask()}, series=2)
+        result = found(tmp_path, files, spec)
+        assert not any(case.label for case in result.cases)
+        assert "no `roi` asks for them: 1" in result.notes[0]
 
     def test_a_collection_that_asks_for_no_structure(self, tmp_path):
         spec = parse_collection(cohort_toml().split("[[label]]")[0], "test", own=True)

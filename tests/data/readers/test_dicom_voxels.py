@@ -328,9 +328,11 @@ class TestStructureSets:
         fine = self.read(tmp_path, {"lung": [circle((24, 24), 10, 10.0), circle((24, 24), 9, 10.5)]})
         assert np.count_nonzero(fine) == pytest.approx(np.pi * 100, rel=0.03)
 
-    def test_later_rows_paint_over_earlier_ones(self, tmp_path):
-        """Whatever the order in the file: cord comes after lung in the collection."""
-        label = self.read(tmp_path, {"CORD": [circle((24, 24), 5, 10)], "Lung-Left": [circle((24, 24), 10, 10)]})
+    @pytest.mark.parametrize("names", [("CORD", "Lung-Left"), ("Lung-Left", "CORD")])
+    def test_the_first_row_wins_where_structures_overlap(self, tmp_path, names):
+        """Whatever the order in the file: cord comes before lung in the collection."""
+        sizes = {"CORD": 5, "Lung-Left": 10}
+        label = self.read(tmp_path, {name: [circle((24, 24), sizes[name], 10)] for name in names})
         assert label[5, 24, 24] == 2
         assert label[5, 24, 32] == 1
 
