@@ -46,7 +46,8 @@ class Reason(StrEnum):
     UNEVEN_SPACING = "uneven_spacing"  # slices at irregular distances
     MIXED_SERIES = "mixed_series"  # slices of several orientations, sizes or series in one stack
     TOO_FEW_SLICES = "too_few_slices"  # single images, or images that all lie at one or two places
-    WRONG_MODALITY = "wrong_modality"  # neither CT nor MR, not what the collection says, or a "CT" that holds no HU
+    WRONG_MODALITY = "wrong_modality"  # neither CT nor MR, not what the collection says
+    NOT_HU = "not_hu"  # a CT whose values cannot be Hounsfield units, and no [[repair]] says what they are
     LOCALIZER = "localizer"  # planning images in a few planes
     SECONDARY_CAPTURE = "secondary_capture"  # a picture of a screen: colour, burned-in text or no place in the patient
     DERIVED_MAP = "derived_map"  # computed from other images: ADC, FA, projections, reformats

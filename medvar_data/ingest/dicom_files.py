@@ -46,7 +46,7 @@ class SortedFiles:
 def sort_files(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree, salt: bytes) -> SortedFiles:
     """Read the header of every file that a layout takes."""
     found = SortedFiles()
-    texts = any(layout.sequences for layout in layouts)
+    texts = any(layout.sequences or layout.derived for layout in layouts)
     fullest: dict[tuple[object, ...], Instance] = {}
     for match in _matches(spec, layouts, tree):
         path = match.file.path

@@ -12,9 +12,10 @@ from hashlib import sha256
 from hmac import new as hmac
 from pathlib import Path
 
-from medvar_data.catalog.collection import CollectionSpec, Layout, labels_of
+from medvar_data.catalog.collection import CollectionSpec, Layout
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.ingest.dicom_files import SortedFiles, hashed, series_key, sort_files
+from medvar_data.ingest.dicom_labels import DicomVolume, pair_annotations, take_mask_series
 from medvar_data.ingest.names import (
     MAX_CASE_KEY,
     CaseFiles,
@@ -42,33 +43,24 @@ class Volumes:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Volume:
-    """A case and what pairs annotations with it."""
-
-    case: Case
-    layout: Layout
-    series: str
-    frame_of_reference: str
-    sops: frozenset[str]
-
-
 def find_volumes(spec: CollectionSpec, tree: Tree, salt: bytes) -> Volumes:
     """Group the DICOM files that the layouts with the reader `dicom` take into volumes, and pair them with annotations."""
     layouts = [layout for layout in spec.layouts if layout.reader == "dicom"]
     if not layouts:
         return Volumes()
     found = sort_files(spec, layouts, tree, salt)
-    volumes: list[_Volume] = []
+    volumes: list[DicomVolume] = []
     rejects: list[tuple[str, Reject]] = [(layouts[0].id, reject) for reject in found.rejects]
-    for _, instances in sorted(found.series.items()):
-        layout = _layout_of(instances, spec, layouts, found)
+    owners = {key: _layout_of(instances, spec, layouts, found) for key, instances in found.series.items()}
+    masks = take_mask_series(spec, owners, found)
+    for key, instances in sorted(found.series.items()):
+        layout = owners[key]
         for one in _check_series(spec, layout, instances, found, Path(tree.root), salt):
             if isinstance(one, Reject):
                 rejects.append((layout.id, one))
             else:
                 volumes.append(one)
-    labels, lone = _pair(spec, layouts, volumes, found, salt)
+    labels, lone = pair_annotations(spec, layouts, volumes, found, masks, salt)
     rejects += lone
     cases = [_with_labels(volume, labels.get(volume.case.case, []), found) for volume in volumes]
     return Volumes(
@@ -92,7 +84,7 @@ def _layout_of(
 
 def _check_series(
     spec: CollectionSpec, layout: Layout, instances: Sequence[Instance], found: SortedFiles, root: Path, salt: bytes
-) -> Iterator[_Volume | Reject]:
+) -> Iterator[DicomVolume | Reject]:
     """Leave out the images that are none, split the rest into volumes and check the geometry of each."""
     modality = layout.modality or spec.modality
     base = _base_key(spec, layout, instances[0], found, salt)
@@ -118,12 +110,14 @@ def _check_series(
                 raise CaseRejected(Reason.KNOWN_BAD, skipped)
             paths, channel = _files(part, frames)
             first = next((owners[path] for path in paths if layout.id in found.matches[path].as_image), instances[0])
-            yield _Volume(
+            yield DicomVolume(
                 _case(spec, layout, part, (paths, channel), (first, found, root), key=key, salt=salt),
                 layout,
                 first.series,
+                first.study,
                 first.frame_of_reference,
                 frozenset(owners[path].sop for path in paths),
+                part.frames,
             )
         except CaseRejected as error:
             yield make_reject(spec, key, error.reason, error.detail)
@@ -193,74 +187,14 @@ def _matches_any(pattern: str, texts: Iterable[str]) -> bool:
     return any(re.search(pattern, text, re.IGNORECASE) for text in texts)
 
 
-def _pair(
-    spec: CollectionSpec, layouts: Sequence[Layout], volumes: Sequence[_Volume], found: SortedFiles, salt: bytes
-) -> tuple[dict[str, list[str]], list[tuple[str, Reject]]]:
-    """Give each annotation to the volumes that it was drawn on. One of which no volume came is a reject, or counted."""
-    labels: dict[str, list[str]] = {}
-    lone: list[tuple[str, Reject]] = []
-    asking = {layout.id for layout in layouts if layout.labelled and any(row.roi for row in labels_of(spec, layout.id))}
-    for annotation in found.annotations:
-        takers = {layout.id for layout in layouts if layout.id in found.matches[annotation.path].as_label}
-        mine = _drawn_on(annotation, [volume for volume in volumes if volume.layout.id in takers])
-        wanted = [volume for volume in mine if volume.layout.id in asking]
-        for volume in wanted:
-            labels.setdefault(volume.case.case, []).append(annotation.path)
-        if wanted:
-            continue
-        if mine or not takers & asking:
-            found.passed_over["segmentations and structure sets passed over since no `roi` asks for them"] += 1
-            continue
-        key = f"label-{hashed(salt, spec, annotation.sop or annotation.path)}"
-        owner = next(layout.id for layout in layouts if layout.id in takers & asking)
-        why = _why_unpaired(annotation, volumes, found)
-        lone.append((owner, make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, why)))
-    return labels, lone
-
-
-def _drawn_on(annotation: Instance, volumes: Sequence[_Volume]) -> list[_Volume]:
-    """Volumes by the images that an annotation names, else by the series, else by a frame of reference that one alone has."""
-    series, images = annotation.series_referenced, annotation.instances_referenced
-    if images:
-        return [one for one in volumes if one.sops & images and (not series or one.series in series)]
-    if series:
-        return [one for one in volumes if one.series in series]
-    place = annotation.frame_of_reference
-    there = [one for one in volumes if place and one.frame_of_reference == place]
-    return there if len(there) == 1 else []
-
-
-def _why_unpaired(annotation: Instance, volumes: Sequence[_Volume], found: SortedFiles) -> str:
-    """Why an annotation has no volume: it names none, or what it names is not here, or is here but no case."""
-    series, images = annotation.series_referenced, annotation.instances_referenced
-    if not series and not images:
-        n = sum(
-            bool(one.frame_of_reference) and one.frame_of_reference == annotation.frame_of_reference for one in volumes
-        )
-        return (
-            f"a segmentation or structure set names neither series nor images, and {n or 'no'} volumes share its "
-            "frame of reference; wanted one"
-        )
-    here = [one for instances in found.series.values() for one in instances]
-    if any((one.sop in images if images else one.series in series) for one in here):
-        return (
-            "the images that a segmentation or structure set was drawn on are here, but no case came of them; "
-            "the other rejects tell why"
-        )
-    if any(one.series in series for one in here):
-        return (
-            "a segmentation or structure set was drawn on images of a series that is here, but not on any of those "
-            "that are here"
-        )
-    return "the images that a segmentation or structure set was drawn on are not here"
-
-
-def _with_labels(volume: _Volume, paths: list[str], found: SortedFiles) -> Case:
+def _with_labels(volume: DicomVolume, paths: list[str], found: SortedFiles) -> Case:
     n_bytes = volume.case.n_bytes + sum(found.matches[path].file.n_bytes for path in paths)
     return replace(volume.case, label=tuple(sorted(paths)), n_bytes=n_bytes)
 
 
-def _count(layout: Layout, volumes: Sequence[_Volume], cases: Sequence[Case], rejected: Sequence[str]) -> LayoutCount:
+def _count(
+    layout: Layout, volumes: Sequence[DicomVolume], cases: Sequence[Case], rejected: Sequence[str]
+) -> LayoutCount:
     mine = [case for case, volume in zip(cases, volumes, strict=True) if volume.layout is layout]
     unlabelled = sum(layout.labelled and not case.label for case in mine)
     return LayoutCount(layout.id, len(mine) + rejected.count(layout.id), layout.expected, unlabelled)

@@ -26,7 +26,6 @@ from medvar_data.records import Case, Geometry, LabelVolume, Volume
 from medvar_data.sources.tree import read_bytes
 
 MOST_MASK_PIXELS = 1 << 26  # 8192 x 8192
-FAT_HU = -50  # every CT of a body goes below it: it holds fat, or air around the body
 
 
 def read_dicom(case: Case, spec: CollectionSpec) -> Scan:
@@ -37,11 +36,6 @@ def read_dicom(case: Case, spec: CollectionSpec) -> Scan:
     datasets, frames, digest = _read_images(case)
     stack = _one_volume(frames, case)
     voxels, steps = decode_stack(datasets, stack.frames, case.modality)
-    if case.modality == "CT" and voxels.min() > FAT_HU:
-        raise CaseRejected(
-            Reason.WRONG_MODALITY,
-            f"the smallest value is {voxels.min():g} HU, but a CT holds fat or air; these are no HU",
-        )
     geometry = Geometry(voxels.shape, stack.affine)
     label, label_steps, label_digest = _read_structures(case, spec, geometry)
     if tilt(stack.affine) > SHEAR_LIMIT:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from medvar_data.catalog.collection import CollectionSpec, Repair
+from medvar_data.readers.hounsfield import check_hu
 from medvar_data.records import Case, Volume
 
 AIR_HU = -1024  # nothing in a CT attenuates less than this: 12 bits from -1024
@@ -20,6 +21,9 @@ def repair_intensities(image: Volume, case: Case, spec: CollectionSpec) -> Volum
 
     Steps: `hu=2*x-1000` where a row of the collection holds; `hu_floor_-1024` where values below air were raised to it.
     MR images come back as they are.
+
+    Raises:
+        CaseRejected: `not_hu` where no row holds and the values of a CT cannot be HU.
     """
     if case.modality != "CT":
         return image
@@ -30,6 +34,8 @@ def repair_intensities(image: Volume, case: Case, spec: CollectionSpec) -> Volum
             voxels, steps = rescale(voxels, repair), (*steps, f"hu={repair.slope:g}*x{repair.intercept_hu:+g}")
             low = float(voxels.min())
             break
+    else:
+        check_hu(voxels)
     if low < AIR_HU:
         voxels, steps = np.maximum(voxels, voxels.dtype.type(AIR_HU)), (*steps, f"hu_floor_{AIR_HU}")
     return image if steps == image.steps else replace(image, voxels=voxels, steps=steps)

@@ -137,7 +137,7 @@ class TestDicom:
         files["rt"] = structure_set({"cord": [inside, inside + np.array([0, 0, 90])], "spinal cord": []})
         (case,) = self.cases(tmp_path, files).cases
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("medvar_data.readers.dicom_scan.FAT_HU", 10_000)
+            patch.setattr("medvar_data.readers.hounsfield.FAT_HU", 10_000)
             assert read_scan(case, self.SPEC).label.voxels.any()
 
     def test_a_series_over_two_layouts(self, tmp_path):

@@ -172,7 +172,7 @@ def test_an_mr_that_calls_itself_ct():
     (case,) = found(DICOM / "wrong-modality-tag", CT).cases
     with pytest.raises(CaseRejected) as caught:
         read_scan(case, CT)
-    assert caught.value.reason is Reason.WRONG_MODALITY
+    assert caught.value.reason is Reason.NOT_HU
 
 
 def test_segmentations_equal_the_label_maps_they_were_made_from():

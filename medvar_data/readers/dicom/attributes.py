@@ -16,7 +16,9 @@ CONTRAST = (
     "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber", "InstanceNumber", "ComplexImageComponent",
     "SeriesNumber", "ConvolutionKernel", "AcquisitionTime",
 )  # fmt: skip
-VALUES = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
+VALUES = (
+    "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "RealWorldValueMappingSequence",
+)  # fmt: skip
 FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 IDENTITIES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")
@@ -32,7 +34,7 @@ TEXTS = ("SeriesDescription", "ProtocolName")
 
 PIXELS = (
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths", "PixelData",
+    "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
 )  # fmt: skip
 
 STRUCTURES = (

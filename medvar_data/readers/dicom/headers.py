@@ -34,6 +34,7 @@ FIRST_ELEMENTS = tuple(
     bytes((group, 0, element, 0)) for group in (0x02, 0x08) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16, 0x18)
 )
 LONGEST_FIRST = 256  # bytes of such an element where its type is not written
+PLAIN_UNITS = ("", "1", "[hnsf'U]", "[arb'U]", "{counts}", "NM")  # of a scan: none, HU, arbitrary (UCUM)
 MAX_FRAMES = 1 << 16  # in one file; a header that asks for more is damaged
 
 
@@ -71,6 +72,7 @@ class Instance:
     texts: tuple[str, ...]
     is_grey: bool
     is_burned_in: bool
+    is_quantity: bool  # its values have a unit of their own, as a map's have
     series_referenced: frozenset[str]
     instances_referenced: frozenset[str]
     frames: tuple[Frame, ...]
@@ -124,7 +126,7 @@ def parse(data: bytes, *, pixels: bool = True, structures: bool = False) -> Data
     Raises:
         CaseRejected: `not_an_image` or `truncated`.
     """
-    tags = [*HEADER, *(PIXELS if pixels else ()), *(STRUCTURES if structures else ())]
+    tags = [*HEADER, *(PIXELS if pixels else ()), *((*STRUCTURES, *TEXTS) if structures else ())]
     dataset = _parse(BytesIO(data), tags, stop=not pixels)
     if not _text(
         _meta(dataset), "TransferSyntaxUID"
@@ -157,6 +159,7 @@ def instance_of(dataset: Dataset, path: str) -> Instance:
                 is_grey=int(dataset.get("SamplesPerPixel") or 1) == 1
                 and _text(dataset, "PhotometricInterpretation") in ("", "MONOCHROME1", "MONOCHROME2"),
                 is_burned_in=_text(dataset, "BurnedInAnnotation").upper() == "YES",
+                is_quantity=_is_quantity(dataset),
                 series_referenced=series,
                 instances_referenced=instances,
                 frames=tuple(_frames(dataset, path)),
@@ -246,6 +249,19 @@ def _references(dataset: Dataset) -> tuple[frozenset[str], frozenset[str]]:
     if not instances - {""}:
         instances = set(_sources(dataset))
     return frozenset(series - {""}), frozenset(instances - {""})
+
+
+def _is_quantity(dataset: Dataset) -> bool:
+    """Tell by the unit of a real-world value mapping (PS3.3 C.7.6.16.2.11) whether the values are a quantity's."""
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    units = (
+        _text(unit, "CodeValue")
+        for place in (dataset, *shared, *own)
+        for mapping in place.get("RealWorldValueMappingSequence") or ()
+        for unit in mapping.get("MeasurementUnitsCodeSequence") or ()
+    )
+    return any(unit not in PLAIN_UNITS for unit in units)
 
 
 def _frame_of_reference(dataset: Dataset) -> str:

@@ -1,6 +1,7 @@
-"""Paint segmentations (SEG, PS3.3 A.51) and structure sets (RTSTRUCT, A.19) onto the grid of the image they were drawn on.
+"""Paint annotations onto the grid of the image that they were drawn on: segmentations (SEG, PS3.3 A.51), structure sets
+(RTSTRUCT, A.19) and mask pictures, whose voxels above zero count.
 
-A structure is known by its name: a collection's `[[label]]` rows say by a pattern which names they mean and which value
+A structure is known by its name, a mask picture by its series' description: a collection's `[[label]]` rows say by a pattern which names they mean and which value
 their voxels take. Where structures overlap, and where a name fits several rows, the first row wins. Names that no row means are
 never shown.
 """
@@ -23,6 +24,7 @@ from medvar_data.records import Geometry
 
 SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+MASK = 1  # number of the only structure of a mask picture
 OFF_GRID = 0.25  # a segmentation's voxels may lie this fraction of a voxel beside the image's
 
 
@@ -58,10 +60,10 @@ def paint(
             used.update(numbers)
             if not numbers:
                 continue
-            if instance.sop_class in SEGMENTATION:
-                found = _segments(instance, dataset, numbers, geometry)
-            else:
+            if instance.sop_class == STRUCTURE_SET:
                 found = _regions(instance, dataset, numbers, geometry, steps)
+            else:
+                found = _segments(instance, dataset, numbers, geometry)
             for i, j, k in found:
                 voxels[i, j, k] = row.low
     n_named = sum(map(len, names))
@@ -80,6 +82,8 @@ def _names(instance: Instance, dataset: Dataset) -> dict[int, tuple[str, ...]]:
             if instance.sop_class == STRUCTURE_SET:
                 rois = dataset.get("StructureSetROISequence") or ()
                 return {int(roi.ROINumber): (str(roi.get("ROIName") or "").strip(),) for roi in rois}
+            if instance.sop_class not in SEGMENTATION:  # mask pictures: the series has the name
+                return {MASK: instance.texts}
             found = {}
             for segment in dataset.get("SegmentSequence") or ():
                 kinds = segment.get("SegmentedPropertyTypeCodeSequence") or ()
@@ -96,9 +100,10 @@ Voxels = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _segments(instance: Instance, dataset: Dataset, numbers: Sequence[int], geometry: Geometry) -> Iterator[Voxels]:
-    """Voxels of some segments, frame by frame."""
+    """Voxels of some segments, or of mask pictures, frame by frame."""
     kind = str(dataset.get("SegmentationType") or "")
-    wanted = [f for f in instance.frames if kind == "LABELMAP" or f.segment in numbers]
+    is_mask = instance.sop_class not in SEGMENTATION
+    wanted = [f for f in instance.frames if is_mask or kind == "LABELMAP" or f.segment in numbers]
     pictures = decode_frames(dataset, [f.index for f in wanted])
     half = float(dataset.get("MaximumFractionalValue") or 1) / 2 if kind == "FRACTIONAL" else 0
     to_index = np.linalg.inv(geometry.affine) @ LPS_TO_RAS

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from support.builders import write_files, write_zip
 from support.dicom_files import cohort_toml, enhanced, image, item, segmentation, slices, structure_set, volume
 
@@ -282,6 +283,10 @@ def test_an_enhanced_file_with_one_volume_and_a_slope_a_frame(tmp_path):
     assert np.allclose(got, wanted)
 
 
+def unit(code: str) -> Sequence:
+    return Sequence([item(MeasurementUnitsCodeSequence=[item(CodeValue=code, CodingSchemeDesignator="UCUM")])])
+
+
 LEFT_OUT = [
     ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, Reason.LOCALIZER),
     ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, Reason.SECONDARY_CAPTURE),
@@ -290,6 +295,12 @@ LEFT_OUT = [
     ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, Reason.SECONDARY_CAPTURE),
     ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, Reason.DERIVED_MAP),
     ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, Reason.DERIVED_MAP),
+    ({"ImageType": ["DERIVED", "SECONDARY", "PE1"]}, Reason.DERIVED_MAP),
+    ({"ImageType": ["DERIVED", "PRIMARY", "SER"]}, Reason.DERIVED_MAP),
+    ({"ImageType": ["DERIVED", "PRIMARY", "DT1"]}, Reason.DERIVED_MAP),
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "CBF"]}, Reason.DERIVED_MAP),
+    ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.30"}, Reason.DERIVED_MAP),
+    ({"RealWorldValueMappingSequence": unit("um2/s")}, Reason.DERIVED_MAP),
     ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, Reason.DIMENSIONS),
     ({"Modality": "PT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.128"}, Reason.WRONG_MODALITY),
     ({"Modality": "CT"}, Reason.WRONG_MODALITY),
@@ -311,13 +322,31 @@ def test_what_is_original_is_not_derived_by_its_name(tmp_path):
     """MPR stands in the type of original images too; a trace image is what is looked at in diffusion."""
     files = slices(volume(4), prefix="a", series=1, ImageType=["ORIGINAL", "PRIMARY", "MPR"])
     files |= slices(volume(4), prefix="b", series=2, ImageType=["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"])
-    assert len(found(tmp_path, files).cases) == 2
+    files |= slices(volume(4), prefix="c", series=3, ImageType=["DERIVED", "SECONDARY"])
+    files |= slices(volume(4), prefix="d", series=4, ImageType=["DERIVED", "PRIMARY", "W", "W", "DERIVED"])
+    files |= slices(volume(4), prefix="e", series=5, RealWorldValueMappingSequence=unit("1"))
+    assert len(found(tmp_path, files).cases) == 5
 
 
-def test_derived_maps_on_demand(tmp_path):
-    spec = parse_collection(cohort_toml(more="derived = true\n"), "test", own=True)
-    files = slices(volume(4), ImageType=["DERIVED", "PRIMARY", "DIFFUSION", "ADC"])
-    assert len(found(tmp_path, files, spec).cases) == 1
+DERIVED = parse_collection(cohort_toml(more="derived = true\n"), "test", own=True)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]},
+        {"ImageType": ["DERIVED", "SECONDARY", "PE1"]},
+        {"ImageType": ["DERIVED", "SECONDARY"], "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+        {"ImageType": ["DERIVED", "PRIMARY"], "SOPClassUID": "1.2.840.10008.5.1.4.1.1.30"},
+    ],
+)
+def test_derived_images_on_demand(tmp_path, attributes):
+    assert len(found(tmp_path, slices(volume(4), **attributes), DERIVED).cases) == 1
+
+
+def test_a_capture_without_a_place_is_no_volume_even_on_demand(tmp_path):
+    files = slices(volume(4), SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ImagePositionPatient=None)
+    assert [reject.reason for reject in found(tmp_path, files, DERIVED).rejects] == [Reason.SECONDARY_CAPTURE]
 
 
 @pytest.mark.parametrize(

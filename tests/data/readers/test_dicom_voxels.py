@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,57 @@ def test_padding_that_may_be_a_measured_value_is_left(tmp_path):
 
 
 def test_a_ct_without_fat_or_air_holds_no_hu(tmp_path):
-    assert rejected(tmp_path, slices(volume(4) + 2000, modality="CT"), CT) is Reason.WRONG_MODALITY
+    assert rejected(tmp_path, slices(volume(4) + 2000, modality="CT"), CT) is Reason.NOT_HU
+
+
+class TestMaskPictures:
+    """A structure stored as a series of Secondary Capture pictures that names no images."""
+
+    SPEC = parse_collection(
+        cohort_toml(more="derived = true\n").replace('roi = "lung.*"', 'roi = "mask ?tumou?r"'), "test", own=True
+    )
+
+    def masks(self, n: int = 5, first: int = 0, value: int = 1, **more: Any) -> tuple[np.ndarray, dict[str, bytes]]:
+        mask = np.zeros((n, 12, 12), dtype=np.uint16)
+        mask[1:-1, 2:6, 7:11] = value
+        heights = [2.0 * (first + k) for k in range(n)]
+        options = {"series": 9, "ImageType": ["DERIVED", "SECONDARY"], "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}
+        described = {"SeriesDescription": "MaskTumor"}
+        return mask, slices(mask, heights=heights, prefix="m", **(options | described | more))
+
+    @pytest.mark.parametrize("value", [1, 255])
+    def test_they_are_the_label(self, tmp_path, value):
+        mask, files = self.masks(value=value)
+        scan = read(tmp_path, slices(volume(5)) | files, self.SPEC)
+        assert np.array_equal(label_of(scan), (mask > 0).astype(np.uint8))
+
+    def test_of_some_of_the_slices(self, tmp_path):
+        mask, files = self.masks(n=3, first=2, SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR")
+        label = label_of(read(tmp_path, slices(volume(6)) | files, self.SPEC))
+        assert np.array_equal(label[2:5], mask)
+        assert not label[:2].any()
+        assert not label[5:].any()
+
+    def test_beside_two_series_they_may_be_of_either(self, tmp_path):
+        files = slices(volume(5)) | slices(volume(5), series=2, prefix="b") | self.masks()[1]
+        result = ingest(self.SPEC, open_tree(write_files(tmp_path, files)), b"salt")
+        assert [len(case.label) for case in result.cases] == [0, 0]
+        assert [reject.reason for reject in result.rejects] == [Reason.LABEL_WITHOUT_IMAGE]
+        assert "2 volumes lie where it lies" in result.rejects[0].detail
+
+    def test_between_the_slices_they_are_of_none(self, tmp_path):
+        files = slices(volume(5)) | self.masks(first=0.5)[1]
+        result = ingest(self.SPEC, open_tree(write_files(tmp_path, files)), b"salt")
+        assert [reject.reason for reject in result.rejects] == [Reason.LABEL_WITHOUT_IMAGE]
+
+    def test_a_scan_of_that_name_is_a_scan(self, tmp_path):
+        files = slices(volume(5)) | slices(volume(5), series=2, prefix="b", SeriesDescription="mask tumor")
+        result = ingest(self.SPEC, open_tree(write_files(tmp_path, files)), b"salt")
+        assert len(result.cases) == 2
+
+    def test_not_asked_for_they_are_pictures_of_pictures(self, tmp_path):
+        result = ingest(MR, open_tree(write_files(tmp_path, slices(volume(5)) | self.masks()[1])), b"salt")
+        assert [reject.reason for reject in result.rejects] == [Reason.SECONDARY_CAPTURE]
 
 
 def test_pixels_cut_short(tmp_path):
