@@ -192,6 +192,10 @@ class HarmonizedCase:
     vanished_labels: tuple[int, ...]
     statistics: CaseStatistics
 
+    def removed_label_share(self) -> dict[int, float]:
+        """Share of each label's volume that the thresholds for small components took, 0 to 1."""
+        return {v: min(1.0, mm3 / self.label_mm3[v]) for v, mm3 in self.removed_label_mm3.items()}
+
 
 @dataclass(frozen=True)
 class HarmonizedVolume:

@@ -107,6 +107,13 @@ def show_harmonized(summary: HarmonizeSummary, *, as_json: bool) -> None:
     )
     for name, labels in summary.never_met.items():
         console.print(f"note: {name}: no kept case holds {', '.join(labels)}", markup=False)
+    for label in summary.shrunk:
+        console.print(
+            f"note: {label.collection}: {label.label} loses more than a tenth of its volume to the recipe's thresholds for small "
+            f"parts in {label.n_shrunk:,} of {label.n_cases:,} cases ({label.share:.1%} of all of it); see removed_label_share "
+            "in cases.parquet",
+            markup=False,
+        )
     if not summary.rejects:
         return
     print_table("\nWhy rejected", ("reason", "cases"), list(Counter(summary.reasons).most_common()))

@@ -104,4 +104,4 @@ def wanted_inputs(case: Case, spec: CollectionSpec, recipe: Recipe) -> Inputs:
     return inputs_of(case, spec, recipe, f"{PIPELINE_VERSION}/{SCHEMA_VERSION}")
 
 
-PIPELINE_VERSION = 2  # of the pixels: raised whenever the same scan and recipe give other pixels
+PIPELINE_VERSION = 3  # of the pixels: raised whenever the same scan and recipe give other pixels

@@ -20,7 +20,7 @@ from medvar_data.harmonize.components import bounding_box
 from medvar_data.harmonize.dependencies import recipe_for, slice_axis
 from medvar_data.harmonize.histogram import Histogram, count, is_countable, moments, percentiles
 from medvar_data.harmonize.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, apply_intensity
-from medvar_data.harmonize.label_dust import CleanLabels, remove_label_dust, remove_slice_dust
+from medvar_data.harmonize.label_dust import CleanLabels, labels_to_spare, remove_label_dust, remove_slice_dust
 from medvar_data.readers.scan import Scan
 from medvar_data.records import Case, CaseStatistics, HarmonizedCase, HarmonizedSlice, HarmonizedVolume
 
@@ -38,6 +38,7 @@ class _Clean:
     counts: Histogram | None  # of the stack, where its type can be counted
     labels: CleanLabels
     label_counts: Int64[np.ndarray, "256"]  # voxels of each id before the cleanup
+    spared: frozenset[int]  # labels that would vanish if their small parts were taken slice by slice
     body: Body
     body_params: BodyParams
 
@@ -148,7 +149,8 @@ def _clean(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe, body_pa
     counts = count(scan.image.voxels) if is_countable(stack.dtype) else None
     body_params = body_params or fit_body(stack, case.modality, recipe)
     body = find_body(stack, body_params, plan.spacing_mm, case.modality, recipe)
-    return _Clean(plan, stack, counts, labels, label_counts, body, body_params)
+    spared = labels_to_spare(labels.voxels, np.flatnonzero(label_counts).tolist(), plan.spacing_mm, recipe)
+    return _Clean(plan, stack, counts, labels, label_counts, spared, body, body_params)
 
 
 def _clean_labels(
@@ -224,7 +226,7 @@ def _without_spurious(clean: _Clean, z: int) -> Shaped[np.ndarray, "h w"]:
 
 def _finish(clean: _Clean, z: int, params: IntensityParams, recipe: Recipe) -> tuple[HarmonizedSlice, dict[int, float]]:
     """Make the square slice of one picture, and tell the dust removed from its label, mm³."""
-    tidy = remove_slice_dust(clean.labels.voxels[z], clean.plan.spacing_mm, recipe)
+    tidy = remove_slice_dust(clean.labels.voxels[z], clean.plan.spacing_mm, recipe, clean.spared)
     picture, mask, body = _without_spurious(clean, z), tidy.voxels[0], clean.body.mask[z]
     if recipe.aspect == "pad":  # black is what lies at the lower bound
         steps_mm = clean.plan.spacing_mm[:2]

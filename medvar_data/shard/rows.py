@@ -79,6 +79,7 @@ def _values(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
         **asdict(case),
         **{name: list(value.items()) if isinstance(value, dict) else value for name, value in measured.items()},
         **asdict(done.statistics),
+        "removed_label_share": list(done.removed_label_share().items()),
         "patient": numbering.workspace.patient_hash(case.group),
         "split": numbering.splits[case.group],
         "condition_id": numbering.condition_ids[case.condition],

@@ -134,6 +134,7 @@ CASE_COLUMNS = (
     Column("body_fill", _f64, "intensity that everything outside the body was set to", "HU in CT, the scanner's unit in MR"),
     Column("removed_body_mm3", _f64, "volume above the threshold that was taken off as no body: table, cushions, wires", "mm³"),
     Column("removed_label_mm3", _per_label_mm3, "volume of each label id that was taken off as dust", "mm³"),
+    Column("removed_label_share", _per_label_mm3, "share of each label id's volume that was taken off as dust", "fraction"),
     Column("label_mm3", _per_label_mm3, "volume of each label id as published", "mm³"),
     Column("vanished_labels", pa.list_(pa.int16()), "label ids of the source that no finished slice holds"),
     Column("steps", pa.list_(_text), "what reading and cleanup decided or repaired, in order"),

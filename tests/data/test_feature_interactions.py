@@ -11,6 +11,7 @@ from pydicom import dcmread
 from support.builders import acdc_tree, nifti_bytes, pairs_toml, scan, small_recipe, write_files
 from support.dicom_files import cohort_toml, image, slices, structure_set, volume
 
+from medvar_cli.data_feedback import show_harmonized
 from medvar_data.catalog.load import load_collection, parse_collection
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.errors import CaseRejected, Reason, SourceError, SpecError, WorkspaceError
@@ -276,6 +277,25 @@ class TestWhatATrialFound:
         workspace = Workspace(tmp_path / "work")
         list(run_ingest({str(tmp_path / "own.toml"): tmp_path}, workspace))
         assert run_harmonize(workspace, small_recipe(tmp_path), 1, quiet).never_met == {"own": ("two",)}
+
+    def test_a_label_that_loses_much_to_the_thresholds_is_told(self, tmp_path, capsys):
+        """Of label 2, six voxels of 306 are small parts in one case, 60 of 360 in the other."""
+        files = {}
+        for name, n_lost in (("c", 6), ("d", 60)):
+            label = np.zeros((40, 40, 6), dtype=np.uint8)
+            label[2:12, 2:12, 1:5], label[20:30, 20:30, 1:4] = 1, 5
+            label[32 + 2 * (np.arange(n_lost) // 20), 2 * (np.arange(n_lost) % 20), 2] = 5  # apart from each other
+            files |= {f"{name}_image.nii": nifti_bytes(scan((40, 40, 6))[0]), f"{name}_label.nii": nifti_bytes(label)}
+        write_files(tmp_path, files)
+        (tmp_path / "own.toml").write_text(pairs_toml(suffix="nii"))
+        workspace = Workspace(tmp_path / "work")
+        list(run_ingest({str(tmp_path / "own.toml"): tmp_path}, workspace))
+        recipe = replace(small_recipe(tmp_path), label_min_voxels=9, label_min_mm3=99.0)
+        summary = run_harmonize(workspace, recipe, 1, quiet)
+        (shrunk,) = summary.shrunk
+        assert (shrunk.collection, shrunk.label, shrunk.n_cases, shrunk.n_shrunk) == ("own", "two", 2, 1)
+        show_harmonized(summary, as_json=False)
+        assert "two loses more than a tenth of its volume" in " ".join(capsys.readouterr().out.split())
 
     def test_the_workspace_alone_names_the_files_of_a_reject(self, tmp_path):
         files = {

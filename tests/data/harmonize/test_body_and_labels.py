@@ -8,7 +8,7 @@ from support.builders import ball
 
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.harmonize.body import apply_body, find_body, fit_body, removed_mm3
-from medvar_data.harmonize.label_dust import remove_label_dust, remove_slice_dust
+from medvar_data.harmonize.label_dust import labels_to_spare, remove_label_dust, remove_slice_dust
 
 RECIPE = load_recipe("paper")
 STEP = (1.5, 1.5, 3.0)  # mm: row, column, slice
@@ -235,6 +235,19 @@ class TestLabelDust:
         assert clean.voxels.shape == (1, 20, 20)
         assert clean.voxels.any() != goes
         assert clean.removed_mm3 == ({3: pytest.approx(12.0)} if goes else {})
+
+    def test_a_label_that_slices_would_lose_everywhere_is_spared(self):
+        """Label 3 is thin in every slice; label 1 is large in one slice alone, the last that is looked at."""
+        labels = np.zeros(self.shape, dtype=np.uint8)
+        labels[:, 3, 3:5] = 3
+        labels[:, 10, 10] = 1
+        labels[-1, 10:16, 10:16] = 1
+        recipe = replace(RECIPE, label_slice_min_pixels=10, label_slice_min_mm2=10.0)
+        assert labels_to_spare(labels, [1, 3], STEP, recipe) == {3}
+        spared = remove_slice_dust(labels[0], STEP, recipe, {3})
+        assert set(np.unique(spared.voxels)) == {0, 3}
+        assert set(spared.removed_mm3) == {1}
+        assert not labels_to_spare(labels, [1, 3], STEP, replace(recipe, label_keep_largest=False))
 
     def test_what_is_left_and_what_went_add_up(self):
         labels = (np.random.default_rng(2).random(self.shape) > 0.8).astype(np.uint8) * 3

@@ -19,6 +19,7 @@ from medvar_data.records import Geometry, HarmonizedVolume, LabelVolume, Volume
 from medvar_data.storage.codec import decode_png, pixel_digest
 from medvar_data.workspace.case_file import read_case_file, read_pictures, read_slice_index, write_kept
 
+MUCH_IS_DUST = {"label_slice_min_pixels": 9, "label_slice_min_mm2": 99.0}
 ACDC, OWN = load_collection("acdc"), pairs_spec()
 IMAGE, LABEL = scan((30, 26, 7), seed=3)
 LABEL[:, :, 0] = 0
@@ -129,17 +130,23 @@ def test_nothing_to_keep_is_a_reason(recipe):
     dust = np.zeros_like(LABEL)
     dust[4, 4, 2] = 1
     with pytest.raises(CaseRejected) as caught:
-        run(make(IMAGE, dust), dataclasses.replace(recipe, label_slice_min_pixels=9, label_slice_min_mm2=99.0))
+        run(make(IMAGE, dust), dataclasses.replace(recipe, **MUCH_IS_DUST, label_keep_largest=False))
     assert caught.value.reason is Reason.NO_FOREGROUND
 
 
 def test_a_structure_that_vanishes_is_flagged(recipe):
+    """Where the recipe keeps no largest component; with `paper`'s rule a label of one voxel stays."""
     label = LABEL.copy()
     label[label == 3] = 2
     label[10, 10, 3] = 3
-    volume = run(make(IMAGE, label), dataclasses.replace(recipe, label_slice_min_pixels=2, label_slice_min_mm2=3.0))
+    dusty = dataclasses.replace(recipe, label_slice_min_pixels=2, label_slice_min_mm2=3.0)
+    volume = run(make(IMAGE, label), dataclasses.replace(dusty, label_keep_largest=False))
     assert volume.case.vanished_labels == (3,)
     assert volume.case.removed_label_mm3 == {3: pytest.approx(9.0)}
+    assert volume.case.removed_label_share() == {3: 1.0}
+    kept = run(make(IMAGE, label), dusty)
+    assert kept.case.vanished_labels == ()
+    assert kept.case.removed_label_mm3 == {}
     assert volume.case.label_mm3 == {v: pytest.approx(np.count_nonzero(label == v) * 9.0) for v in (1, 2, 3)}
 
 
