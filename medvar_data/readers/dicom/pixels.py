@@ -5,6 +5,7 @@ with a name: `inverted`, `padding_replaced`, `untilted`.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
@@ -27,7 +28,8 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
         return []
     try:
         with quiet():
-            found = list(iter_pixels(dataset, indices=list(indices)))
+            dataset, n_below = _with_low_bits(dataset)
+            found = [picture >> n_below if n_below else picture for picture in iter_pixels(dataset, indices=[*indices])]
     except MemoryError:
         raise
     except Exception as error:
@@ -41,6 +43,23 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     if any(picture.ndim != 2 for picture in found):
         raise CaseRejected(Reason.DIMENSIONS, "a slice has colours; wanted one grey picture")
     return found
+
+
+def _with_low_bits(dataset: Dataset) -> tuple[Dataset, int]:
+    """Where values do not begin at the lowest bit of their cells (HighBit, PS3.5 8.1.1), take the bits below as stored too.
+
+    Returns:
+        The data set to decode, and the number of bits to drop from each value.
+    """
+    high, stored = dataset.get("HighBit"), dataset.get("BitsStored")
+    if high is None or stored is None or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return dataset, 0
+    n_below = int(high) + 1 - int(stored)
+    if n_below <= 0:
+        return dataset, 0
+    whole = copy(dataset)
+    whole.BitsStored = int(high) + 1
+    return whole, n_below
 
 
 def decode_stack(

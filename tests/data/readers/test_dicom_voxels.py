@@ -141,6 +141,20 @@ def test_padding_that_may_be_a_measured_value_is_left(tmp_path):
     assert scan.image.steps == ()
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("stored", "high"), [(12, 15), (12, 13), (12, 11), (10, 15), (8, 15)])
+def test_values_that_do_not_begin_at_the_lowest_bit(tmp_path, stored, high, signed):
+    """Other bits of the cell hold noise, as overlays once did."""
+    rng = np.random.default_rng(stored)
+    wanted = rng.integers(0, 1 << stored, (4, 12, 12)) - (1 << stored - 1) * signed
+    below = high + 1 - stored
+    cells = (wanted & ((1 << stored) - 1)) << below
+    cells |= rng.integers(0, 1 << below, cells.shape) if below else 0
+    cells |= rng.integers(0, 1 << 15 - high, cells.shape) << (high + 1) if high < 15 else 0
+    files = slices(cells.astype(np.uint16), BitsStored=stored, HighBit=high, PixelRepresentation=int(signed))
+    assert np.array_equal(image_of(read(tmp_path, files)), wanted)
+
+
 def test_a_ct_without_fat_or_air_holds_no_hu(tmp_path):
     assert rejected(tmp_path, slices(volume(4) + 2000, modality="CT"), CT) is Reason.NOT_HU
 
