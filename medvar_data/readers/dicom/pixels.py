@@ -16,6 +16,7 @@ from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.dicom.headers import Frame, quiet
 
 AIR_HU = -1024
+WIDE = 1 << 24  # whole numbers below it are exact in float32
 
 
 def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.ndarray, "row column"]]:
@@ -90,7 +91,9 @@ def decode_stack(
 def rescaled(
     stored: Shaped[np.ndarray, "row column"], slope: float, intercept: float
 ) -> Shaped[np.ndarray, "row column"]:
-    """Apply slope and intercept: int32 where that is exact, else float32."""
+    """Apply slope and intercept: int32 where that is exact, else float32; float64 where float32 could round it away."""
+    if stored.dtype.itemsize > 2 or abs(intercept) >= WIDE:
+        return stored.astype(np.float64) * slope + intercept
     if slope == 1.0 and intercept.is_integer():
         return stored.astype(np.int32) + np.int32(intercept)
     return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)

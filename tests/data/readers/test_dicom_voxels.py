@@ -1,14 +1,16 @@
 """Voxels of DICOM: decoded, rescaled slice by slice, inverted, straightened; segmentations and contours on their grid."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.uid import JPEGLSLossless, RLELossless
 from support.builders import png_bytes, write_files
-from support.dicom_files import cohort_toml, image, segmentation, slices, structure_set, volume
+from support.dicom_files import cohort_toml, file_bytes, image, segmentation, slices, structure_set, volume
 
 from medvar_data.catalog.load import load_collection, parse_collection
 from medvar_data.errors import CaseRejected, Reason
@@ -152,6 +154,20 @@ def test_values_that_do_not_begin_at_the_lowest_bit(tmp_path, stored, high, sign
     cells |= rng.integers(0, 1 << below, cells.shape) if below else 0
     cells |= rng.integers(0, 1 << 15 - high, cells.shape) << (high + 1) if high < 15 else 0
     files = slices(cells.astype(np.uint16), BitsStored=stored, HighBit=high, PixelRepresentation=int(signed))
+    assert np.array_equal(image_of(read(tmp_path, files)), wanted)
+
+
+@pytest.mark.parametrize(("offset", "intercept"), [(3_000_000_000, "-3000000000"), (0, "0"), (70_000, "-70000")])
+def test_values_of_32_bits(tmp_path, offset, intercept):
+    wanted = volume(4)
+    files = {}
+    for name, data in slices(wanted).items():
+        dataset = pydicom.dcmread(BytesIO(data))
+        cells = dataset.pixel_array.astype(np.uint32) + np.uint32(offset)
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 32, 32, 31
+        dataset.RescaleSlope, dataset.RescaleIntercept = "1", intercept
+        dataset.PixelData = cells.tobytes()
+        files[name] = file_bytes(dataset)
     assert np.array_equal(image_of(read(tmp_path, files)), wanted)
 
 
