@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from medvar_data.catalog.collection import CollectionSpec, Layout
 from medvar_data.errors import Reason
-from medvar_data.ingest.names import CaseFiles, case_key, make_case, make_reject, skip_reason, slug
+from medvar_data.ingest.names import CaseFiles, CaseKeys, make_case, make_reject, skip_reason, slug
 from medvar_data.records import Case, LayoutCount, Reject, SourceFile
 from medvar_data.sources.tree import Tree
 
@@ -39,9 +39,10 @@ def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
     unlabelled, claimed, spares = [], set(), []
     seen: set[str] = set()
     found: dict[str, int] = {}
+    keys = CaseKeys(spec, salt)
     layouts = [layout for layout in spec.layouts if layout.reader != "dicom"]  # those go by headers: `series`
     for layout in layouts:
-        matched, spare = _match(spec, layout, files, tree, salt)
+        matched, spare = _match(spec, layout, files, tree, keys)
         found[layout.id] = len(matched)
         unlabelled.append(sum(layout.labelled and not case.label for case, _ in matched))
         claimed |= {path for case, _ in matched for path in (*case.image, *case.label)}
@@ -84,7 +85,7 @@ def _check_name(spec: CollectionSpec, layout: Layout, case: Case, reason: str, s
 
 
 def _match(
-    spec: CollectionSpec, layout: Layout, files: Iterable[SourceFile], tree: Tree, salt: bytes
+    spec: CollectionSpec, layout: Layout, files: Iterable[SourceFile], tree: Tree, keys: CaseKeys
 ) -> tuple[list[tuple[Case, str]], list[tuple[Reject, list[str]]]]:
     """Pair images and labels of one layout.
 
@@ -98,7 +99,7 @@ def _match(
     for (pair, _), (groups, members) in images.items():
         label = labels.get((pair, ""))
         used.add(pair)
-        cases += _cases(spec, layout, groups, (members, label[1] if label else []), tree, salt)
+        cases += _cases(spec, layout, groups, (members, label[1] if label else []), tree, keys)
     spare = []
     for (pair, again), (groups, members) in labels.items():
         name = (
@@ -106,7 +107,7 @@ def _match(
             if set(re.findall(r"\{(\w+)\}", layout.case)) - groups.keys()
             else layout.case.format_map(groups)
         )
-        key, paths = case_key(name, spec, salt), [f.path for f in members]
+        key, paths = keys.key(name), [f.path for f in members]
         if pair not in used:
             lone = make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, "there is a label but no image", paths)
             spare.append((lone, paths))
@@ -147,13 +148,13 @@ def _cases(
     groups: Mapping[str, str],
     files: tuple[list[SourceFile], list[SourceFile]],
     tree: Tree,
-    salt: bytes,
+    keys: CaseKeys,
 ) -> list[tuple[Case, str]]:
     """Make one case of images and labels, or one a channel where the fourth dimension holds several; with each the reason to skip it."""
     images, labels = files
     sequence = layout.sequence.format_map(groups)
     name = layout.case.format_map(groups)
-    base = case_key(name, spec, salt)
+    base = keys.key(name)
     channels = [(i, title, f"-{slug(title)}") for i, title in enumerate(layout.channels)]
     return [
         (

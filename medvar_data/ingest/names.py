@@ -1,6 +1,7 @@
 """Name cases: keys from published names, the publisher's split, and the rejects that carry them."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -89,13 +90,36 @@ def skip_reason(spec: CollectionSpec, name: str) -> str:
 
 
 def case_key(name: str, spec: CollectionSpec, salt: bytes) -> str:
-    """Turn a case's name into its key, [a-z0-9-]{1,48}; where names are to be hidden, 12 hex digits of a salted hash."""
+    """Turn a case's name into its key, [a-z0-9-]{1,48}; where names are to be hidden, 12 hex digits of a salted hash.
+
+    A name that is too long, or holds letters beyond a to z, ends in a hash of its own, so that no two share a key for that.
+    """
     if spec.case_names == "hash":
         return hmac(salt, f"{spec.name}/{name}".encode(), "sha256").hexdigest()[:12]
     key = slug(name)
-    if 0 < len(key) <= MAX_CASE_KEY:
-        return key
-    return f"{key[: MAX_CASE_KEY - 13]}-{sha256(name.encode()).hexdigest()[:12]}"
+    is_told = all(letter.isascii() or not letter.isalnum() for letter in name)
+    return key if is_told and 0 < len(key) <= MAX_CASE_KEY else _with_hash(key, name)
+
+
+class CaseKeys:
+    """Keys of a collection's cases: names that differ get keys that differ, though it be in upper and lower case alone.
+
+    The first to ask for a key has it; another name gets a hash of its own at the end.
+    """
+
+    def __init__(self, spec: CollectionSpec, salt: bytes) -> None:
+        self._spec, self._salt = spec, salt
+        self._names: dict[str, str] = {}
+
+    def key(self, name: str) -> str:
+        """The key of the case with this name; the same for the same name."""
+        key = case_key(name, self._spec, self._salt)
+        return key if self._names.setdefault(key, name) == name else _with_hash(key, name)
+
+
+def _with_hash(key: str, name: str) -> str:
+    whole = unicodedata.normalize("NFC", name)  # as other file systems spell it too
+    return f"{key[: MAX_CASE_KEY - 13]}-{sha256(whole.encode()).hexdigest()[:12]}".lstrip("-")
 
 
 def slug(name: str) -> str:

@@ -94,12 +94,13 @@ def plain_name(name: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuse a member whose name leads out of the archive, or could be taken for a way through one.
+    """Refuse a member whose name leads out of the archive, with slashes or backslashes, or could be taken for a way through one.
 
     Raises:
         CaseRejected: `unsafe_archive`.
     """
-    odd = not name or name.startswith("/") or "\\" in name or "\0" in name or SEPARATOR in name
+    name = name.replace("\\", "/")
+    odd = not name or name.startswith("/") or "\0" in name or SEPARATOR in name
     if odd or re.match("[A-Za-z]:", name) or ".." in PurePosixPath(name).parts:
         raise CaseRejected(
             Reason.UNSAFE_ARCHIVE,

@@ -130,8 +130,12 @@ def _open(file: Path, stamp: tuple[int, int]) -> zipfile.ZipFile:
 
 @lru_cache(maxsize=8)
 def _index(file: Path, stamp: tuple[int, int]) -> dict[str, zipfile.ZipInfo]:
-    """Files by name; where a name comes twice the last holds, as when unpacked."""
-    return {plain_name(info.filename): info for info in _open(file, stamp).infolist() if not info.is_dir()}
+    """Files by name; where a name comes twice the last holds, as when unpacked.
+
+    Some Windows programs write backslashes where the format wants slashes (APPNOTE 4.4.17.1); they part folders too.
+    """
+    named = ((plain_name(info.filename.replace("\\", "/")), info) for info in _open(file, stamp).infolist())
+    return {name: info for name, info in named if not name.endswith("/")}
 
 
 @lru_cache(maxsize=8)

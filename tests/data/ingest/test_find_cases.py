@@ -1,5 +1,6 @@
 """Laws of ingest: everything found is kept or rejected with its reason, archives equal folders, no voxel is read."""
 
+import re
 import shutil
 import tarfile
 import zipfile
@@ -23,7 +24,7 @@ from support.builders import (
 )
 
 from medvar_data.catalog.describe import readable
-from medvar_data.catalog.load import load_collection
+from medvar_data.catalog.load import load_collection, parse_collection
 from medvar_data.errors import Reason, SourceError
 from medvar_data.ingest import case_lists as case_lists
 from medvar_data.ingest.find_cases import ingest
@@ -117,6 +118,25 @@ class TestJudging:
         assert len(result.cases) == 1
         assert reasons(result) == [Reason.DUPLICATE_CASE]
         assert result.n_found == 2
+
+    @pytest.mark.parametrize(
+        "names",
+        [("Case1", "case1"), ("患者1", "病人1"), ("größe", "grö-e"), ("a.b", "a_b"), ("x" * 60 + "1", "x" * 60 + "2")],
+    )
+    def test_names_that_differ_make_keys_that_differ(self, tmp_path, names):
+        """In upper and lower case alone, beyond ASCII, in punctuation, or late; the key of one does not hang on the other."""
+        files = {f"{name}_image.nii": GOOD for name in names} | {
+            f"{name}_label.nii": nifti_bytes(LABEL) for name in names
+        }
+        spec = parse_collection(pairs_toml(suffix="nii", top='case_names = "published"\n'), "test", own=True)
+        both = ingest(spec, open_tree(write_files(tmp_path / "both", files)), b"salt")
+        assert not both.rejects
+        assert len({case.case for case in both.cases}) == 2
+        assert all(re.fullmatch(r"[a-z0-9-]{1,48}", case.case) for case in both.cases)
+        assert all(case.label[0].split("_")[0] == case.image[0].split("_")[0] for case in both.cases)
+        first = {name: files[name] for name in files if name.startswith(min(names))}
+        alone = ingest(spec, open_tree(write_files(tmp_path / "one", first)), b"salt")
+        assert alone.cases[0].case in {case.case for case in both.cases}
 
     def test_two_labels_for_one_case(self, tmp_path):
         label = nifti_bytes(LABEL)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,6 +243,18 @@ class TestHostile:
         path = tmp_path / "data" / f"x{suffix}"
         seven_zip_named(path, name, GOOD) if suffix == ".7z" else pack(path, {**MEMBERS, name: GOOD})
         assert "leads out" in self.check(tmp_path, Reason.UNSAFE_ARCHIVE)
+
+    def test_a_zip_of_a_windows_program_that_writes_backslashes(self, tmp_path):
+        path = tmp_path / "data" / "x.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in {"sub\\": b"", **{f"sub\\{name}": data for name, data in MEMBERS.items()}}.items():
+                info = zipfile.ZipInfo("placeholder")
+                info.filename = name
+                archive.writestr(info, data)
+        tree = open_tree(tmp_path / "data")
+        assert {file.path for file in tree.files} - {"good_image.nii"} == {f"x.zip!/sub/{name}" for name in MEMBERS}
+        assert not tree.broken
+        assert all(read_bytes(tree.root, f"x.zip!/sub/{name}") == data for name, data in MEMBERS.items())
 
     @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.xz"])
     @pytest.mark.parametrize("kind", ["symlink", "hardlink", "device", "pipe"])
