@@ -63,8 +63,26 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
         if scan.label is None or finished.foreground_pixels:  # else dust, or too thin to survive the resize
             slices.append(finished)
     if not slices:
-        raise CaseRejected(Reason.NO_FOREGROUND, "no slice holds foreground above the recipe's thresholds")
+        raise CaseRejected(Reason.NO_FOREGROUND, _why_nothing_is_left(clean, scan.label is not None, removed, recipe))
     return HarmonizedVolume(_record(scan, clean, params, keep, slices, removed), tuple(slices))
+
+
+def _why_nothing_is_left(clean: _Clean, has_label: bool, removed_mm3: Mapping[int, float], recipe: Recipe) -> str:
+    """Name the threshold that no slice passed, and how near the case came."""
+    if not has_label:
+        fullest = float(clean.body.mask.mean(axis=(1, 2)).max())
+        return (
+            f"the body fills at most {fullest:.2%} of a slice; wanted {recipe.unlabelled_min_body_fraction:.2%} "
+            "(unlabelled_min_body_fraction of the recipe)"
+        )
+    n_voxels = int(clean.label_counts[1:].sum())
+    annotated_mm3 = n_voxels * float(np.prod(clean.plan.spacing_mm))
+    return (
+        f"of {n_voxels} annotated voxels ({annotated_mm3:.4g} mm³) nothing is left: the recipe's thresholds for small components "
+        f"({recipe.label_min_voxels} voxels and {recipe.label_min_mm3:g} mm³, {recipe.label_slice_min_pixels} pixels and "
+        f"{recipe.label_slice_min_mm2:g} mm² a slice) took {sum(removed_mm3.values()):.4g} mm³, and what stayed is too thin for "
+        f"{recipe.side} x {recipe.side} pixels"
+    )
 
 
 def _record(

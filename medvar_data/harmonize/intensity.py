@@ -50,7 +50,8 @@ def fit_percentiles(values: Values, recipe: Recipe) -> IntensityParams:
     if not high > low:
         raise CaseRejected(
             Reason.CONSTANT_IMAGE,
-            f"percentiles {recipe.mr_low_percentile} and {recipe.mr_high_percentile} of the non-zero voxels are equal",
+            f"percentiles {recipe.mr_low_percentile} and {recipe.mr_high_percentile} of the non-zero voxels "
+            f"are both {low:g}; wanted two values",
         )
     return IntensityParams("percentiles", low, high)
 

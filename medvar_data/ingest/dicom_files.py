@@ -56,7 +56,8 @@ def sort_files(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree, salt
             if instance and not instance.frames and instance.sop_class in ("", *IMAGES):
                 raise CaseRejected(Reason.TRUNCATED, "a DICOM header ends before it says how large its picture is")
         except CaseRejected as error:
-            found.rejects.append(make_reject(spec, f"file-{hashed(salt, spec, path)}", error.reason, error.detail))
+            key = f"file-{hashed(salt, spec, path)}"
+            found.rejects.append(make_reject(spec, key, error.reason, error.detail, (path,)))
             continue
         if instance is None:
             _pass_over(spec, match.file, found, salt)
@@ -115,7 +116,7 @@ def _pass_over(spec: CollectionSpec, file: SourceFile, found: SortedFiles, salt:
         if file.n_bytes
         else (Reason.FILE_EMPTY, "the file has 0 bytes; export it again")
     )
-    found.rejects.append(make_reject(spec, f"file-{hashed(salt, spec, file.path)}", reason, detail))
+    found.rejects.append(make_reject(spec, f"file-{hashed(salt, spec, file.path)}", reason, detail, (file.path,)))
 
 
 def hashed(salt: bytes, spec: CollectionSpec, text: str) -> str:

@@ -92,7 +92,7 @@ def pair_annotations(
         key = f"label-{hashed(salt, spec, annotation.key)}"
         owner = next(layout.id for layout in layouts if layout.id in takers & asking)
         why = _why_unpaired(annotation, volumes, found)
-        lone.append((owner, make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, why)))
+        lone.append((owner, make_reject(spec, key, Reason.LABEL_WITHOUT_IMAGE, why, annotation.paths)))
     return labels, lone
 
 

@@ -88,20 +88,21 @@ def _check_series(
     """Leave out the images that are none, split the rest into volumes and check the geometry of each."""
     modality = layout.modality or spec.modality
     base = _base_key(spec, layout, instances[0], found, salt)
-    unfit: dict[Reason, tuple[str, int]] = {}
+    asked = [one for one in spec.layouts if one.id in found.matches[instances[0].path].as_image]
+    wanted = {one.modality or spec.modality for one in asked}
+    unfit: dict[Reason, tuple[str, list[str]]] = {}
     frames: list[Frame] = []
     owners: dict[str, Instance] = {}
     for instance in instances:
-        why = why_unfit(instance, modality, layout.derived)
+        why = why_unfit(instance, modality, layout.derived, wanted)
         if why:
-            reason, detail = why
-            unfit[reason] = (unfit[reason][0] if reason in unfit else detail, unfit.get(reason, ("", 0))[1] + 1)
+            unfit.setdefault(why[0], (why[1], []))[1].append(instance.path)
         else:
             frames += instance.frames
             owners[instance.path] = instance
-    for reason, (detail, n) in unfit.items():
+    for reason, (detail, files) in unfit.items():
         key = _cut(f"{base}-{slug(reason.value)}")
-        yield make_reject(spec, key, reason, f"{_counted(n, 'image')} {detail}")
+        yield make_reject(spec, key, reason, f"{_counted(len(files), 'image')} {detail}", files)
     for part in split_series(frames) if frames else ():
         key = _cut("-".join([base, *(slug(word) for word in part.words)]))
         skipped = skip_reason(spec, key)
@@ -120,7 +121,8 @@ def _check_series(
                 part.frames,
             )
         except CaseRejected as error:
-            yield make_reject(spec, key, error.reason, error.detail)
+            own = dict.fromkeys(frame.path for frame in part.frames)
+            yield make_reject(spec, key, error.reason, error.detail, own)
 
 
 def _files(part: Part, frames: Sequence[Frame]) -> tuple[list[str], int]:

@@ -12,8 +12,7 @@ from medvar_data.errors import CaseRejected, Reason
 FAT_HU = -50  # air and fat lie below it
 LEAST_BELOW_FAT = 1e-3  # of the voxels
 BELOW_AIR_HU, MOST_BELOW_AIR = -1100, 0.05  # of the voxels, besides padding
-AIR_HU = (-1024, -900)  # a lowest value here is air, elsewhere and alone it is padding
-ALONE = 100  # a lowest value so far below the next is padding
+ALONE = 100  # a lowest value below air, so far below the next, is padding
 SIGNED_BYTE = (-128, 127)
 MOST_VOXELS = 1 << 18  # looked at, evenly over the volume
 WAY_ON = "if the collection stores something else, or these are HU all the same, say so by a [[repair]] (slope, intercept_hu)"
@@ -32,7 +31,7 @@ def check_hu(voxels: Shaped[np.ndarray, "i j k"]) -> None:
     values = voxels[::step, ::step, ::step].ravel()
     low, high = float(values.min()), float(values.max())
     tissue = values[values > low + 1]
-    is_padded = tissue.size and float(tissue.min()) - low > ALONE and not AIR_HU[0] <= low <= AIR_HU[1]
+    is_padded = low < BELOW_AIR_HU and tissue.size and float(tissue.min()) - low > ALONE
     values = tissue if is_padded else values
     if (low, high) == SIGNED_BYTE:
         raise _not_hu("all values lie in -128 to 127, which is a picture of 8 bits")

@@ -63,7 +63,8 @@ def _narrowed(voxels: Shaped[np.ndarray, "i j k"]) -> Shaped[np.ndarray, "i j k"
     narrow = voxels.astype(np.float32)
     if voxels.dtype == np.float32:
         return narrow
-    lost = float(np.abs(voxels.astype(np.float64) - narrow).max())
+    planes = zip(np.moveaxis(voxels, 2, 0), np.moveaxis(narrow, 2, 0), strict=True)  # a plane at a time, to save memory
+    lost = max(float(np.abs(wide.astype(np.float64) - short).max()) for wide, short in planes)
     if lost:
         inside = narrow[narrow != 0]
         low, high = np.percentile(inside, SHOWN_RANGE) if inside.size else (0.0, 0.0)

@@ -124,8 +124,12 @@ def _place(points: Sequence[float], to_index: Float64[np.ndarray, "4 4"], *, exc
     corners = np.asarray(points, dtype=np.float64).reshape(-1, 3)
     i, j, k = (to_index @ np.column_stack([corners, np.ones(len(corners))]).T)[:3]
     height = float(np.median(k))
-    if np.abs(k - height).max() > OFF_PLANE:
-        raise CaseRejected(Reason.LABEL_GEOMETRY, "a contour does not lie in the plane of the image's slices")
+    off = float(np.abs(k - height).max())
+    if off > OFF_PLANE:
+        raise CaseRejected(
+            Reason.LABEL_GEOMETRY,
+            f"a contour leans over {off:.2g} slices to either side; wanted at most {OFF_PLANE}, in the plane of the image's slices",
+        )
     return Contour(np.column_stack([i, j]), height, exclusive)
 
 

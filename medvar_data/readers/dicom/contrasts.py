@@ -11,6 +11,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.dicom.attributes import PRIVATE_B_VALUES, in_block
 
 MAX_B_VALUE = 5000  # s/mm²
@@ -45,39 +46,56 @@ class Groups:
 
     def numbers(self, group: str, name: str, count: int) -> tuple[float, ...]:
         """So many finite numbers, or none."""
-        found = tuple(float(v) for v in self.values(group, name))
+        found = tuple(_number(name, v) for v in self.values(group, name))
         return found if len(found) == count and all(map(math.isfinite, found)) else ()
 
     def number(self, group: str, name: str) -> float | None:
         """The first number."""
         found = self.values(group, name)
-        return float(found[0]) if found else None
+        return _number(name, found[0]) if found else None
+
+    def hint(self, group: str, name: str) -> float | None:
+        """The first number; None where it is none, since it only helps to tell volumes apart."""
+        try:
+            return self.number(group, name)
+        except CaseRejected:
+            return None
+
+
+def _number(name: str, value: Any) -> float:
+    """A number, or a reject that names the attribute and not what it holds, which may be anything."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise CaseRejected(
+            Reason.UNREADABLE, f"{name} holds no number; mend the header or export the file again"
+        ) from error
 
 
 def contrasts_of(found: Groups, kinds: tuple[str, ...]) -> dict[str, float | str]:
     """What can set volumes of one series apart: numbers, and words of a closed vocabulary."""
     first = {
-        "echo": found.number("MREchoSequence", "EffectiveEchoTime"),
-        "echo number": found.number("", "EchoNumbers"),
-        "inversion": found.number("MRModifierSequence", "InversionTimes"),
-        "flip": found.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
+        "echo": found.hint("MREchoSequence", "EffectiveEchoTime"),
+        "echo number": found.hint("", "EchoNumbers"),
+        "inversion": found.hint("MRModifierSequence", "InversionTimes"),
+        "flip": found.hint("MRTimingAndRelatedParametersSequence", "FlipAngle"),
         "b": _b_value(found),
-        "time": found.number("FrameContentSequence", "TemporalPositionIndex"),
-        "trigger": found.number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
-        "acquisition": found.number("FrameContentSequence", "FrameAcquisitionNumber"),
+        "time": found.hint("FrameContentSequence", "TemporalPositionIndex"),
+        "trigger": found.hint("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
+        "acquisition": found.hint("FrameContentSequence", "FrameAcquisitionNumber"),
     }
     second = {
         "echo": "EchoTime", "inversion": "InversionTime", "time": "TemporalPositionIdentifier", "trigger": "TriggerTime",
         "acquisition": "AcquisitionNumber",
     }  # fmt: skip
-    numbers = {name: found.number("", second[name]) if v is None and name in second else v for name, v in first.items()}
+    numbers = {name: found.hint("", second[name]) if v is None and name in second else v for name, v in first.items()}
     contrasts: dict[str, float | str] = {name: round(v, 4) for name, v in numbers.items() if v is not None}
     part = found.values("MRImageFrameTypeSequence", "ComplexImageComponent")
     words = (str(part[0]).upper(), *kinds) if part else kinds
     contrasts["part"] = next((PARTS[word] for word in words if word in PARTS), "")
     contrasts["dixon"] = next((DIXON[word] for word in kinds if word in DIXON), "")
     contrasts["direction"] = _direction(found)
-    contrasts["series"] = found.number("", "SeriesNumber") or 0.0
+    contrasts["series"] = found.hint("", "SeriesNumber") or 0.0
     contrasts["kernel"] = " ".join(str(v) for v in found.values("CTReconstructionSequence", "ConvolutionKernel"))
     contrasts["acquired"] = str(next(iter(found.values("", "AcquisitionTime")), ""))
     return contrasts
@@ -85,7 +103,7 @@ def contrasts_of(found: Groups, kinds: tuple[str, ...]) -> dict[str, float | str
 
 def _b_value(found: Groups) -> float | None:
     """The b-value in s/mm², from its public place or a vendor's private one."""
-    public = found.number("MRDiffusionSequence", "DiffusionBValue")
+    public = found.hint("MRDiffusionSequence", "DiffusionBValue")
     if public is not None:
         return public
     for element, creator, name in PRIVATE_B_VALUES:

@@ -164,7 +164,7 @@ def instance_of(dataset: Dataset, path: str) -> Instance:
                 instances_referenced=instances,
                 frames=tuple(_frames(dataset, path)),
             )
-    except MemoryError:
+    except (MemoryError, CaseRejected):
         raise
     except Exception as error:
         raise CaseRejected(Reason.TRUNCATED, "a DICOM header is cut short or damaged") from error
@@ -198,16 +198,16 @@ def _parse(stream: BytesIO, tags: Sequence[str], *, stop: bool) -> Dataset:
 
 def _frames(dataset: Dataset, path: str) -> Iterator[Frame]:
     """One frame a picture; of an enhanced file each from its own functional groups, else from the shared ones."""
-    size = (int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
+    size = (_whole(dataset, "Rows"), _whole(dataset, "Columns"))
     if not all(size):
         return
-    number = int(dataset.get("InstanceNumber") or 0)
+    number = int(Groups(Dataset(), Dataset(), dataset).hint("", "InstanceNumber") or 0)
     own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     shared = dataset.get("SharedFunctionalGroupsSequence") or ()
     common = next(iter(shared), Dataset())
-    n_frames = int(dataset.get("NumberOfFrames") or 1)
+    n_frames = _whole(dataset, "NumberOfFrames") or 1
     if not 0 < n_frames <= MAX_FRAMES:
-        raise CaseRejected(Reason.TRUNCATED, "a DICOM header asks for a number of frames that no file holds")
+        raise CaseRejected(Reason.UNREADABLE, f"NumberOfFrames is {n_frames}; wanted 1 to {MAX_FRAMES}")
     for index in range(n_frames):
         found = Groups(own[index] if index < len(own) else Dataset(), common, dataset)
         kinds = found.values("MRImageFrameTypeSequence", "FrameType") or found.values("", "ImageType")
@@ -280,6 +280,20 @@ def _sources(dataset: Dataset) -> Iterator[str]:
         for item in (place, *derivations):
             for one in item.get("SourceImageSequence") or ():
                 yield _text(one, "ReferencedSOPInstanceUID")
+
+
+def _whole(dataset: Dataset, name: str) -> int:
+    """A whole number, 0 where the attribute is absent or empty.
+
+    Raises:
+        CaseRejected: `unreadable` where it holds something else; names the attribute alone, for it may hold anything.
+    """
+    try:
+        return int(dataset.get(name) or 0)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CaseRejected(
+            Reason.UNREADABLE, f"{name} holds no whole number; mend the header or export the file again"
+        ) from error
 
 
 def _text(dataset: Dataset, name: str) -> str:

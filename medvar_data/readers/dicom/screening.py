@@ -3,7 +3,7 @@
 In: an `Instance`. Out: a reason and the rest of a sentence, or None.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from medvar_data.errors import Reason
 from medvar_data.readers.dicom.headers import Instance
@@ -13,6 +13,23 @@ IMAGE_CLASSES: Mapping[str, tuple[str, ...]] = {
     "MR": tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("4", "4.1", "4.4")),
 }
 IMAGES = tuple(one for classes in IMAGE_CLASSES.values() for one in classes)
+MODALITIES = (
+    "CT",
+    "MR",
+    "PT",
+    "NM",
+    "US",
+    "CR",
+    "DX",
+    "MG",
+    "XA",
+    "RF",
+    "OT",
+    "SC",
+    "SR",
+    "ECG",
+    "OPT",
+)  # of PS3.3 C.7.3.1.1.1
 SECONDARY_CLASS = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds, 7.1 to 7.4
 MAP_CLASS = "1.2.840.10008.5.1.4.1.1.30"  # Parametric Map
 LOCALIZER_WORDS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
@@ -55,13 +72,16 @@ def is_map(instance: Instance) -> bool:
     return bool(words & DERIVED_WORDS or third - DERIVED_SCANS)
 
 
-def why_unfit(instance: Instance, modality: str, derived: bool) -> tuple[Reason, str] | None:
+def why_unfit(
+    instance: Instance, modality: str, derived: bool, wanted: Collection[str] = ()
+) -> tuple[Reason, str] | None:
     """Why an image is no slice of a volume; None where it may be one.
 
     Args:
         instance: an image.
         modality: that the layout wants, CT or MR.
         derived: the layout takes derived images too, of whatever class, where their pictures say where they lie.
+        wanted: modalities that any layout of the collection wants of this file.
     """
     words = {word for frame in instance.frames for word in frame.kinds}
     is_placed = all(frame.position_mm and frame.orientation and frame.pixel_mm for frame in instance.frames)
@@ -69,7 +89,8 @@ def why_unfit(instance: Instance, modality: str, derived: bool) -> tuple[Reason,
     if is_secondary(instance) and not takes_class:
         return Reason.SECONDARY_CAPTURE, "of a screen or another picture; wanted the scanner's own"
     if instance.modality != modality:
-        return Reason.WRONG_MODALITY, f"of another modality than {modality}, which the collection says"
+        named = f"of modality {instance.modality}" if instance.modality in MODALITIES else "of another modality"
+        return Reason.WRONG_MODALITY, f"{named}; the collection wants {' or '.join(sorted({modality, *wanted}))}"
     if not takes_class and instance.sop_class not in (*IMAGE_CLASSES[modality], MAP_CLASS):
         return Reason.WRONG_MODALITY, f"stored as another kind of object than {modality} images"
     if not instance.is_grey or instance.is_burned_in or words & SCREEN_WORDS:

@@ -25,6 +25,7 @@ from medvar_data.records import Geometry
 SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 MASK = 1  # number of the only structure of a mask picture
+OFF_SCALE = 0.01  # of a voxel's edge
 OFF_GRID = 0.25  # a segmentation's voxels may lie this fraction of a voxel beside the image's
 
 
@@ -137,9 +138,13 @@ def _on_grid(
     steps = index[:, :2]
     at = index @ np.stack([rows, columns, np.ones_like(rows)])
     whole = np.rint(at)
-    if np.abs(np.abs(steps).sum(axis=0) - 1).max() > 0.01 or (at.size and np.abs(at - whole).max() > OFF_GRID):
+    scale = np.abs(steps).sum(axis=0)
+    off = float(np.abs(at - whole).max()) if at.size else 0.0
+    if np.abs(scale - 1).max() > OFF_SCALE or off > OFF_GRID:
         raise CaseRejected(
-            Reason.LABEL_GEOMETRY, "a segmentation lies on another grid than its image; wanted one voxel for one voxel"
+            Reason.LABEL_GEOMETRY,
+            f"a segmentation lies on another grid than its image: its pixels are {scale[1]:.4g} x {scale[0]:.4g} of the image's "
+            f"and lie {off:.2g} of one beside; wanted 1 x 1, and at most {OFF_GRID} beside",
         )
     i, j, k = whole.astype(int)
     inside = np.all((whole >= 0) & (whole < np.asarray(geometry.shape)[:, None]), axis=0)

@@ -89,7 +89,7 @@ def stack_frames(frames: Sequence[Frame]) -> Stack:
             Reason.MIXED_SERIES, "a slice says nothing of where it lies; wanted position, orientation, spacing"
         )
     if not all(_same_orientation(f, first) and _same_grid(f, first) for f in frames):
-        raise CaseRejected(Reason.MIXED_SERIES, "slices differ in size, spacing or orientation; wanted one stack")
+        raise CaseRejected(Reason.MIXED_SERIES, f"slices differ in {_differing(frames)}; wanted one stack")
     positions = [f.position_mm for f in frames]
     try:
         step, index = get_volume_positions(positions, first.orientation, rtol=POSITION_RTOL, perpendicular_tol=ANY_TILT)
@@ -268,6 +268,16 @@ def _close(a: Sequence[float], b: Sequence[float], tolerance: float) -> bool:
     return len(a) == len(b) and all(abs(x - y) <= tolerance for x, y in zip(a, b, strict=True))
 
 
+def _differing(frames: Sequence[Frame]) -> str:
+    """Which of what a stack has in common differs."""
+    first = frames[0]
+    size = any(f.size != first.size for f in frames)
+    spacing = any(not _close(f.pixel_mm, first.pixel_mm, SAME_PIXEL_MM) for f in frames)
+    orientation = any(not _same_orientation(f, first) for f in frames)
+    named = {"rows and columns": size, "pixel spacing": spacing, "orientation": orientation}
+    return " and ".join(name for name, differs in named.items() if differs)
+
+
 def _check_line(positions_mm: Float64[np.ndarray, "n 3"], travel_mm: Float64[np.ndarray, "3"]) -> None:
     """Reject slices that are shifted against each other within their planes."""
     off = np.abs(positions_mm - positions_mm[0] - np.arange(len(positions_mm))[:, None] * travel_mm).max()
@@ -282,7 +292,11 @@ def _why_no_volume(positions: list[tuple[float, ...]], orientation: tuple[float,
     heights = np.sort(np.asarray(positions) @ normal)
     gaps = np.diff(heights)
     if gaps.min() < SAME_PLACE_MM:
-        return CaseRejected(Reason.DUPLICATE_POSITION, "two slices lie at one position; wanted one slice a position")
+        n = int((gaps < SAME_PLACE_MM).sum())
+        return CaseRejected(
+            Reason.DUPLICATE_POSITION,
+            f"{n} of {len(heights)} slices lie at the position of another; wanted one slice a position",
+        )
     spread = f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart"
     step, _ = get_volume_positions(
         positions, orientation, rtol=POSITION_RTOL, perpendicular_tol=ANY_TILT, allow_missing_positions=True
@@ -290,4 +304,4 @@ def _why_no_volume(positions: list[tuple[float, ...]], orientation: tuple[float,
     if step is not None:
         missing = round((heights[-1] - heights[0]) / step) + 1 - len(heights)
         return CaseRejected(Reason.MISSING_SLICE, f"{spread}: {missing} missing; wanted a full stack, export it again")
-    return CaseRejected(Reason.UNEVEN_SPACING, f"{spread}; wanted one distance")
+    return CaseRejected(Reason.UNEVEN_SPACING, f"{spread}; wanted one distance, to within {POSITION_RTOL:.0%}")

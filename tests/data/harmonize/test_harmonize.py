@@ -124,12 +124,14 @@ def test_a_case_without_label_keeps_slices_by_body_area(recipe):
 def test_nothing_to_keep_is_a_reason(recipe):
     empty = np.zeros((30, 26, 7), dtype=np.int16)
     empty[3:5, 3:5, :] = np.arange(4).reshape(2, 2, 1) + 100
-    with pytest.raises(CaseRejected) as caught:
+    with pytest.raises(CaseRejected, match=r"fills at most \d\.\d\d% of a slice; wanted 5\.00%") as caught:
         run(make(empty, None), recipe)
     assert caught.value.reason is Reason.NO_FOREGROUND
     dust = np.zeros_like(LABEL)
     dust[4, 4, 2] = 1
-    with pytest.raises(CaseRejected) as caught:
+    with pytest.raises(
+        CaseRejected, match=r"of 1 annotated voxels \(9 mm³\) .*9 pixels and 99 mm² a slice\) took 9 mm³"
+    ) as caught:
         run(make(IMAGE, dust), dataclasses.replace(recipe, **MUCH_IS_DUST, label_keep_largest=False))
     assert caught.value.reason is Reason.NO_FOREGROUND
 

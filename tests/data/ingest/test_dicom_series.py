@@ -1,10 +1,12 @@
 """Series: what belongs together is found by headers, split by what differs, named by it, and left out with a reason."""
 
+import struct
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -567,6 +569,59 @@ class TestPairing:
         assert "no `roi` asks for them: 1" in result.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("PixelSpacing", Reason.UNREADABLE), ("RescaleSlope", Reason.UNREADABLE), ("EchoTime", None), ("FlipAngle", None),
+     ("InstanceNumber", None)],
+)  # fmt: skip
+def test_words_where_numbers_belong(tmp_path, name, reason):
+    """What the geometry or the values need is named; what only helps to tell volumes apart is not asked for."""
+    files = slices(volume(4), PixelSpacing=["1.25", "1.25"], RescaleSlope="1.25", EchoTime="1.25", FlipAngle="1.25")
+    value = {"InstanceNumber": b"2 "}.get(name, b"1.25")
+    tag = pydicom.datadict.tag_for_keyword(name)
+    assert tag is not None
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    at = files["0002"].index(head) + 8
+    files["0002"] = files["0002"][:at] + b"Smith"[: len(value)] + files["0002"][at + len(value) :]
+    assert value in slices(volume(4), **{name: "1.25"} if len(value) > 2 else {})["0002"]
+    result = found(tmp_path, files)
+    if reason is None:
+        assert len(result.cases) == 1
+        return
+    (reject,) = [reject for reject in result.rejects if reject.case.startswith("file-")]
+    assert reject.reason is reason
+    assert name in reject.detail
+    assert "Smit" not in reject.detail
+    assert reject.files == ("0002",)
+
+
+@pytest.mark.parametrize(
+    ("files", "n"),
+    [
+        (slices(volume(4), heights=(0, 2, 4, 8)), 4),
+        (slices(volume(4), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), 4),
+        (slices(volume(2)), 2),
+        ({"a.dcm": b"no"}, 1),
+        ({"a.dcm": b""}, 1),
+        ({"s": structure_set({"cord": []}, series=7)}, 1),
+    ],
+)
+def test_rejects_name_their_files(tmp_path, files, n):
+    """In the workspace's table alone, so that a hashed key can be found again."""
+    good = slices(volume(4), prefix="good/", series=5)
+    (reject,) = found(tmp_path, files | good).rejects
+    assert set(reject.files) == set(files)
+    assert len(reject.files) == n
+
+
+def test_a_modality_that_no_layout_wants_is_told_with_all_that_are(tmp_path):
+    second = '\n[[layout]]\nid = "ct"\nreader = "dicom"\nmodality = "CT"\nimage = "."\n'
+    spec = parse_collection(cohort_toml(more=second), "test", own=True)
+    files = slices(volume(4)) | slices(volume(4), prefix="p", series=2, Modality="PT")
+    (reject,) = found(tmp_path, files, spec).rejects
+    assert "of modality PT; the collection wants CT or MR" in reject.detail
+
+
 @pytest.mark.parametrize("step", [37, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_damaged_byte_is_a_case_or_a_reject(tmp_path, step):
     """Whatever one byte of a header becomes, ingest ends, and the other series is found."""
@@ -639,4 +694,4 @@ def test_dicom_without_its_preamble(tmp_path):
 
 def test_a_number_of_frames_that_no_file_holds(tmp_path):
     files = slices(volume(4)) | {"x": image(volume(1)[0], (0, 0, 0), series=2, NumberOfFrames="999999999")}
-    assert [reject.reason for reject in found(tmp_path, files).rejects] == [Reason.TRUNCATED]
+    assert [reject.reason for reject in found(tmp_path, files).rejects] == [Reason.UNREADABLE]

@@ -391,10 +391,10 @@ class TestDicom:
 
     def test_slope_and_intercept(self, tmp_path):
         pixels, _ = ct_stack(2)
-        members = {f"{n}.dcm": dicom_bytes(p, (0, 0, n), slope=0.5, intercept=-10.25) for n, p in enumerate(pixels)}
+        members = {f"{n}.dcm": dicom_bytes(p, (0, 0, n), slope=0.5, intercept=-200.25) for n, p in enumerate(pixels)}
         found = read_scan(self.write(tmp_path, members), CHAOS).image
         at_zero = int(np.rint((np.linalg.inv(found.geometry.affine) @ [0, 0, 0, 1])[2]))
-        assert np.allclose(found.voxels[:, :, at_zero].T, pixels[0] * 0.5 - 10.25)
+        assert np.allclose(found.voxels[:, :, at_zero].T, pixels[0] * 0.5 - 200.25)
 
     @pytest.mark.parametrize(
         ("heights", "why"),
