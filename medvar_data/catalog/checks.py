@@ -2,7 +2,7 @@
 
 import re
 
-from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, Quirk, labels_of, parse_numbers
+from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, Overlap, Quirk, labels_of, parse_numbers
 from medvar_data.catalog.toml import compiled, one_of
 from medvar_data.errors import SpecError
 
@@ -23,6 +23,32 @@ READER_NAMES = ("volume", "dicom", "dicom_png")  # keys of readers.READERS
 
 
 CASE_LIST_NAMES = ("", "msd", "mms")  # keys of case_lists.CASE_LISTS
+
+
+TERMS = ("commercial", "derivatives", "share_alike", "redistribute")
+
+
+def _check_words(spec: CollectionSpec, where: str) -> None:
+    for term in TERMS:
+        one_of(getattr(spec, term), ("yes", "no", "unknown"), f"{where}: {term}")
+    if any((layout.region or spec.region) == "header" and layout.reader != "dicom" for layout in spec.layouts):
+        raise SpecError(
+            f'{where}: region is "header", which DICOM alone has; wanted reader = "dicom", or a region by its name.'
+        )
+    for overlap in spec.overlaps:
+        _check_overlap(overlap, f"{where}, overlap with {overlap.collection or overlap.title or 'nobody'}")
+
+
+def _check_overlap(overlap: Overlap, where: str) -> None:
+    if bool(overlap.collection) == bool(overlap.title):
+        raise SpecError(f"{where}: wanted either the name of a collection described here or the title of another.")
+    one_of(overlap.certainty, ("published", "measured", "unconfirmed"), f"{where}: certainty")
+    if overlap.cases:
+        _check_cases(overlap.cases, where)
+    try:
+        parse_numbers(overlap.numbers)
+    except ValueError as error:
+        raise SpecError(f'{where}: numbers is {overlap.numbers!r}; wanted numbers and ranges, as "0-12 17".') from error
 
 
 def check_collection(spec: CollectionSpec, where: str) -> None:
@@ -50,6 +76,7 @@ def check_collection(spec: CollectionSpec, where: str) -> None:
         compiled(pattern, f"{where}: exclude")
     for quirk in spec.quirks:
         _check_quirk(quirk, f"{where}, quirk {quirk.id}")
+    _check_words(spec, where)
     for repair in spec.repairs:
         _check_cases(repair.cases, f"{where}, repair {repair.id}")
     ids = sorted({label.id for label in spec.labels})

@@ -4,6 +4,7 @@
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -113,6 +114,45 @@ class Repair:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """Scans that a collection shares with another one.
+
+    Attributes:
+        collection: name of the other, where this distribution describes it.
+        title: what it is, where it does not.
+        cases: patterns on this collection's case keys ("*" all of them); empty where it is not known which.
+        numbers: numbers and ranges of this collection's cases, beside `cases`.
+        theirs: key of the same scan there; {case} and {number} stand for ours. Empty where it is not known.
+        n_cases: how many scans are said to be shared; 0 where unknown.
+        certainty: published (by a publisher of either), measured (equal geometry or content), or unconfirmed.
+        pairs: name of a table of shared cases in `manifests/overlaps`.
+    """
+
+    collection: str = ""
+    title: str = ""
+    cases: str = ""
+    numbers: str = ""
+    theirs: str = ""
+    n_cases: int = 0
+    certainty: str = "published"
+    pairs: str = ""
+
+    def holds_for(self, case: str) -> bool | None:
+        """Tell whether a case is shared; None where it is not known which are."""
+        if not self.cases and not self.numbers:
+            return None
+        number = re.search(r"\d+", case)
+        named = not self.cases or any(fnmatchcase(case, pattern) for pattern in self.cases.split())
+        counted = not self.numbers or bool(number and int(number[0]) in parse_numbers(self.numbers))
+        return named and counted
+
+    def their_case(self, case: str) -> str:
+        """Key of the same scan in the other collection; empty where it is not known."""
+        number = re.search(r"\d+", case)
+        return self.theirs.format(case=case, number=int(number[0]) if number else "")
+
+
+@dataclass(frozen=True)
 class CollectionSpec:
     """All that is known of a collection before anything is opened."""
 
@@ -129,12 +169,18 @@ class CollectionSpec:
     doi: str = ""
     citation: str = ""
     license_url: str = ""
-    commercial: str = "unknown"
-    license_confirmed: bool = False
+    license_confirmed: bool = False  # its own text was read
+    license_evidence: str = ""  # where it was read, or what was not
+    license_read: str = ""  # when
+    license_conflict: str = ""  # other answers for the same scans; the strictest stands in the four terms
+    commercial: str = "unknown"  # may it be used for profit: yes, no, unknown
+    derivatives: str = "unknown"  # may what is made of it be passed on: yes, no, unknown
+    share_alike: str = "unknown"  # must that carry the same licence: yes, no, unknown
+    redistribute: str = "unknown"  # may it be passed on as it is: yes, no, unknown
     access: str = ""
     download: tuple[str, ...] = ()
     notes: str = ""
-    overlaps: tuple[str, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
     quirks: tuple[Quirk, ...] = ()
     repairs: tuple[Repair, ...] = ()
     exclude: tuple[str, ...] = ()

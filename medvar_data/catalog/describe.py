@@ -2,7 +2,8 @@
 
 import re
 
-from medvar_data.catalog.collection import CollectionSpec, Layout
+from medvar_data.catalog.collection import CollectionSpec, Layout, Overlap
+from medvar_data.catalog.load import load_shared_cases
 
 STATUS = {
     "originals": "seen on original files",
@@ -20,15 +21,20 @@ def describe_collection(spec: CollectionSpec) -> str:
         f"  name          {spec.name}"
         + (f"; `ingest {spec.family}=FOLDER` takes its whole family" if spec.family else ""),
         f"  what          {spec.region}, {', '.join(sorted({m.modality or spec.modality for m in spec.layouts}))}",
-        f"  licence       {spec.license} ({known}); commercial use: {spec.commercial}",
+        f"  licence       {spec.license} ({known}){': ' + spec.license_url if spec.license_url else ''}",
+        f"  terms         commercial use {spec.commercial}, derivatives {spec.derivatives}, share alike {spec.share_alike}, "
+        f"redistribution {spec.redistribute}",
         f"  access        {spec.access or 'unknown'}: {', '.join((spec.homepage, *spec.download))}",
         f"  slices        {spec.slice_axis}",
         f"  labels        {', '.join(dict.fromkeys(f'{label.id} {label.name}' for label in spec.labels)) or 'none'}",
     ]
     if spec.notes:
         head.append(f"  note          {spec.notes}")
-    if spec.overlaps:
-        head.append(f"  shares scans  with {'; '.join(spec.overlaps)}")
+    if spec.license_evidence:
+        head.append(f"  read          {spec.license_evidence} ({spec.license_read})")
+    if spec.license_conflict:
+        head.append(f"  conflict      {spec.license_conflict}")
+    head += [f"  shares scans  {_overlap_line(spec.name, overlap)}" for overlap in spec.overlaps]
     lines = [*head, "", "Expected files (at any depth, packed or unpacked)"]
     for layout in spec.layouts:
         lines += _layout_lines(layout)
@@ -46,6 +52,15 @@ def describe_collection(spec: CollectionSpec) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _overlap_line(name: str, overlap: Overlap) -> str:
+    which = " ".join(word for word in (overlap.cases, overlap.numbers) if word)
+    n_pairs = len(load_shared_cases(name, overlap))
+    ours = "all cases" if which == "*" else f"cases {which}" if which else "which cases is not published"
+    ours += f", {n_pairs:,} pairs known" if n_pairs else ""
+    n = f"{overlap.n_cases:,} scans, " if overlap.n_cases else ""
+    return f"with {overlap.collection or overlap.title}: {n}{ours} ({overlap.certainty})"
 
 
 def _layout_lines(layout: Layout) -> list[str]:

@@ -4,14 +4,16 @@ The files of the distribution live in the data package `medvar_manifests`; a use
 checked by the same code, so a wrong key is named in the error.
 """
 
+import csv
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from medvar_data.catalog.checks import check_collection
-from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, Quirk, Repair
+from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, Overlap, Quirk, Repair
 from medvar_data.catalog.toml import build, manifests, read_text, read_toml, rows_of, unknown_name
 from medvar_data.errors import SpecError
 
@@ -102,17 +104,42 @@ def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionS
     table["quirks"] = tuple(
         build(Quirk, row, f"{where}, quirk {i}") for i, row in enumerate(rows_of(table, "quirk", where), start=1)
     )
+    table["overlaps"] = tuple(
+        build(Overlap, row, f"{where}, overlap {i}") for i, row in enumerate(rows_of(table, "overlap", where), start=1)
+    )
     table["repairs"] = tuple(
         build(Repair, row, f"{where}, repair {i}") for i, row in enumerate(rows_of(table, "repair", where), start=1)
     )
     table["digest"] = sha256(text.encode()).hexdigest()
     if own:
         table.setdefault("case_names", "hash")
-        if table.setdefault("license", "own data") == "own data":
-            table["license_confirmed"] = True
+        if table.setdefault("license", "not stated") == "own data":
+            table.setdefault("license_confirmed", True)
     spec = build(CollectionSpec, table, where)
     check_collection(spec, where)
     return spec
+
+
+@dataclass(frozen=True)
+class SharedCase:
+    """One scan that two collections hold."""
+
+    case: str
+    collection: str  # the other
+    their_case: str
+    certainty: str
+
+
+def load_shared_cases(name: str, overlap: Overlap) -> tuple[SharedCase, ...]:
+    """The shared cases that a table lists, as seen from the collection `name`; none where there is no table."""
+    if not overlap.pairs:
+        return ()
+    text = (manifests("overlaps") / overlap.pairs).read_text(encoding="utf-8")
+    rows = [SharedCase(**row) for row in csv.DictReader(text.splitlines())]
+    owner = overlap.pairs.removesuffix(".csv")
+    if name == owner:
+        return tuple(row for row in rows if row.collection == overlap.collection)
+    return tuple(SharedCase(row.their_case, owner, row.case, row.certainty) for row in rows if row.collection == name)
 
 
 def load_conditions() -> dict[str, int]:

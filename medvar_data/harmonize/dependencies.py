@@ -20,7 +20,8 @@ from medvar_data.shardset.schema import SCHEMA_VERSION
 CASE_ALONE = {"collection", "case", "group", "region", "sequence", "official_split", "condition", "layout", "root",
               "n_voxels", "inflated_bytes"}  # fmt: skip
 COLLECTION_ALONE = {"name", "title", "region", "modality", "license", "layouts", "labels", "family", "homepage", "doi", "citation",
-                    "license_url", "commercial", "license_confirmed", "access", "download", "notes", "overlaps", "quirks", "repairs",
+                    "license_url", "commercial", "derivatives", "share_alike", "redistribute", "license_confirmed", "license_evidence",
+                    "license_read", "license_conflict", "access", "download", "notes", "overlaps", "quirks", "repairs",
                     "exclude", "case_list", "case_names", "condition", "digest"}  # fmt: skip
 LAYOUT_ALONE = {"id", "image", "case", "group", "label", "pair_on", "split", "split_names", "splits", "modality", "region", "sequence",
                 "sequences", "reader", "stack", "channels", "labelled", "expected", "variant_of", "patients_of",

@@ -27,6 +27,7 @@ from medvar_data.ingest.names import (
     slug,
 )
 from medvar_data.readers.dicom.headers import Frame, Instance
+from medvar_data.readers.dicom.regions import FROM_HEADER, UNKNOWN, region_of_volume
 from medvar_data.readers.dicom.screening import why_unfit
 from medvar_data.readers.dicom.volumes import MIN_SLICES, Part, n_places, split_series, stack_frames
 from medvar_data.records import Case, LayoutCount, Reject
@@ -67,8 +68,15 @@ def find_volumes(spec: CollectionSpec, tree: Tree, salt: bytes) -> Volumes:
         tuple(cases),
         tuple(reject for _, reject in rejects),
         tuple(_count(layout, volumes, cases, [owner for owner, _ in rejects]) for layout in layouts),
-        tuple(f"{what}: {n}" for what, n in sorted(found.passed_over.items())),
+        (*(f"{what}: {n}" for what, n in sorted(found.passed_over.items())), *_region_notes(cases)),
     )
+
+
+def _region_notes(cases: Sequence[Case]) -> tuple[str, ...]:
+    """Ask for what no header tells."""
+    n = sum(case.region == UNKNOWN for case in cases)
+    asked = "volumes whose headers name no region that is known here; say it by `region` in a description of your own"
+    return (f"{asked}: {n}",) if n else ()
 
 
 def _layout_of(
@@ -111,8 +119,9 @@ def _check_series(
                 raise CaseRejected(Reason.KNOWN_BAD, skipped)
             paths, channel = _files(part, frames)
             first = next((owners[path] for path in paths if layout.id in found.matches[path].as_image), instances[0])
+            regions = {owners[path].region for path in paths}
             yield DicomVolume(
-                _case(spec, layout, part, (paths, channel), (first, found, root), key=key, salt=salt),
+                _case(spec, layout, part, (paths, channel), (first, found, root), regions=regions, key=key, salt=salt),
                 layout,
                 first.series,
                 first.study,
@@ -162,12 +171,16 @@ def _case(
     files: tuple[list[str], int],
     source: tuple[Instance, SortedFiles, Path],
     *,
+    regions: set[str],
     key: str,
     salt: bytes,
 ) -> Case:
     (paths, channel), (first, found, root) = files, source
     groups = found.matches[first.path].as_image[layout.id]
     n_bytes = sum(found.matches[path].file.n_bytes for path in paths)
+    region = layout.region or spec.region
+    if region == FROM_HEADER:
+        region = region_of_volume(regions)
     return make_case(
         spec,
         layout,
@@ -176,6 +189,7 @@ def _case(
         patient=layout.group.format_map(groups) if layout.group else _patient(patients_of(spec, layout), first, salt),
         sequence=_sequence(layout, groups, first, part),
         files=CaseFiles(str(root), tuple(paths), (), channel, n_bytes),
+        region=region,
     )
 
 

@@ -34,6 +34,7 @@ def make_case(
     patient: str,
     sequence: str,
     files: CaseFiles,
+    region: str = "",
 ) -> Case:
     """Make a case from what its layout and its names say.
 
@@ -45,6 +46,7 @@ def make_case(
         patient: as named within the collection, or within the one whose patients these are.
         sequence: as stored.
         files: where it lies; the times of its files are still to be noted.
+        region: of the body; empty: that of the layout, else the collection's.
     """
     modality = layout.modality or spec.modality
     return Case(
@@ -52,7 +54,7 @@ def make_case(
         case=key,
         group=f"{patients_of(spec, layout)}/{patient}",
         modality=modality,
-        region=layout.region or spec.region,
+        region=region or layout.region or spec.region,
         sequence=sequence,
         official_split=official_split(layout, groups),
         condition=condition_name(spec, modality),

@@ -10,6 +10,7 @@ GEOMETRY = (
 )  # fmt: skip
 KIND = (
     "SOPClassUID", "Modality", "ImageType", "SamplesPerPixel", "PhotometricInterpretation", "BurnedInAnnotation",
+    "BodyPartExamined", "AnatomicRegionSequence",
 )  # fmt: skip
 CONTRAST = (
     "EchoTime", "EchoNumbers", "InversionTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",

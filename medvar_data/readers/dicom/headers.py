@@ -22,6 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.dicom.attributes import HEADER, PIXELS, STRUCTURES, TEXTS, private_tags
 from medvar_data.readers.dicom.contrasts import Groups, contrasts_of
+from medvar_data.readers.dicom.regions import region_of
 from medvar_data.sources.tree import read_bytes, read_head
 
 HEAD_BYTES = 1 << 16  # enough for the header of nearly every single image
@@ -72,6 +73,7 @@ class Instance:
     texts: tuple[str, ...]
     is_grey: bool
     is_burned_in: bool
+    region: str  # of the closed vocabulary in `regions`
     is_quantity: bool  # its values have a unit of their own, as a map's have
     series_referenced: frozenset[str]
     instances_referenced: frozenset[str]
@@ -159,6 +161,7 @@ def instance_of(dataset: Dataset, path: str) -> Instance:
                 is_grey=int(dataset.get("SamplesPerPixel") or 1) == 1
                 and _text(dataset, "PhotometricInterpretation") in ("", "MONOCHROME1", "MONOCHROME2"),
                 is_burned_in=_text(dataset, "BurnedInAnnotation").upper() == "YES",
+                region=region_of(dataset),
                 is_quantity=_is_quantity(dataset),
                 series_referenced=series,
                 instances_referenced=instances,

@@ -1,13 +1,14 @@
 """Every TOML of the distribution loads and holds together; a wrong one is answered with the key that is wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from support.builders import pairs_toml
 
 from medvar_data.catalog.checks import CASE_LIST_NAMES, READER_NAMES
-from medvar_data.catalog.collection import condition_name, labels_of
+from medvar_data.catalog.collection import CollectionSpec, condition_name, labels_of, license_text
 from medvar_data.catalog.describe import describe_collection, readable
 from medvar_data.catalog.load import (
     OWN_CONDITION_IDS,
@@ -17,6 +18,7 @@ from medvar_data.catalog.load import (
     load_collection,
     load_collections,
     load_conditions,
+    load_shared_cases,
     parse_collection,
 )
 from medvar_data.catalog.recipe import load_recipe
@@ -47,6 +49,106 @@ def test_a_collection_of_the_distribution_is_whole(name):
     page = describe_collection(spec)
     assert spec.license in page
     assert f"ingest {name}=" in page
+
+
+# May it be used for profit, what is made of it be passed on, must that carry the same licence, may it be passed on as it is.
+TERMS = ("commercial", "derivatives", "share_alike", "redistribute")
+STRICTEST_LAST = {"commercial": ("yes", "unknown", "no"), "derivatives": ("yes", "unknown", "no"),
+                  "share_alike": ("no", "unknown", "yes"), "redistribute": ("yes", "unknown", "no")}  # fmt: skip
+CREATIVE_COMMONS = {
+    "CC-BY-4": ("yes", "yes", "no", "yes"), "CC-BY-SA": ("yes", "yes", "yes", "yes"), "CC-BY-NC-SA": ("no", "yes", "yes", "yes"),
+    "CC-BY-NC-ND": ("no", "no", "no", "yes"),
+}  # fmt: skip
+
+
+def strictness(spec: CollectionSpec) -> tuple[int, ...]:
+    return tuple(STRICTEST_LAST[term].index(getattr(spec, term)) for term in TERMS)
+
+
+def declared(spec: CollectionSpec) -> tuple[int, ...]:
+    """What the licence alone says, 0 where it is none that is known by name."""
+    terms = next((terms for name, terms in CREATIVE_COMMONS.items() if spec.license.startswith(name)), None)
+    return tuple(STRICTEST_LAST[t].index(v) for t, v in zip(TERMS, terms, strict=True)) if terms else (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", collection_names())
+def test_terms_are_those_of_the_licence_or_stricter(name):
+    """Where they are stricter, the conflict is stated; evidence says where it was read, and when."""
+    spec = load_collection(name)
+    assert all(ours >= said for ours, said in zip(strictness(spec), declared(spec), strict=True))
+    if any(declared(spec)) or spec.license.startswith("CC-BY-4"):
+        assert spec.license_url.startswith("https://creativecommons.org/licenses/")
+        assert spec.license_conflict or strictness(spec) == declared(spec) or not spec.license_confirmed
+    assert spec.license_evidence
+    assert re.fullmatch(r"20\d\d-\d\d", spec.license_read)
+
+
+@pytest.mark.parametrize("name", collection_names())
+def test_the_same_scans_have_one_answer(name):
+    """The strictest holds on both sides, and whoever shares scans is named on both sides."""
+    spec = load_collection(name)
+    for overlap in spec.overlaps:
+        if not overlap.collection:
+            continue
+        other = load_collection(overlap.collection)
+        assert any(back.collection == name for back in other.overlaps), overlap
+        if overlap.certainty != "unconfirmed":
+            assert spec.commercial == other.commercial, overlap
+            assert all(ours >= said for ours, said in zip(strictness(spec), declared(other), strict=True)), overlap
+
+
+def test_shared_cases_are_the_same_from_both_sides():
+    for spec in load_collections():
+        for overlap in spec.overlaps:
+            pairs = load_shared_cases(spec.name, overlap)
+            assert bool(pairs) == bool(overlap.pairs)
+            if pairs:
+                other = load_collection(overlap.collection)
+                (back,) = [one for one in other.overlaps if one.collection == spec.name]
+                mirrored = {(row.their_case, row.case) for row in load_shared_cases(other.name, back)}
+                assert {(row.case, row.their_case) for row in pairs} == mirrored
+                assert all(re.fullmatch(r"[a-z0-9-]+", row.case) for row in pairs)
+
+
+def test_an_overlap_knows_its_cases():
+    lits = {overlap.collection: overlap for overlap in load_collection("lits").overlaps}
+    assert lits["msd-liver"].holds_for("130")
+    assert not lits["msd-liver"].holds_for("131")
+    assert not lits["msd-liver"].holds_for("test-12")
+    assert lits["msd-liver"].their_case("12") == "liver-12"
+    assert lits["ctspine1k"].holds_for("12") is None
+    (word,) = [overlap for overlap in load_collection("word").overlaps if overlap.collection == "lits"]
+    assert word.holds_for("lits-57")
+    assert word.their_case("lits-57") == "57"
+    assert not word.holds_for("57")
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ('collection = "lits"\ntitle = "LiTS"', "either the name of a collection"),
+        ('title = "LiTS"\ncertainty = "sure"', "certainty"),
+        ('title = "LiTS"\nnumbers = "1 to 3"', "numbers and ranges"),
+    ],
+)
+def test_an_overlap_that_cannot_be_understood(row, wanted):
+    with pytest.raises(SpecError, match=wanted):
+        parse_collection(pairs_toml(more=f"\n[[overlap]]\n{row}\n"), "test", own=True)
+
+
+@pytest.mark.parametrize(
+    ("stated", "shown"),
+    [
+        ("", "not stated (unconfirmed)"),
+        ('license = "own data"', "own data"),
+        ('license = "internal"', "internal (unconfirmed)"),
+    ],
+)
+def test_nobody_confirms_a_licence_but_the_user(stated, shown):
+    spec = parse_collection(pairs_toml(top=stated + "\n"), "test", own=True)
+    assert license_text(spec.license, spec.license_confirmed) == shown
+    (cohort,) = find_collections("dicom-cohort")
+    assert not cohort.license_confirmed
 
 
 def test_conditions_cover_all_collections_and_modalities():
@@ -154,7 +256,7 @@ class TestOwnCollections:
         path = tmp_path / "own.toml"
         path.write_text(pairs_toml())
         (spec,) = find_collections(str(path))
-        assert (spec.case_names, spec.license) == ("hash", "own data")
+        assert (spec.case_names, spec.license) == ("hash", "not stated")
         assert [(v.low, v.high, v.id) for v in spec.labels] == [(1, 1, 1), (5, 6, 2)]
         assert collection_text(str(path)) == path.read_text()
         assert condition_name(spec, "MR") == "own-mr"

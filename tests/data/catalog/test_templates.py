@@ -24,7 +24,7 @@ from medvar_data.workspace.workspace import Workspace
 @pytest.mark.parametrize("name", template_names())
 def test_every_template_is_a_users_own_collection(name):
     (spec,) = find_collections(name)
-    assert (spec.name, spec.case_names, spec.license, spec.license_confirmed) == (name, "hash", "own data", True)
+    assert (spec.name, spec.case_names, spec.license, spec.license_confirmed) == (name, "hash", "not stated", False)
     assert f"{name}-ct" not in load_conditions()
     assert parse_collection(collection_text(name), "a copy", own=True) == spec
 

@@ -14,7 +14,7 @@ from support.builders import write_files, write_zip
 from support.dicom_files import cohort_toml, enhanced, image, item, segmentation, slices, structure_set, volume
 
 from medvar_data.catalog.collection import CollectionSpec
-from medvar_data.catalog.load import parse_collection
+from medvar_data.catalog.load import find_collections, parse_collection
 from medvar_data.errors import Reason, SourceError
 from medvar_data.ingest.find_cases import ingest
 from medvar_data.readers.dicom.headers import is_dicom
@@ -593,6 +593,34 @@ def test_words_where_numbers_belong(tmp_path, name, reason):
     assert name in reject.detail
     assert "Smit" not in reject.detail
     assert reject.files == ("0002",)
+
+
+COHORT = find_collections("dicom-cohort")[0]
+
+
+@pytest.mark.parametrize(
+    ("named", "region"),
+    [({"BodyPartExamined": "CHEST"}, "chest"), ({"BodyPartExamined": "ABDOMEN_PELVIS"}, "abdomen"),
+     ({"BodyPartExamined": "C SPINE"}, "spine"), ({"BodyPartExamined": "PROSTATE"}, "prostate"),
+     ({"AnatomicRegionSequence": Sequence([item(CodeValue="12738006")])}, "brain"),
+     ({"BodyPartExamined": "JOHN SMITH"}, "unknown"), ({}, "unknown")],
+)  # fmt: skip
+def test_the_region_is_what_the_header_says_or_asked_for(tmp_path, named, region):
+    result = found(tmp_path, slices(volume(4), modality="CT", **named), COHORT)
+    assert [case.region for case in result.cases] == [region]
+    assert any("say it by `region`" in note for note in result.notes) == (region == "unknown")
+    assert "SMITH" not in str(result.notes) + str(result.cases)
+
+
+def test_slices_that_name_several_regions_name_none(tmp_path):
+    files = slices(volume(4), modality="CT", BodyPartExamined="CHEST")
+    files["0003"] = slices(volume(4), modality="CT", BodyPartExamined="ABDOMEN")["0003"]
+    assert [case.region for case in found(tmp_path, files, COHORT).cases] == ["unknown"]
+
+
+def test_a_region_that_the_description_says_holds(tmp_path):
+    files = slices(volume(4), BodyPartExamined="CHEST")
+    assert [case.region for case in found(tmp_path, files).cases] == ["body"]
 
 
 @pytest.mark.parametrize(
