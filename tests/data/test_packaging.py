@@ -41,9 +41,10 @@ def test_every_folder_with_modules_is_a_package():
 
 def test_every_table_of_the_manifests_is_installed():
     patterns, found = SETUPTOOLS["package-data"], packages_on_disk()
-    for file in (ROOT / "manifests").rglob("*.toml"):
-        name = next(name for name, folder in found.items() if folder == file.parent)
-        assert "*.toml" in patterns[name], file
+    for file in (ROOT / "manifests").rglob("*.[tc]*"):
+        if file.suffix in (".toml", ".csv"):
+            name = next(name for name, folder in found.items() if folder == file.parent)
+            assert f"*{file.suffix}" in patterns[name], file
 
 
 def test_git_ignores_no_package():
