@@ -10,7 +10,9 @@ from copy import copy
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID
 
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.dicom.headers import Frame, quiet
@@ -23,10 +25,12 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     """Decode some frames of a parsed file: stored values, [row, column].
 
     Raises:
-        CaseRejected: `truncated` where the pixels end early or cannot be decoded.
+        CaseRejected: `truncated` where the pixels end early or cannot be decoded; `unreadable` where nothing here decodes
+            their compression.
     """
     if not indices:  # which pydicom takes for all of them
         return []
+    _check_compression(dataset)
     try:
         with quiet():
             dataset, n_below = _with_low_bits(dataset)
@@ -44,6 +48,21 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     if any(picture.ndim != 2 for picture in found):
         raise CaseRejected(Reason.DIMENSIONS, "a slice has colours; wanted one grey picture")
     return found
+
+
+def _check_compression(dataset: Dataset) -> None:
+    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
+    try:
+        is_known = get_decoder(syntax).is_available
+    except NotImplementedError:
+        is_known = False
+    if not is_known:
+        named = f"by {syntax.name}" if syntax.is_transfer_syntax else "in a way that no standard names"
+        raise CaseRejected(
+            Reason.UNREADABLE,
+            f"pixels are compressed {named}, which nothing here decodes; wanted none, RLE, JPEG, JPEG-LS or JPEG 2000: convert "
+            "the files",
+        )
 
 
 def _with_low_bits(dataset: Dataset) -> tuple[Dataset, int]:

@@ -225,6 +225,28 @@ class TestMaskPictures:
         assert [reject.reason for reject in result.rejects] == [Reason.SECONDARY_CAPTURE]
 
 
+@pytest.mark.parametrize(
+    ("syntax", "named"),
+    [
+        ("1.2.840.10008.1.2.4.201", "High-Throughput JPEG 2000"),
+        ("1.2.840.10008.1.2.4.102", "MPEG-4"),
+        ("1.2.3.4", "no standard"),
+    ],
+)
+def test_a_compression_that_nothing_decodes_is_no_damage(tmp_path, syntax, named):
+    files = {}
+    for name, data in slices(volume(4)).items():
+        dataset = pydicom.dcmread(BytesIO(data))
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.PixelData = pydicom.encaps.encapsulate([b"no picture"])
+        stream = BytesIO()
+        pydicom.dcmwrite(stream, dataset, implicit_vr=False, little_endian=True)
+        files[name] = stream.getvalue()
+    with pytest.raises(CaseRejected, match=named) as caught:
+        read(tmp_path, files)
+    assert caught.value.reason is Reason.UNREADABLE
+
+
 def test_pixels_cut_short(tmp_path):
     files = slices(volume(4))
     assert rejected(tmp_path, {**files, "0002": files["0002"][:-40]}) is Reason.TRUNCATED
