@@ -15,7 +15,7 @@ from medvar_data.demo.demo import DemoResult
 from medvar_data.engine.engine import Engine
 from medvar_data.engine.memory import show_size
 from medvar_data.harmonize.plan import HarmonizePlan
-from medvar_data.harmonize.run import HarmonizeSummary
+from medvar_data.harmonize.summary import HarmonizeSummary
 from medvar_data.records import Ingested
 from medvar_data.shard.run import ShardSummary
 

@@ -11,7 +11,8 @@ import pytest
 from medvar_data.audit.trace import trace
 from medvar_data.audit.verify import verify
 from medvar_data.catalog.recipe import load_recipe
-from medvar_data.harmonize.run import HarmonizeSummary, run_harmonize
+from medvar_data.harmonize.run import run_harmonize
+from medvar_data.harmonize.summary import HarmonizeSummary
 from medvar_data.ingest.run import run_ingest
 from medvar_data.readers.read import read_scan
 from medvar_data.records import Ingested
