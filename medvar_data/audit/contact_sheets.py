@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from medvar_data.shardset.dataset import read_pair, read_table
+from medvar_data.shardset.dataset import PAIR_COLUMNS, read_pair, read_table
 from medvar_data.storage.store import Store, write_bytes
 
 COLUMNS = 8
@@ -24,18 +24,7 @@ PALETTE = (
     (255, 220, 90),
     (150, 255, 230),
 )
-READ = [
-    "key",
-    "shard",
-    "image_offset",
-    "image_size",
-    "mask_offset",
-    "mask_size",
-    "collection",
-    "case",
-    "sequence",
-    "z",
-]
+READ = [*PAIR_COLUMNS, "collection", "case", "sequence", "z"]
 
 
 @dataclass(frozen=True)

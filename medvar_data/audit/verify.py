@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
 from medvar_data.records import Progress
-from medvar_data.shardset.dataset import Dataset, ShardEntry, read_dataset
+from medvar_data.shardset.dataset import Dataset, ShardEntry, crc32, read_dataset
 from medvar_data.shardset.schema import (
     SCHEMAS,
     SPLITS,
@@ -126,19 +126,25 @@ def _check_sample(
     image, mask, text = (data[m.offset : m.offset + m.size] for m in members)
     if text != sample_json(row):
         yield f"{key}: its JSON does not say what its row says"
-    side = dataset.image_side
-    for picture, column in ((image, "image_sha256"), (mask, "mask_sha256")):
-        try:
-            pixels = decode_png(picture)
-        except ShardSetError:
-            yield f"{key}: a picture cannot be decoded"
-            continue
-        if pixels.shape != (side, side):
-            yield f"{key}: a picture is {pixels.shape[0]} x {pixels.shape[1]}; wanted {side} x {side}"
-        if pixel_digest(pixels) != row[column]:
-            yield f"{key}: its pixels do not have the digest in {column}"
-        if column == "mask_sha256":
-            yield from _check_counts(pixels, row)
+    for name, picture in (("image", image), ("mask", mask)):
+        yield from _check_picture(picture, name, row, dataset.image_side)
+
+
+def _check_picture(picture: bytes, member: str, row: dict[str, Any], side: int) -> Iterator[str]:
+    key = row["key"]
+    if crc32(picture) != row[f"{member}_crc32"]:
+        yield f"{key}: its bytes do not have the checksum in {member}_crc32"
+    try:
+        pixels = decode_png(picture)
+    except ShardSetError:
+        yield f"{key}: a picture cannot be decoded"
+        return
+    if pixels.shape != (side, side):
+        yield f"{key}: a picture is {pixels.shape[0]} x {pixels.shape[1]}; wanted {side} x {side}"
+    if pixel_digest(pixels) != row[f"{member}_sha256"]:
+        yield f"{key}: its pixels do not have the digest in {member}_sha256"
+    if member == "mask":
+        yield from _check_counts(pixels, row)
 
 
 def _check_counts(mask: UInt8[np.ndarray, "h w"], row: dict[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from medvar_data.errors import WorkspaceError
 from medvar_data.shard.plan import ShardTask
+from medvar_data.shardset.dataset import crc32
 from medvar_data.shardset.schema import SLICES_SCHEMA, VERSION_NOTE, sample_json
 from medvar_data.storage.parquet import table_from_rows, write_table
 from medvar_data.storage.store import Store, file_digest, scratch_path
@@ -41,7 +42,8 @@ def write_shard(task: ShardTask) -> str:
         row = {**planned.columns, "shard": task.name}
         for name, member in zip(MEMBERS, members[3 * i : 3 * i + 3], strict=True):
             row |= {f"{name}_offset": member.offset, f"{name}_size": member.size}
-        rows.append(row)
+        image, mask = pictures[(planned.path, planned.row)]
+        rows.append({**row, "image_crc32": crc32(image), "mask_crc32": crc32(mask)})
     notes = {**VERSION_NOTE, "medvar.plan": task.digest, "medvar.sha256": digest, "medvar.bytes": str(n_bytes)}
     write_table(index, table_from_rows(rows, SLICES_SCHEMA), notes)
     return task.name

@@ -7,29 +7,38 @@ In: a `Store`. Out: a typed `Dataset`, Arrow tables, pixels; or a `ShardSetError
 
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from isal import isal_zlib
 from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
-from medvar_data.shardset.schema import SCHEMA_VERSION, TABLES
+from medvar_data.naming import Count, Digest, Name, ShardName
+from medvar_data.shardset.schema import SCHEMA_VERSION, SCHEMAS, SPLITS, TABLES
 from medvar_data.storage.codec import decode_png
+from medvar_data.storage.documents import decode_json, table_of
 from medvar_data.storage.store import Store
 
 DATASET_FILE = "dataset.json"
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+MOST_CONDITIONS = 1 << 20
+MOST_PICTURE_BYTES = 1 << 28  # of one member
+PAIR_COLUMNS = (
+    "key", "shard", "image_offset", "image_size", "image_crc32", "mask_offset", "mask_size", "mask_crc32",
+)  # fmt: skip
+"""What `read_pair` needs of a row."""
+WAY_ON = "Run `medvar-data shard` again, or fetch the set again."
 
 
 @dataclass(frozen=True)
 class ShardEntry:
     """One shard of a set: its file name, its sha256, its length in bytes and its number of slices."""
 
-    name: str
-    sha256: str
+    name: ShardName
+    sha256: Digest
     bytes: Count
     slices: Count
 
@@ -65,15 +74,30 @@ class Dataset:
     schema_version: int
     digest: str
     image_side: Annotated[int, msgspec.Meta(ge=1, le=1 << 15)]
-    image_suffix: str
-    conditions: dict[str, Count]
+    image_suffix: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{1,8}$")]
+    conditions: dict[Name, Annotated[int, msgspec.Meta(ge=0, lt=MOST_CONDITIONS)]]
     splits: dict[str, SplitEntry]
     recipe: dict[str, Any]
     split: dict[str, Any]
     seed: Count
     salt_sha256: str
     versions: dict[str, Any]
-    tables: dict[str, str]
+    tables: dict[str, Digest]
+
+    def problem(self) -> str:
+        """What contradicts itself in it; empty where nothing does."""
+        names = [shard.name for split in self.splits.values() for shard in split.shards]
+        if set(self.splits) != set(SPLITS):
+            return f"its splits are not {', '.join(SPLITS)}"
+        if any(not shard.name.startswith(f"{split}-") for split in SPLITS for shard in self.splits[split].shards):
+            return "a shard stands in another split than its name says"
+        if len(set(names)) != len(names):
+            return "a shard is listed twice"
+        if set(self.tables) != set(TABLES):
+            return f"its tables are not {', '.join(TABLES)}"
+        if len(set(self.conditions.values())) != len(self.conditions):
+            return "two conditions have one id"
+        return ""
 
 
 def read_dataset(store: Store) -> Dataset:
@@ -88,19 +112,17 @@ def read_dataset(store: Store) -> Dataset:
         raise ShardSetError(
             f"{store.url} holds no dataset.json: not a shard set, or one whose writing was cut short. Run `medvar-data shard` again."
         ) from None
-    damaged = f"{store.url}: dataset.json is damaged%s. Run `medvar-data shard` again, or fetch the set again."
-    try:
-        version = msgspec.json.decode(text, type=_Version).schema_version
-        if version != SCHEMA_VERSION:
-            raise ShardSetError(
-                f"{store.url} has schema version {version}; this medvar reads {SCHEMA_VERSION}, so rebuild the set with "
-                "`medvar-data shard` or install the medvar that wrote it."
-            )
-        return msgspec.json.decode(text, type=Dataset)
-    except msgspec.ValidationError as error:
-        raise ShardSetError(damaged % f" ({error})") from None
-    except (ValueError, RecursionError):
-        raise ShardSetError(damaged % "") from None
+    where = f"{store.url}: dataset.json"
+    version = decode_json(text, _Version, where, ShardSetError, WAY_ON).schema_version
+    if version != SCHEMA_VERSION:
+        raise ShardSetError(
+            f"{store.url} has schema version {version}; this medvar reads {SCHEMA_VERSION}, so rebuild the set with "
+            "`medvar-data shard` or install the medvar that wrote it."
+        )
+    dataset = decode_json(text, Dataset, where, ShardSetError, WAY_ON)
+    if problem := dataset.problem():
+        raise ShardSetError(f"{where} is damaged ({problem}). {WAY_ON}")
+    return dataset
 
 
 @dataclass(frozen=True)
@@ -113,46 +135,68 @@ def is_shard_set(store: Store) -> bool:
     return store.size(DATASET_FILE) is not None and store.size("slices.parquet") is not None
 
 
-def read_table(store: Store, name: str, **options: Any) -> pa.Table:
-    """Read one of a set's tables.
+def read_table(store: Store, name: str, dataset: Dataset | None = None, **options: Any) -> pa.Table:
+    """Read one of a set's tables, after its digest was compared with what dataset.json says.
 
     Args:
         store: where the set lies.
         name: key of `schema.TABLES`.
-        options: those of `pyarrow.parquet.read_table`.
+        dataset: as read, where it was.
+        options: `columns` and `filters` of `pyarrow.parquet.read_table`.
 
     Raises:
-        ShardSetError: it is missing or damaged.
+        ShardSetError: it is missing, damaged, or another one than was published.
     """
     assert name in TABLES, name
-    folder = store.folder
+    dataset = dataset or read_dataset(store)
+    where = f"{store.url}: {name}"
     try:
-        # Arrow reads a path or bytes by itself; through a Python file handle its threads may outlive the interpreter.
-        source = str(folder / name) if folder else pa.BufferReader(store.read(name))
-        return pq.read_table(source, **options)
-    except (OSError, pa.ArrowException) as error:
+        data = store.read(name)
+    except OSError:
+        raise ShardSetError(f"{where} is missing, or cannot be read. {WAY_ON}") from None
+    if sha256(data).hexdigest() != dataset.tables[name]:
         raise ShardSetError(
-            f"{store.url} holds no sound {name}: not a shard set, or a damaged one. `medvar-data verify` tells more."
-        ) from error
+            f"{where} is not the one that dataset.json was published with (its sha256 differs). `medvar-data verify` tells more; "
+            "fetch the set again."
+        )
+    return table_of(data, SCHEMAS[name], where, ShardSetError, WAY_ON, **options)
+
+
+def crc32(data: bytes) -> int:
+    """CRC-32 of an encoded picture, as `slices.parquet` has it: enough to notice damage and swaps, at a thousandth of a decode."""
+    return int(isal_zlib.crc32(data))
 
 
 def read_pair(store: Store, row: dict[str, Any]) -> tuple[UInt8[np.ndarray, "s s"], UInt8[np.ndarray, "s s"]]:
     """Read image and mask of one row of slices.parquet.
 
     Raises:
-        ShardSetError: a picture cannot be decoded.
+        ShardSetError: a picture is missing, another one than was published, or cannot be decoded.
     """
-    with store.open(row["shard"]) as stream:
-        stream.seek(row["image_offset"])
-        image = stream.read(row["image_size"])
-        stream.seek(row["mask_offset"])
-        mask = stream.read(row["mask_size"])
-    return decode_png(image), decode_png(mask)
+    pair = []
+    try:
+        with store.open(row["shard"]) as stream:
+            for member in ("image", "mask"):
+                size = row[f"{member}_size"]
+                if not (0 < size <= MOST_PICTURE_BYTES and row[f"{member}_offset"] >= 0):
+                    raise ShardSetError(
+                        f"{row['shard']}: the {member} of {row['key']} cannot have {size:,} bytes. {WAY_ON}"
+                    )
+                stream.seek(row[f"{member}_offset"])
+                data = stream.read(size)
+                if crc32(data) != row[f"{member}_crc32"]:
+                    raise ShardSetError(
+                        f"{row['shard']}: the {member} of {row['key']} is not the one that was published. `medvar-data verify` lists "
+                        "all damage; fetch or rebuild that shard."
+                    )
+                pair.append(decode_png(data))
+    except OSError:
+        raise ShardSetError(f"{store.url} lacks {row['shard']}, or it cannot be read. {WAY_ON}") from None
+    return pair[0], pair[1]
 
 
 def read_statistics(store: Store) -> list[dict[str, Any]]:
     """Rows of a shard set's stats.parquet."""
-    read_dataset(store)
     return list(read_table(store, "stats.parquet").to_pylist())
 
 

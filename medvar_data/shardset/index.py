@@ -4,21 +4,25 @@ In: the folder or URL of a shard set. Out: a `ShardSet`, which knows where each 
 image.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int32, Int64, UInt32
 
 from medvar_data.errors import ShardSetError
-from medvar_data.shardset.dataset import SplitEntry, read_dataset, read_table
+from medvar_data.naming import printable
+from medvar_data.shardset.dataset import MOST_PICTURE_BYTES, WAY_ON, SplitEntry, read_dataset, read_table
 from medvar_data.shardset.schema import SPLITS
 from medvar_data.storage.store import Store
 
+KEY = re.compile(r"[a-z0-9][a-z0-9-]*-z\d{4,}")
 _COLUMNS = (
-    "key", "split", "shard", "image_offset", "image_size", "mask_offset", "mask_size",
+    "key", "split", "shard", "image_offset", "image_size", "image_crc32", "mask_offset", "mask_size", "mask_crc32",
     "collection", "condition", "condition_id", "has_label",
 )  # fmt: skip
 
@@ -39,7 +43,7 @@ class ShardSet:
         shard_bytes, shard_sha256: expected length and digest of each.
         keys: one a slice, in the order of `slices.parquet`.
         shard: number of the slice's shard in `shards`.
-        image_offset, image_size: bytes of the image member in its shard; likewise for the mask.
+        image_offset, image_size, image_crc32: bytes of the image member in its shard, and their CRC-32; likewise for the mask.
         condition_id: global id.
         collection, has_label: for filters.
     """
@@ -58,8 +62,10 @@ class ShardSet:
     shard: Int64[np.ndarray, " rows"]
     image_offset: Int64[np.ndarray, " rows"]
     image_size: Int64[np.ndarray, " rows"]
+    image_crc32: UInt32[np.ndarray, " rows"]
     mask_offset: Int64[np.ndarray, " rows"]
     mask_size: Int64[np.ndarray, " rows"]
+    mask_crc32: UInt32[np.ndarray, " rows"]
     condition_id: Int32[np.ndarray, " rows"]
     collection: np.ndarray
     has_label: Bool[np.ndarray, " rows"]
@@ -94,8 +100,10 @@ def open_shard_set(url: str, split: str) -> ShardSet:
     store = Store(url)
     filesystem, root = store.location
     dataset = read_dataset(store)
-    entry = dataset.splits.get(split, SplitEntry(0, 0, 0, ()))
-    table = _read_slices(store, split)
+    if split not in SPLITS:
+        raise ShardSetError(f"{url} has no split {split!r}; wanted one of {', '.join(SPLITS)}.")
+    entry = dataset.splits[split]
+    table = read_table(store, "slices.parquet", dataset, columns=list(_COLUMNS), filters=[("split", "=", split)])
     if table.num_rows != entry.slices:
         raise ShardSetError(
             f"{url}: slices.parquet has {table.num_rows} {split} slices, dataset.json says "
@@ -108,7 +116,10 @@ def open_shard_set(url: str, split: str) -> ShardSet:
         raise ShardSetError(
             f"{url}: slices.parquet names {unknown[0]}, which dataset.json does not list; run `medvar-data verify`."
         )
-    number = np.array([names.index(name) for name in shard.dictionary.to_pylist()], dtype=np.int64)
+    index = {name: number for number, name in enumerate(names)}
+    number = np.array([index[name] for name in shard.dictionary.to_pylist()], dtype=np.int64)
+    shards = number[shard.indices.to_numpy(zero_copy_only=False).astype(np.int64)] if len(number) else _empty()
+    _check_rows(url, table, entry, shards, dataset.conditions)
     return ShardSet(
         url=url,
         filesystem=filesystem,
@@ -121,8 +132,10 @@ def open_shard_set(url: str, split: str) -> ShardSet:
         shard_bytes=tuple(shard.bytes for shard in entry.shards),
         shard_sha256=tuple(shard.sha256 for shard in entry.shards),
         keys=table["key"],
-        shard=number[shard.indices.to_numpy(zero_copy_only=False).astype(np.int64)] if len(number) else _empty(),
+        shard=shards,
         **{name: _integers(table, name) for name in ("image_offset", "image_size", "mask_offset", "mask_size")},
+        image_crc32=table["image_crc32"].to_numpy().astype(np.uint32),
+        mask_crc32=table["mask_crc32"].to_numpy().astype(np.uint32),
         condition_id=table["condition_id"].to_numpy().astype(np.int32),
         collection=np.asarray(table["collection"].to_pylist(), dtype=np.str_),
         has_label=table["has_label"].to_numpy().astype(np.bool_),
@@ -137,7 +150,31 @@ def _integers(table: pa.Table, name: str) -> Int64[np.ndarray, " rows"]:
     return table[name].to_numpy().astype(np.int64)
 
 
-def _read_slices(store: Store, split: str) -> pa.Table:
-    if split not in SPLITS:
-        raise ShardSetError(f"{store.url} has no split {split!r}; wanted one of {', '.join(SPLITS)}.")
-    return read_table(store, "slices.parquet", columns=list(_COLUMNS), filters=[("split", "=", split)])
+def _check_rows(
+    url: str, table: pa.Table, entry: SplitEntry, shards: Int64[np.ndarray, " rows"], conditions: Mapping[str, int]
+) -> None:
+    """Refuse rows that point out of their shard, have keys that are none, or conditions that dataset.json numbers otherwise.
+
+    Raises:
+        ShardSetError: names the first.
+    """
+    lengths = np.array([shard.bytes for shard in entry.shards], dtype=np.int64)
+    for member in ("image", "mask"):
+        start, size = _integers(table, f"{member}_offset"), _integers(table, f"{member}_size")
+        wrong = (start < 0) | (size <= 0) | (size > MOST_PICTURE_BYTES) | (start > lengths[shards] - size)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise ShardSetError(
+                f"{url}: slices.parquet says that the {member} of {printable(table['key'][row].as_py())} has {size[row]:,} bytes from "
+                f"byte {start[row]:,}, but its shard has {lengths[shards[row]]:,}. {WAY_ON}"
+            )
+    odd = next((key for key in table["key"].to_pylist() if not KEY.fullmatch(key)), None)
+    if odd is not None:
+        raise ShardSetError(f"{url}: slices.parquet has the key {printable(odd)!r}, which is none. {WAY_ON}")
+    pairs = table.group_by(["condition", "condition_id"]).aggregate([]).to_pylist()
+    for pair in pairs:
+        if conditions.get(pair["condition"]) != pair["condition_id"]:
+            raise ShardSetError(
+                f"{url}: slices.parquet gives the condition {printable(pair['condition'])} the id {pair['condition_id']}, dataset.json "
+                f"{conditions.get(pair['condition'], 'none')}. {WAY_ON}"
+            )

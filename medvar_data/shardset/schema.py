@@ -13,11 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 VERSION_NOTE = {"medvar.schema_version": str(SCHEMA_VERSION)}  # in the metadata of every table
 
-_text, _i32, _i64, _f64, _bool = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+_text, _i32, _i64, _f64, _bool, _u32 = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_(), pa.uint32()
 _per_label_mm3, _per_label_pixels = pa.map_(pa.int16(), _f64), pa.map_(pa.int16(), _i32)
 
 
@@ -103,8 +103,10 @@ SLICE_COLUMNS = (
     Column("shard", _text, "file name of the shard that holds it"),
     Column("image_offset", _i64, "where the image's bytes begin in the shard", "bytes"),
     Column("image_size", _i64, "length of the encoded image", "bytes"),
+    Column("image_crc32", _u32, "CRC-32 of the encoded image, checked while reading"),
     Column("mask_offset", _i64, "where the mask's bytes begin in the shard", "bytes"),
     Column("mask_size", _i64, "length of the encoded mask", "bytes"),
+    Column("mask_crc32", _u32, "CRC-32 of the encoded mask, checked while reading"),
     Column("json_offset", _i64, "where the sample's JSON begins in the shard", "bytes"),
     Column("json_size", _i64, "length of the sample's JSON", "bytes"),
     *_shared("collection", "condition", "condition_id", "has_label", "region", "modality", "sequence", "case", "patient", "plane"),

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
+from medvar_data.shardset.dataset import crc32
 from medvar_data.shardset.index import ShardSet
 from medvar_data.storage.codec import decode_png
 
@@ -55,23 +56,27 @@ class ShardReader:
 
     def image(self, row: int) -> UInt8[np.ndarray, "side side"]:
         """Return the pixels of a slice."""
-        return self._pixels(row, int(self.shard_set.image_offset[row]), int(self.shard_set.image_size[row]), "image")
+        offset, size, crc = (getattr(self.shard_set, f"image_{name}")[row] for name in ("offset", "size", "crc32"))
+        return self._pixels(row, (int(offset), int(size), int(crc)), "image")
 
     def mask(self, row: int) -> UInt8[np.ndarray, "side side"]:
         """Return the label map of a slice, all zero where it has no annotation."""
-        return self._pixels(row, int(self.shard_set.mask_offset[row]), int(self.shard_set.mask_size[row]), "mask")
+        offset, size, crc = (getattr(self.shard_set, f"mask_{name}")[row] for name in ("offset", "size", "crc32"))
+        return self._pixels(row, (int(offset), int(size), int(crc)), "mask")
 
     def close(self) -> None:
         """Close every open shard; the reader stays usable."""
         with self._lock:
             self._open.clear()
 
-    def _pixels(self, row: int, offset: int, size: int, member: str) -> np.ndarray:
-        side = self.shard_set.image_side
+    def _pixels(self, row: int, place: tuple[int, int, int], member: str) -> np.ndarray:
+        side, (offset, size, crc) = self.shard_set.image_side, place
         data = self._bytes(int(self.shard_set.shard[row]), offset, size)
         wanted = f"{side} × {side} grey pixels of 8 bits"
         if len(data) != size:
             raise self._damaged(row, member, f"ends after {len(data)} of {size} bytes", wanted)
+        if crc32(data) != crc:
+            raise self._damaged(row, member, "is another one than was published", wanted)
         try:
             pixels = decode_png(data)
         except ShardSetError:

@@ -1,0 +1,41 @@
+"""The one rule for names that become part of a path or a key, and for showing texts that others wrote.
+
+Collections, conditions, cases, recipes and shards are named by lower-case letters, digits and hyphens, so that no name leads
+anywhere. Labels are free texts: `printable` takes out what would steer a terminal.
+"""
+
+import re
+import unicodedata
+from typing import Annotated
+
+import msgspec
+
+NAME = r"[a-z0-9][a-z0-9-]{0,127}"
+SHARD = r"(?:train|val|test)-[0-9]{6,9}\.tar"
+DIGEST = r"[0-9a-f]{64}"
+
+Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME}$")]
+ShardName = Annotated[str, msgspec.Meta(pattern=f"^{SHARD}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=f"^{DIGEST}$")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+def is_name(text: object) -> bool:
+    """Tell whether a text may name a collection, condition, case or recipe.
+
+    >>> is_name("msd-liver"), is_name("../x"), is_name("liver\\n")
+    (True, False, False)
+    """
+    return isinstance(text, str) and re.fullmatch(NAME, text) is not None
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """A text as it can be shown: without control and format characters, cut where it is long.
+
+    >>> printable("liver\\x1b[31m")
+    'liver[31m'
+    """
+    kept = "".join(
+        c if c.isprintable() or c == " " else "" for c in text if unicodedata.category(c) not in ("Cc", "Cf")
+    )
+    return kept if len(kept) <= limit else f"{kept[:limit]}…"

@@ -1,0 +1,116 @@
+"""Read back JSON and tables that somebody may have altered: with types, ranges and lengths, or one sentence.
+
+Every JSON file and Parquet table that the product opens comes through here (`audit.verify` reads bytes itself). What is wrong
+is named by its place in the file, never by a traceback.
+"""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from medvar_data.errors import MedvarError
+from medvar_data.naming import printable
+
+T = TypeVar("T")
+MOST_JSON_BYTES = 256 << 20  # a description of 400,000 slices is far below
+
+
+def decode_json(data: bytes, kind: type[T], where: str, error: type[MedvarError], way_on: str) -> T:
+    """Decode JSON into a type that msgspec knows: dataclasses, mappings, annotated ranges.
+
+    Args:
+        data: the file's content.
+        kind: what it should be.
+        where: the file, as the message names it.
+        error: what to raise.
+        way_on: what the user does next; a sentence.
+
+    Raises:
+        MedvarError: of the class `error`: it is no JSON, or not of that type; says where in the file.
+    """
+    if len(data) > MOST_JSON_BYTES:
+        raise error(f"{where} has {len(data):,} bytes; wanted at most {MOST_JSON_BYTES:,}. {way_on}")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as wrong:
+        raise error(f"{where} is damaged ({printable(str(wrong))}). {way_on}") from None
+    except RecursionError:
+        raise error(f"{where} is damaged (values lie too deep in each other). {way_on}") from None
+    except (msgspec.MsgspecError, ValueError, OverflowError) as wrong:
+        cause = "it is empty" if not data.strip() else f"it is no JSON: {printable(str(wrong))}"
+        raise error(f"{where} is damaged ({cause}). {way_on}") from None
+
+
+def read_json(path: Path, kind: type[T], error: type[MedvarError], way_on: str) -> T:
+    """Decode a JSON file; as `decode_json`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return decode_json(path.read_bytes(), kind, str(path), error, way_on)
+
+
+def table_of(
+    source: Path | bytes, schema: pa.Schema, where: str, error: type[MedvarError], way_on: str, **options: Any
+) -> pa.Table:
+    """Read a Parquet table and hold it to a schema: every column there, of its type, without nulls.
+
+    Args:
+        source: a file, or its bytes. Arrow reads both by itself; through a Python file handle its threads may outlive the
+            interpreter.
+        schema: names and types; maps and lists may hold what they like inside their type.
+        where: the table, as the message names it.
+        error: what to raise.
+        way_on: what the user does next.
+        options: `columns` and `filters` of `pyarrow.parquet.read_table`.
+
+    Raises:
+        MedvarError: of the class `error`.
+        FileNotFoundError: there is none.
+    """
+    wanted = [schema.field(name) for name in options.get("columns") or schema.names]
+    try:
+        opened = pq.ParquetFile(str(source) if isinstance(source, Path) else pa.BufferReader(source))
+        with opened:
+            problem = next(filter(None, (_mismatch(opened.schema_arrow, field) for field in wanted)), "")
+        if problem:
+            raise error(f"{where} is damaged ({problem}). {way_on}")
+        table = pq.read_table(str(source) if isinstance(source, Path) else pa.BufferReader(source), **options)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException, ValueError, KeyError, RecursionError) as wrong:
+        raise error(f"{where} is damaged (Parquet: {printable(str(wrong).splitlines()[0], 80)}). {way_on}") from None
+    empty = next((name for name in table.column_names if table[name].null_count), "")
+    if empty:
+        raise error(f"{where} is damaged (column {empty} holds {table[empty].null_count} nulls). {way_on}")
+    return table
+
+
+def outside(column: pa.ChunkedArray, low: int, high: int) -> bool:
+    """Tell whether a column of whole numbers leaves a range."""
+    if not len(column):
+        return False
+    limits = pc.min_max(column).as_py()
+    return bool(limits["min"] < low or limits["max"] > high)
+
+
+def strangers(column: pa.ChunkedArray, known: Collection[str] | re.Pattern[str]) -> list[str]:
+    """Texts of a column that are not among those known, or do not match a pattern as a whole."""
+    distinct = [str(text) for text in pc.unique(column).to_pylist()]
+    if isinstance(known, re.Pattern):
+        return [text for text in distinct if not known.fullmatch(text)]
+    return [text for text in distinct if text not in known]
+
+
+def _mismatch(found: pa.Schema, wanted: pa.Field) -> str:
+    where = found.get_all_field_indices(wanted.name)
+    if len(where) != 1:
+        return f"column {wanted.name} is there {len(where)} times"
+    kind = found.field(where[0]).type
+    return "" if kind == wanted.type else f"column {wanted.name} is of type {kind}, wanted {wanted.type}"
