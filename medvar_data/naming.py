@@ -13,6 +13,7 @@ import msgspec
 NAME = r"[a-z0-9][a-z0-9-]{0,127}"
 SHARD = r"(?:train|val|test)-[0-9]{6,9}\.tar"
 DIGEST = r"[0-9a-f]{64}"
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format and unassigned characters
 
 Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME}$")]
 ShardName = Annotated[str, msgspec.Meta(pattern=f"^{SHARD}$")]
@@ -29,13 +30,11 @@ def is_name(text: object) -> bool:
     return isinstance(text, str) and re.fullmatch(NAME, text) is not None
 
 
-def printable(text: str, limit: int = 200) -> str:
-    """A text as it can be shown: without control and format characters, cut where it is long.
+def printable(text: str, limit: int = 200, *, lines: bool = False) -> str:
+    """A text as it can be shown: without control and format characters (`lines` keeps line ends), cut where it is long.
 
     >>> printable("liver\\x1b[31m")
     'liver[31m'
     """
-    kept = "".join(
-        c if c.isprintable() or c == " " else "" for c in text if unicodedata.category(c) not in ("Cc", "Cf")
-    )
+    kept = "".join(c for c in text if (lines and c == "\n") or unicodedata.category(c) not in HIDDEN)
     return kept if len(kept) <= limit else f"{kept[:limit]}…"

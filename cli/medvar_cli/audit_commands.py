@@ -76,7 +76,7 @@ def trace_command(
     workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="To go back to the source files.")] = None,
     archives: ArchiveOptions,
 ) -> None:
-    """Show where a slice comes from: its licence, every number that made it and, with -w, its file.
+    """Show where a slice comes from: its licence, every number that made it and, with -w, its file. Exit code 2 where it is wrong.
 
     Example: medvar-data trace shards acdc-patient001-frame01-z0004 -w work
 
@@ -90,7 +90,10 @@ def trace_command(
     key, workspace = "acdc-patient001-frame01-z0004", Workspace(Path("work"))
     report = trace(Store("shards"), key, workspace)
     """
-    print_json(trace(Store(shards), key, Workspace(workspace) if workspace else None, archives.access()))
+    report = trace(Store(shards), key, Workspace(workspace) if workspace else None, archives.access())
+    print_json(report)
+    if report["verdict"].startswith("wrong"):
+        raise typer.Exit(WRONG)
 
 
 @takes_options

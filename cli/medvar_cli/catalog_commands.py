@@ -10,6 +10,9 @@ from medvar_cli.option_groups import JsonOption
 from medvar_data.catalog.collection import CollectionSpec, license_text
 from medvar_data.catalog.describe import describe_collection
 from medvar_data.catalog.load import collection_text, find_collections, load_collections
+from medvar_data.naming import printable
+
+MOST_LETTERS = 100_000  # of a page
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +59,8 @@ def describe(
         if as_toml:
             print(collection_text(name if name.endswith(".toml") else spec.name), end="")
         else:
-            console.print(describe_collection(spec), markup=False)
+            own = name if name.endswith(".toml") else ""
+            console.print(printable(describe_collection(spec, own), MOST_LETTERS, lines=True), markup=False)
 
 
 def _row(spec: CollectionSpec) -> tuple[object, ...]:

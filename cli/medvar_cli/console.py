@@ -18,9 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from medvar_data.errors import MedvarError
+from medvar_data.naming import printable
 
 OK, SOME_REJECTED, WRONG = 0, 1, 2
 INTERRUPTED = 130  # the shell's number for a process that an interrupt ended
@@ -32,6 +34,7 @@ STOPPED_AT = {
 }  # fmt: skip
 HELP_NAMES: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 PIPED_WIDTH = 160  # columns where the output is no terminal
+MOST_LETTERS = 4000  # of a cell or an error
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -88,7 +91,7 @@ def _os_sentence(error: OSError, *, names_files: bool) -> str:
 
 def fail(sentence: str) -> NoReturn:
     """Print one sentence and leave with exit code 2."""
-    errors.print(f"error: {sentence}", markup=False)
+    errors.print(f"error: {printable(sentence, MOST_LETTERS, lines=True)}", markup=False)
     sys.exit(WRONG)
 
 
@@ -110,7 +113,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         numeric = bool(rows) and all(isinstance(row[n], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=n < len(columns) - 1)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(Text(printable(_cell(value), MOST_LETTERS)) for value in row))  # as it is, brackets and all
     console.print(table)
 
 

@@ -12,8 +12,8 @@ STATUS = {
 }
 
 
-def describe_collection(spec: CollectionSpec) -> str:
-    """Write a plain-text page on one collection."""
+def describe_collection(spec: CollectionSpec, name: str = "") -> str:
+    """Write a plain-text page on one collection; `name` is what `ingest` knows it by, if not by its own name."""
     known = "confirmed" if spec.license_confirmed else "not confirmed: read the terms before use"
     head = [
         spec.title,
@@ -46,7 +46,7 @@ def describe_collection(spec: CollectionSpec) -> str:
     lines += [
         "",
         "Archives can stay packed; encrypted ones want --password-file FILE at ingest and harmonize.",
-        f"Then: medvar-data ingest {spec.name}=FOLDER -w WORK",
+        f"Then: medvar-data ingest {name or spec.name}=FOLDER -w WORK",
         "",
         f"Cite: {spec.citation or 'unknown'}",
         "",

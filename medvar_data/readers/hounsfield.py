@@ -15,7 +15,7 @@ BELOW_AIR_HU, MOST_BELOW_AIR = -1100, 0.05  # of the voxels, besides padding
 ALONE = 100  # a lowest value below air, so far below the next, is padding
 SIGNED_BYTE = (-128, 127)
 MOST_VOXELS = 1 << 18  # looked at, evenly over the volume
-WAY_ON = "if the collection stores something else, or these are HU all the same, say so by a [[repair]] (slope, intercept_hu)"
+WAY_ON = "if the collection stores something else, or these are HU all the same, say so by a [[repair]] (id, cases, slope, intercept_hu)"
 
 
 def check_hu(voxels: Shaped[np.ndarray, "i j k"]) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from pathlib import Path
 
 import cv2
@@ -65,11 +66,20 @@ def write_shard_set(
     pq.write_table(pa.Table.from_pylist(rows), root / "slices.parquet")
     digest = hashlib.sha256(json.dumps([splits, side, conditions], sort_keys=True).encode()).hexdigest()
     dataset = {
-        "schema_version": 1, "digest": digest, "image_side": side, "image_suffix": "png",
+        "schema_version": 2, "digest": digest, "image_side": side, "image_suffix": "png",
         "conditions": conditions, "splits": splits, "recipe": {}, "split": {}, "seed": 0, "salt_sha256": "", "versions": {},
-        "tables": {},
+        "tables": dict.fromkeys(("cases.parquet", "rejects.parquet", "stats.parquet"), "0" * 64),
     }  # fmt: skip
     (root / "dataset.json").write_text(json.dumps(dataset))
+    return republished(root)
+
+
+def republished(root: Path, **changes: object) -> Path:
+    """Write the digests of a set's tables, and other changes, into its dataset.json: as somebody would who altered it on purpose."""
+    dataset = json.loads((root / "dataset.json").read_text())
+    for path in root.glob("*.parquet"):
+        dataset["tables"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (root / "dataset.json").write_text(json.dumps({**dataset, **changes}))
     return root
 
 
@@ -88,6 +98,8 @@ def write_shard(path, split, split_number, numbers, side, pattern, conditions):
             ):
                 where[f"{field}_offset"] = np.int64(tar.offset + 512)
                 where[f"{field}_size"] = np.int64(len(data))
+                if field != "json":
+                    where[f"{field}_crc32"] = np.uint32(zlib.crc32(data))
                 member = tarfile.TarInfo(key + suffix)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))

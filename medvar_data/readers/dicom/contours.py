@@ -70,10 +70,11 @@ def read_region(
             region.steps["contours_without_area"] += 1
             continue
         contour = _place(points, to_index, exclusive=kind in EXCLUSIVE)
-        if 0 <= round(contour.height) < shape[2]:
-            inside.append(contour)
-        else:
+        if not 0 <= round(contour.height) < shape[2] or _is_beside(contour, shape):
             region.steps["contours_outside"] += 1
+            continue
+        region.steps["contours_cut"] += _is_cut(contour, shape)
+        inside.append(contour)
     if region.steps["contours_outside"] and not inside:
         raise CaseRejected(Reason.LABEL_GEOMETRY, "all contours lie outside the image; wanted those of its own series")
     heights: dict[int, float] = {}
@@ -87,6 +88,18 @@ def read_region(
         region.slices[k] = combine(contours, shape[:2])
     _fill_between(region, heights)
     return region
+
+
+def _is_beside(contour: Contour, shape: tuple[int, int, int]) -> bool:
+    """Tell whether a contour lies beside the picture altogether."""
+    low, high = contour.corners.min(axis=0), contour.corners.max(axis=0)
+    return bool((high < -0.5).any() or (low > np.asarray(shape[:2]) - 0.5).any())
+
+
+def _is_cut(contour: Contour, shape: tuple[int, int, int]) -> bool:
+    """Tell whether the edge of the picture cuts off a pixel or more of a contour."""
+    low, high = contour.corners.min(axis=0), contour.corners.max(axis=0)
+    return bool((low < -1.5).any() or (high > np.asarray(shape[:2]) + 0.5).any())
 
 
 def combine(contours: Sequence[Contour], shape: tuple[int, int]) -> Bool[np.ndarray, "i j"]:

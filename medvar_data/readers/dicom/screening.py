@@ -87,10 +87,14 @@ def why_unfit(
     is_placed = all(frame.position_mm and frame.orientation and frame.pixel_mm for frame in instance.frames)
     takes_class = derived and is_placed and (is_secondary(instance) or instance.sop_class == MAP_CLASS)
     if is_secondary(instance) and not takes_class:
-        return Reason.SECONDARY_CAPTURE, "of a screen or another picture; wanted the scanner's own"
+        return Reason.SECONDARY_CAPTURE, (
+            "of a screen or another picture; wanted the scanner's own (where they are masks or maps that say where they lie, "
+            "`derived = true` in the layout takes them; a `roi` that fits their SeriesDescription makes them labels)"
+        )
     if instance.modality != modality:
         named = f"of modality {instance.modality}" if instance.modality in MODALITIES else "of another modality"
-        return Reason.WRONG_MODALITY, f"{named}; the collection wants {' or '.join(sorted({modality, *wanted}))}"
+        hint = "; masks want a `roi` that fits their SeriesDescription" if takes_class else ""
+        return Reason.WRONG_MODALITY, f"{named}; the collection wants {' or '.join(sorted({modality, *wanted}))}{hint}"
     if not takes_class and instance.sop_class not in (*IMAGE_CLASSES[modality], MAP_CLASS):
         return Reason.WRONG_MODALITY, f"stored as another kind of object than {modality} images"
     if not instance.is_grey or instance.is_burned_in or words & SCREEN_WORDS:

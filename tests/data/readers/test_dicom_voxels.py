@@ -427,6 +427,18 @@ class TestStructureSets:
         assert sorted(set(np.nonzero(label_of(scan))[0])) == [2, 3, 4, 5, 6, 7, 14]
         assert "slices_between_contours=3" in scan.label.steps
 
+    @pytest.mark.parametrize(
+        ("column", "step"), [(400, "contours_outside=1"), (-90, "contours_outside=1"), (46, "contours_cut=1")]
+    )
+    def test_contours_beside_or_over_the_edge_of_the_picture_are_told(self, tmp_path, column, step):
+        rois = {"lung": [circle((24, 24), 8, 4.0), circle((column, 24), 8, 6.0)]}
+        scan = read(tmp_path, slices(volume(8, self.SIDE), spacing=(1.0, 1.0)) | {"s": structure_set(rois)})
+        assert step in scan.label.steps
+
+    def test_contours_all_beside_the_picture(self, tmp_path):
+        files = slices(volume(8, self.SIDE)) | {"s": structure_set({"lung": [circle((400, 24), 8, 4.0)]})}
+        assert rejected(tmp_path, files) is Reason.LABEL_GEOMETRY
+
     def test_of_contours_finer_than_the_slices_the_nearest_holds(self, tmp_path):
         fine = self.read(tmp_path, {"lung": [circle((24, 24), 10, 10.0), circle((24, 24), 9, 10.5)]})
         assert np.count_nonzero(fine) == pytest.approx(np.pi * 100, rel=0.03)
