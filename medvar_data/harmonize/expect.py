@@ -3,12 +3,13 @@
 The expectations come from the sizes that ingest noted from headers, calibrated by the finished cases of the workspace.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from medvar_data.errors import WorkspaceError
 from medvar_data.records import Case
+from medvar_data.storage.documents import read_json
 from medvar_data.storage.store import write_json
 from medvar_data.workspace.workspace import Workspace
 
@@ -120,8 +121,8 @@ def read_calibration(workspace: Workspace) -> Calibration:
     """Read what finished cases took; nothing is known where no run has ended yet."""
     file = workspace.path / CALIBRATION_FILE
     try:
-        return Calibration(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError):
+        return read_json(file, Calibration, WorkspaceError, "")
+    except (OSError, WorkspaceError):
         return Calibration()
 
 

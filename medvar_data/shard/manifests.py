@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize.dependencies import PIPELINE_VERSION
 from medvar_data.records import Reject
 from medvar_data.shard.plan import ShardSpec, ShardTask
@@ -27,6 +27,7 @@ from medvar_data.shardset.schema import (
     content_digest,
 )
 from medvar_data.storage.codec import CODECS, encoder_version
+from medvar_data.storage.documents import table_of
 from medvar_data.storage.parquet import table_from_rows, write_table
 from medvar_data.storage.store import Store, canonical_json, file_digest, write_bytes
 
@@ -52,7 +53,9 @@ class SetContents:
 
 def write_manifests(store: Store, contents: SetContents, spec: ShardSpec) -> None:
     """Write the tables and dataset.json into the store."""
-    tables = [pq.read_table(task.index) for task in contents.tasks]
+    indices = [Path(task.index) for task in contents.tasks]
+    again = "Delete it and run `medvar-data shard` again."
+    tables = [table_of(index, SLICES_SCHEMA, str(index), WorkspaceError, again) for index in indices]
     slices = pa.concat_tables([SLICES_SCHEMA.empty_table(), *(table.cast(SLICES_SCHEMA) for table in tables)])
     cases = table_from_rows(sorted(contents.cases, key=lambda r: (r["collection"], r["case"])), CASES_SCHEMA)
     splits = _splits(contents.tasks, tables, cases)

@@ -6,6 +6,7 @@ In: a `ShardTask`. Out: `<split>-NNNNNN.tar` in the store and its rows of slices
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvar_data.errors import WorkspaceError
@@ -25,8 +26,12 @@ def is_written(task: ShardTask, store: Store) -> bool:
     index = Path(task.index)
     if not index.exists():
         return False
-    note = pq.read_schema(index).metadata
-    return note[b"medvar.plan"].decode() == task.digest and store.size(task.name) == int(note[b"medvar.bytes"])
+    try:
+        note = pq.read_schema(index).metadata or {}
+        n_bytes = int(note.get(b"medvar.bytes", b"-1"))
+    except (pa.ArrowException, OSError, ValueError):  # an index that is damaged is none
+        return False
+    return note.get(b"medvar.plan") == task.digest.encode() and store.size(task.name) == n_bytes
 
 
 def write_shard(task: ShardTask) -> str:

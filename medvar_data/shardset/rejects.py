@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from medvar_data.errors import Reason
+from medvar_data.errors import MedvarError, Reason
 from medvar_data.records import Reject
 from medvar_data.shardset.schema import (
     REJECTS_SCHEMA,
     VERSION_NOTE,
 )
+from medvar_data.storage.documents import table_of
 from medvar_data.storage.parquet import table_from_rows, write_table
 
 
@@ -22,7 +21,16 @@ def write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
     write_table(path, table_from_rows(rows, REJECTS_SCHEMA), VERSION_NOTE)
 
 
-def read_rejects(path: Path) -> list[Reject]:
-    """Read what `write_rejects` wrote, but for the files."""
-    rows = pq.read_table(path, schema=REJECTS_SCHEMA).to_pylist()
+def read_rejects(data: bytes, where: str, error: type[MedvarError], way_on: str) -> list[Reject]:
+    """Read what `write_rejects` wrote, but for the files.
+
+    Args:
+        data: of the file.
+        where: the file, as messages name it.
+        error: what to raise.
+        way_on: what the user does next.
+    """
+    rows = table_of(data, REJECTS_SCHEMA, where, error, way_on).to_pylist()
+    if any(row["reason"] not in set(Reason) for row in rows):
+        raise error(f"{where} is damaged (it names a reason that is none). {way_on}")
     return [Reject(**{**row, "reason": Reason(row["reason"])}) for row in rows]

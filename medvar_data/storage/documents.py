@@ -7,7 +7,7 @@ is named by its place in the file, never by a traceback.
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -17,16 +17,15 @@ import pyarrow.parquet as pq
 from medvar_data.errors import MedvarError
 from medvar_data.naming import printable
 
-T = TypeVar("T")
 MOST_JSON_BYTES = 256 << 20  # a description of 400,000 slices is far below
 
 
-def decode_json(data: bytes, kind: type[T], where: str, error: type[MedvarError], way_on: str) -> T:
+def decode_json(data: bytes, kind: Any, where: str, error: type[MedvarError], way_on: str) -> Any:
     """Decode JSON into a type that msgspec knows: dataclasses, mappings, annotated ranges.
 
     Args:
         data: the file's content.
-        kind: what it should be.
+        kind: what it should be; that is also what comes back.
         where: the file, as the message names it.
         error: what to raise.
         way_on: what the user does next; a sentence.
@@ -47,7 +46,7 @@ def decode_json(data: bytes, kind: type[T], where: str, error: type[MedvarError]
         raise error(f"{where} is damaged ({cause}). {way_on}") from None
 
 
-def read_json(path: Path, kind: type[T], error: type[MedvarError], way_on: str) -> T:
+def read_json(path: Path, kind: Any, error: type[MedvarError], way_on: str) -> Any:
     """Decode a JSON file; as `decode_json`.
 
     Raises:

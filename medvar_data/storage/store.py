@@ -41,6 +41,23 @@ def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
         partial.replace(path)
 
 
+def write_new(path: Path, data: bytes, mode: int = 0o644) -> bool:
+    """Write a whole file unless there is one; of several that try at once, one succeeds. Tells whether this one did."""
+    with scratch_path(path) as partial:
+        partial.write_bytes(data)
+        partial.chmod(mode)
+        try:
+            os.link(partial, path)  # unlike a rename it never replaces
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if path.exists():
+                return False
+            partial.replace(path)
+            partial.touch()
+        return True
+
+
 @contextmanager
 def scratch_path(path: Path) -> Iterator[Path]:
     """Give an empty file with a private name beside `path`, which goes at the end.

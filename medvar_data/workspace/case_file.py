@@ -6,8 +6,9 @@ metadata. The file's existence with the right digests of its inputs is the mark 
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvar_data.errors import CaseRejected, Reason, WorkspaceError
-from medvar_data.records import Case, CaseStatistics, HarmonizedCase, HarmonizedVolume, Inputs, Reject
+from medvar_data.naming import Digest, Name
+from medvar_data.records import Case, HarmonizedCase, HarmonizedVolume, Inputs, Reject
 from medvar_data.shardset.schema import Column, schema_of
 from medvar_data.storage.codec import CODECS, pixel_digest
+from medvar_data.storage.documents import decode_json, table_of
 from medvar_data.storage.store import atomic_path
 
 SLICE_TABLE = (
@@ -34,13 +37,30 @@ SLICE_TABLE = (
 SLICE_SCHEMA = schema_of(SLICE_TABLE, described=False)  # names and types alone, as in workspaces that exist
 INDEX_COLUMNS = [name for name in SLICE_SCHEMA.names if name not in ("image", "mask")]
 SLICES_PER_GROUP = 16  # so that a shard reads little more of a case than the slices it takes
-METADATA_KEY = b"medvar.case"
+METADATA_KEY, DIGEST_KEY = b"medvar.case", b"medvar.case_sha256"
 CHANGES = {
     "source": "source changed",
     "collection": "collection changed",
     "recipe": "recipe changed",
     "code": "code version changed",
 }
+
+
+AGAIN = "Run `medvar-data harmonize` again."
+EDITED = "{name} in the workspace is not as harmonize wrote it: it was damaged or edited. " + AGAIN
+
+
+@dataclass(frozen=True)
+class _CaseNote:
+    """What stands in a case file's metadata."""
+
+    collection: Name
+    case: Name
+    inputs: Inputs
+    rows_sha256: Digest
+    harmonized: HarmonizedCase | None = None
+    reason: Reason | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,20 +96,23 @@ def write_rejected(path: Path, error: CaseRejected, case: Case, inputs: Inputs) 
 
 def read_case_file(path: Path) -> CaseFile:
     """Read what holds for the whole case; no slice is read."""
-    try:
-        note = json.loads(pq.read_schema(path).metadata[METADATA_KEY])
-        collection, case, reject = note["collection"], note["case"], None
-        if note.get("reason"):
-            reject = Reject(collection, case, "harmonize", Reason(note["reason"]), note["detail"])
-        harmonized = _harmonized(note["harmonized"]) if note.get("harmonized") else None
-        return CaseFile(collection, case, Inputs(**note["inputs"]), harmonized, reject)
-    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise WorkspaceError(f"{path.name} in the workspace is damaged; run harmonize again.") from error
+    note = _note(path)
+    reject = None
+    if note.reason:
+        reject = Reject(note.collection, note.case, "harmonize", note.reason, note.detail)
+    return CaseFile(note.collection, note.case, note.inputs, note.harmonized, reject)
 
 
 def read_slice_index(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a case without their pictures."""
-    return pq.read_table(path, columns=INDEX_COLUMNS).to_pylist()
+    """Read the rows of a case without their pictures.
+
+    Raises:
+        WorkspaceError: they are not those that harmonize wrote.
+    """
+    rows = table_of(path, SLICE_SCHEMA, path.name, WorkspaceError, AGAIN, columns=INDEX_COLUMNS).to_pylist()
+    if _digest_of_rows(rows) != _note(path).rows_sha256:
+        raise WorkspaceError(EDITED.format(name=path.name))
+    return rows
 
 
 def read_pictures(path: Path, rows: Iterable[int]) -> dict[int, tuple[bytes, bytes]]:
@@ -132,11 +155,12 @@ def why_to_do(path: Path, wanted: Inputs, *, retry: bool = False) -> tuple[str, 
 
 def _write(path: Path, rows: list[dict[str, Any]], case: Case, inputs: Inputs, **outcome: Any) -> None:
     note = {
-        "collection": case.collection, "case": case.case,
+        "collection": case.collection, "case": case.case, "rows_sha256": _digest_of_rows(rows),
         "inputs": dataclasses.asdict(inputs), **outcome,
     }  # fmt: skip
     columns = {f.name: pa.array([row[f.name] for row in rows], type=f.type) for f in SLICE_SCHEMA}
-    metadata = {METADATA_KEY: json.dumps(note, sort_keys=True).encode()}
+    text = json.dumps(note, sort_keys=True).encode()
+    metadata = {METADATA_KEY: text, DIGEST_KEY: sha256(text).hexdigest().encode()}
     table = pa.table(columns, schema=SLICE_SCHEMA.with_metadata(metadata))
     with atomic_path(path) as partial:
         pq.write_table(
@@ -145,8 +169,26 @@ def _write(path: Path, rows: list[dict[str, Any]], case: Case, inputs: Inputs, *
         )  # fmt: skip
 
 
-def _harmonized(note: dict[str, Any]) -> HarmonizedCase:
-    numbers = {k: {int(v): mm3 for v, mm3 in note[k].items()} for k in ("removed_label_mm3", "label_mm3")}
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items()}
-    plain |= {**numbers, "statistics": CaseStatistics(**note["statistics"])}
-    return HarmonizedCase(**plain)
+def _note(path: Path) -> _CaseNote:
+    """The note of a case file, as harmonize wrote it.
+
+    Raises:
+        WorkspaceError: it is damaged or was edited.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise WorkspaceError(f"{path.name} in the workspace is damaged. {AGAIN}") from error
+    text = metadata.get(METADATA_KEY, b"")
+    if sha256(text).hexdigest().encode() != metadata.get(DIGEST_KEY):
+        raise WorkspaceError(EDITED.format(name=path.name))
+    return decode_json(text, _CaseNote, path.name, WorkspaceError, AGAIN)
+
+
+def _digest_of_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Name the rows of a case, pictures by their digests."""
+    digest = sha256()
+    for row in rows:
+        values = [row[name] if name != "label_pixels" else sorted(map(list, row[name])) for name in INDEX_COLUMNS]
+        digest.update(json.dumps(values).encode() + b"\n")
+    return digest.hexdigest()

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from medvar_data.errors import WorkspaceError
+from medvar_data.naming import is_name
 from medvar_data.records import Case
 from medvar_data.shardset.schema import Column, schema_of
+from medvar_data.storage.documents import table_of
 from medvar_data.storage.parquet import table_from_rows, write_table
 
 _text, _texts, _i32, _i64 = pa.string(), pa.list_(pa.string()), pa.int32(), pa.int64()
@@ -46,9 +48,23 @@ def write_cases(path: Path, cases: Iterable[Case], metadata: Mapping[str, str]) 
     write_table(path, table_from_rows((dataclasses.asdict(c) for c in cases), CASE_SCHEMA), metadata)
 
 
-def read_cases(path: Path) -> list[Case]:
-    """Read what `write_cases` wrote."""
-    return [_build(Case, row) for row in pq.read_table(path, schema=CASE_SCHEMA).to_pylist()]
+def read_cases(data: bytes, where: str, collection: str) -> list[Case]:
+    """Read what `write_cases` wrote.
+
+    Args:
+        data: of the file.
+        where: the file, as messages name it.
+        collection: whose cases they are.
+
+    Raises:
+        WorkspaceError: it is damaged, or names what leads elsewhere.
+    """
+    again = "Run `medvar-data ingest` of this collection again."
+    rows = table_of(data, CASE_SCHEMA, where, WorkspaceError, again).to_pylist()
+    for row in rows:
+        if row["collection"] != collection or not is_name(row["case"]) or not is_name(row["condition"]):
+            raise WorkspaceError(f"{where} is damaged (a row's collection, case or condition is none). {again}")
+    return [_build(Case, row) for row in rows]
 
 
 T = TypeVar("T")

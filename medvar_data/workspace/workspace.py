@@ -10,39 +10,56 @@ W/harmonized/<name>/<case>.parquet  one file a finished case
 W/shards/<plan>/                    index of finished shards, for resuming
 """
 
-import json
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from hmac import new as hmac
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.catalog.load import OWN_CONDITION_IDS, load_conditions, parse_collection
 from medvar_data.errors import WorkspaceError
+from medvar_data.naming import Count, Digest, Name, is_name
 from medvar_data.records import Case, Ingested, LayoutCount, Reject
 from medvar_data.shardset.rejects import read_rejects, write_rejects
 from medvar_data.sources.archives import split_path
 from medvar_data.sources.tree import SEPARATOR, Tree
-from medvar_data.storage.store import file_digest, write_bytes, write_json
+from medvar_data.storage.documents import read_json
+from medvar_data.storage.store import file_digest, write_bytes, write_json, write_new
 from medvar_data.workspace.case_file import read_case_file
 from medvar_data.workspace.tables import read_cases, write_cases
 
-SALT_PATTERN = re.compile(r"[0-9a-f]{64}")
+SALT_PATTERN, SALT_BYTES = re.compile(rb"[0-9a-f]{64}"), 256
+
+
+INGEST_AGAIN = "Run `medvar-data ingest` of this collection again."
+OwnId = Annotated[int, msgspec.Meta(ge=OWN_CONDITION_IDS.start, lt=OWN_CONDITION_IDS.stop)]
 
 
 @dataclass(frozen=True)
 class ArchiveNote:
     """What the workspace knows of an archive: `sha256` holds as long as size and time do."""
 
-    n_bytes: int
+    n_bytes: Count
     modified_ns: int
-    sha256: str
+    sha256: Digest
     encrypted: bool  # a password was needed
-    scratch_bytes: int  # to unpack before a member can be read; 0 where members are read in place
+    scratch_bytes: Count  # to unpack before a member can be read; 0 where members are read in place
+
+
+@dataclass(frozen=True)
+class _IngestNote:
+    """What W/ingest/<name>.json says beside the tables."""
+
+    counts: tuple[LayoutCount, ...]
+    notes: tuple[str, ...]
+    own: bool  # the description is the user's
+    tables: dict[str, Digest] = field(default_factory=dict)  # of the two tables beside it
 
 
 def archives_of(case: Case) -> set[Path]:
@@ -72,17 +89,19 @@ class Workspace:
 
     def ingested(self) -> list[str]:
         """Names of the collections that were ingested, sorted; none where nothing was yet."""
-        return sorted(p.name.removesuffix(".json") for p in (self.path / "ingest").glob("*.json"))
+        return sorted(
+            name for p in (self.path / "ingest").glob("*.json") if is_name(name := p.name.removesuffix(".json"))
+        )
 
     def salt(self) -> bytes:
         """The secret behind patient hashes; made at the first call."""
         file = self.path / "salt"
         if not file.exists():
-            self.set_salt(secrets.token_bytes(32))
-        text = file.read_text(encoding="ascii").strip()
+            return self._adopt_salt(secrets.token_bytes(32))
+        text = file.read_bytes()[:SALT_BYTES].strip()
         if not SALT_PATTERN.fullmatch(text):
             raise WorkspaceError(f"{file} is damaged; wanted 64 hexadecimal digits. Restore it, or hashes will change.")
-        return bytes.fromhex(text)
+        return bytes.fromhex(text.decode())
 
     def salt_to_use(self, wanted: bytes | None = None) -> bytes:
         """The workspace's salt, else the wanted one, else a new one; nothing is written.
@@ -106,12 +125,15 @@ class Workspace:
         Raises:
             WorkspaceError: the workspace has another salt already.
         """
+        if self._adopt_salt(salt) != salt:
+            raise WorkspaceError(f"{self.path / 'salt'} holds another salt; a salt never changes. Use a new workspace.")
+
+    def _adopt_salt(self, salt: bytes) -> bytes:
+        """Write a salt where there is none; gives the one that holds, which another process may have written meanwhile."""
         file = self.path / "salt"
-        if file.exists():
-            if file.read_text(encoding="ascii").strip() != salt.hex():
-                raise WorkspaceError(f"{file} holds another salt; a salt never changes. Use a new workspace.")
-            return
-        write_bytes(file, (salt.hex() + "\n").encode(), mode=0o600)
+        if not file.exists():
+            write_new(file, (salt.hex() + "\n").encode(), mode=0o600)
+        return self.salt()
 
     def patient_hash(self, group: str) -> str:
         """Salted hash of a patient, 16 hex digits."""
@@ -125,12 +147,8 @@ class Workspace:
         write_rejects(folder / f"{spec.name}.rejects.parquet", result.rejects)
         files = [{"case": r.case, "reason": r.reason.value, "files": list(r.files)} for r in result.rejects]
         write_json(self.path / "rejected" / f"{spec.name}.json", files)
-        note = {
-            "counts": [asdict(c) for c in result.counts],
-            "notes": list(result.notes),
-            "own": own,
-        }
-        write_json(folder / f"{spec.name}.json", note)
+        tables = {name: file_digest(folder / name) for name in _tables_of(spec.name)}
+        write_json(folder / f"{spec.name}.json", asdict(_IngestNote(result.counts, result.notes, own, tables)))
 
     def note_archives(self, tree: Tree) -> None:
         """Note digest, size and needs of a tree's archives, the broken ones included; unchanged ones are not read again."""
@@ -154,7 +172,9 @@ class Workspace:
         file = self.path / "archives.json"
         if not file.exists():
             return {}
-        return {Path(path): ArchiveNote(**note) for path, note in json.loads(file.read_text(encoding="utf-8")).items()}
+        way_on = "Delete it and run `medvar-data ingest` of the packed collections again."
+        notes = read_json(file, dict[str, ArchiveNote], WorkspaceError, way_on)
+        return {Path(path): note for path, note in notes.items()}
 
     def spec(self, name: str) -> CollectionSpec:
         """The description that ingest used for a collection."""
@@ -163,19 +183,19 @@ class Workspace:
             raise WorkspaceError(
                 f"{self.path} holds no collection {name!r}; ingested are {', '.join(self.collections())}."
             )
-        return parse_collection(file.read_text(encoding="utf-8"), f"collection {name}", own=self._note(name)["own"])
+        return parse_collection(file.read_text(encoding="utf-8"), f"collection {name}", own=self._note(name).own)
 
     def cases(self, name: str) -> list[Case]:
         """Cases of one collection, in ingest's order."""
-        return read_cases(self.path / "ingest" / f"{name}.parquet")
+        return read_cases(*self._ingest_table(f"{name}.parquet", name), name)
 
     def ingest_rejects(self, name: str) -> list[Reject]:
         """Cases that ingest left out."""
-        return read_rejects(self.path / "ingest" / f"{name}.rejects.parquet")
+        return read_rejects(*self._ingest_table(f"{name}.rejects.parquet", name), WorkspaceError, INGEST_AGAIN)
 
     def counts(self, name: str) -> list[LayoutCount]:
         """Found beside expected, a row a layout."""
-        return [LayoutCount(**row) for row in self._note(name)["counts"]]
+        return list(self._note(name).counts)
 
     def case_file(self, case: Case) -> Path:
         """Where a case's result lies."""
@@ -199,7 +219,10 @@ class Workspace:
         """Ids of the conditions in use: the public vocabulary's, and from 1000 the user's own, kept in the workspace."""
         public = load_conditions()
         file = self.path / "conditions.json"
-        own: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        way_on = "Restore it from a copy, or begin a new workspace: ids of conditions never change."
+        own = read_json(file, dict[Name, OwnId], WorkspaceError, way_on) if file.exists() else {}
+        if len(set(own.values())) != len(own):
+            raise WorkspaceError(f"{file} is damaged (two conditions have one id). {way_on}")
         fresh = sorted(names - public.keys() - own.keys())
         free = iter(i for i in OWN_CONDITION_IDS if i not in own.values())
         own.update(zip(fresh, free, strict=False))
@@ -212,8 +235,27 @@ class Workspace:
             )
         return {name: known[name] for name in sorted(names)}
 
-    def _note(self, name: str) -> dict[str, Any]:
+    def _note(self, name: str) -> _IngestNote:
         file = self.path / "ingest" / f"{name}.json"
         if not file.exists():
             raise WorkspaceError(f"Collection {name!r} was not ingested into {self.path}.")
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return read_json(file, _IngestNote, WorkspaceError, INGEST_AGAIN)
+
+    def _ingest_table(self, table: str, name: str) -> tuple[bytes, str]:
+        """The bytes of a table that ingest wrote, and its name for messages.
+
+        Raises:
+            WorkspaceError: it is gone, or not the one that ingest wrote.
+        """
+        file = self.path / "ingest" / table
+        try:
+            data = file.read_bytes()
+        except OSError:
+            raise WorkspaceError(f"{file} is gone, or cannot be read. {INGEST_AGAIN}") from None
+        if sha256(data).hexdigest() != self._note(name).tables.get(table):
+            raise WorkspaceError(f"{file} is not the one that ingest wrote: it was damaged or edited. {INGEST_AGAIN}")
+        return data, str(file)
+
+
+def _tables_of(name: str) -> tuple[str, str]:
+    return f"{name}.parquet", f"{name}.rejects.parquet"
