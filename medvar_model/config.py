@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from medvar_model.errors import ConfigMismatch
 
+MOST, MOST_LEVELS = 1 << 20, 64  # of any number that counts something, and of levels or scales
 PAPER_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens for 256 x 256 pixels
 
 
@@ -296,8 +297,15 @@ def _require_positive(config: Any, except_for: tuple[str, ...]) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         numbers = value if isinstance(value, tuple) else (value,)
-        if field.name not in except_for and (not numbers or min(numbers) < 1):
+        if field.name in except_for:
+            continue
+        if not numbers or min(numbers) < 1:
             raise ConfigMismatch(f"{type(config).__name__}.{field.name} is {value}; wanted at least 1.")
+        if max(numbers) > MOST or len(numbers) > MOST_LEVELS:
+            shown = value if isinstance(value, int) else f"a list of {len(numbers)} numbers up to {max(numbers)}"
+            raise ConfigMismatch(
+                f"{type(config).__name__}.{field.name} is {shown}; wanted at most {MOST:,}, and {MOST_LEVELS} in a list."
+            )
 
 
 # fmt: off

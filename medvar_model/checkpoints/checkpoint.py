@@ -24,14 +24,24 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medvar_model.config import TokenizerConfig, TransformerConfig, from_dict, to_dict
+from medvar_data.naming import Count, Name, printable
+from medvar_data.storage.documents import read_json
+from medvar_model.config import (
+    TokenizerConfig,
+    TransformerConfig,
+    from_dict,
+    to_dict,
+    tokenizer_parameters,
+    transformer_parameters,
+)
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 from medvar_model.machine.folders import no_checkpoint
 from medvar_model.networks.tokenizer import Tokenizer
@@ -44,6 +54,36 @@ KINDS = {"tokenizer": TokenizerConfig, "transformer": TransformerConfig}
 
 
 RESUMABLE = ("model.safetensors", "config.json", "run.json", "state/training.safetensors", "state/progress.json")
+
+
+class _SetNote(TypedDict):
+    shards: str
+    digest: str
+    train_slices: Count
+
+
+class _WeightsNote(TypedDict):
+    path: str
+    digest: str
+
+
+class RunNote(TypedDict, total=False):
+    """What run.json says that is read back; imported weights say less."""
+
+    shard_set: _SetNote
+    tokenizer: _WeightsNote
+    init_from: _WeightsNote
+    settings: dict[str, Any]
+    progress: dict[str, Any]
+
+
+class ProgressNote(TypedDict):
+    """What state/progress.json says: steps taken, best loss, steps left out for want of finite numbers."""
+
+    step: Count
+    best: float | None
+    skipped: Count
+    skipped_in_a_row: Count
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,25 +172,31 @@ def read_checkpoint(path: Path, kind: str) -> Contents:
         config: TokenizerConfig | TransformerConfig = from_dict(KINDS[kind], values)
     except ConfigMismatch as error:
         raise ConfigMismatch(f"{folder / 'config.json'} cannot be used: {error} {_instead(folder)}") from None
-    conditions = _load_json(folder / "conditions.json") if kind == "transformer" else {}
+    weights = _load_tensors(folder / "model.safetensors")
+    _check_size(config, weights, folder)
     return Contents(
-        weights=_load_tensors(folder / "model.safetensors"),
+        weights=weights,
         config=config,
-        run=_load_json(folder / "run.json"),
-        conditions=conditions,
+        run=read_run(folder),
+        conditions=_load_conditions(folder, config) if isinstance(config, TransformerConfig) else {},
     )
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Read what a checkpoint says it was made from: its run.json."""
-    return _load_json(folder / "run.json")
+    run: dict[str, Any] = _load_json(folder / "run.json")
+    try:
+        msgspec.convert(run, RunNote)
+    except msgspec.ValidationError as error:
+        raise _damage(folder / "run.json", f"{folder / 'run.json'} is damaged ({printable(str(error))}).") from None
+    return run
 
 
 def read_state(folder: Path) -> TrainingState:
     """Read what `write_checkpoint` was given to resume from."""
     return TrainingState(
         _load_tensors(folder / "state" / "training.safetensors"),
-        _load_json(folder / "state" / "progress.json"),
+        _load_json(folder / "state" / "progress.json", ProgressNote),
     )
 
 
@@ -283,22 +329,42 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         raise _damage(path, f"{path} is damaged ({error}).") from None
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def _load_json(path: Path, kind: Any = dict[str, Any]) -> Any:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _damage(path, f"{path.parent} has no {path.name}, so it is incomplete.") from None
-    except ValueError as error:
-        cause = "it is empty" if path.stat().st_size == 0 else f"it is no JSON: {error}"
-        raise _damage(path, f"{path} is damaged ({cause}).") from None
-    if not isinstance(value, dict):
-        raise _damage(path, f"{path} is damaged (it holds a {type(value).__name__}; wanted an object).")
-    return value
+        return read_json(path, kind, MissingCheckpoint, _instead(_checkpoint_of(path)))
+    except OSError:
+        raise _damage(path, f"{path.parent} has no {path.name} that can be read, so it is incomplete.") from None
+
+
+def _load_conditions(folder: Path, config: TransformerConfig) -> dict[str, int]:
+    """Read name → row of the conditions: names that lead nowhere, each with a row of its own.
+
+    Raises:
+        MissingCheckpoint: the file is missing, damaged, or does not fit the configuration.
+    """
+    path = folder / "conditions.json"
+    rows: dict[str, int] = _load_json(path, dict[Name, Count])
+    if len(set(rows.values())) != len(rows) or any(row >= config.n_conditions for row in rows.values()):
+        raise _damage(path, f"{path} is damaged (rows are wanted once each, below {config.n_conditions}).")
+    return rows
+
+
+def _check_size(config: TokenizerConfig | TransformerConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse a configuration that asks for more numbers than the weights hold, before anything of it is built."""
+    wanted = transformer_parameters(config) if isinstance(config, TransformerConfig) else tokenizer_parameters(config)
+    found = sum(tensor.numel() for tensor in weights.values())
+    if wanted > found:
+        raise ConfigMismatch(
+            f"{folder / 'config.json'} describes {wanted:,} weights, but model.safetensors holds {found:,}. {_instead(folder)}"
+        )
 
 
 def _damage(path: Path, found: str) -> MissingCheckpoint:
-    folder = path.parent.parent if path.parent.name == "state" else path.parent
-    return MissingCheckpoint(f"{found} {_instead(folder)}")
+    return MissingCheckpoint(f"{found} {_instead(_checkpoint_of(path))}")
+
+
+def _checkpoint_of(path: Path) -> Path:
+    return path.parent.parent if path.parent.name == "state" else path.parent
 
 
 def _instead(folder: Path) -> str:

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from medvar_data.storage.documents import read_json
 from medvar_data.storage.html import assemble, write_section
 from medvar_data.storage.store import write_bytes
 from medvar_model.checkpoints.checkpoint import Contents, build_tokenizer, build_transformer, read_checkpoint
-from medvar_model.errors import ConfigMismatch, ShardSetMismatch
+from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
 from medvar_model.evaluation.inputs import check_pair, read_png, read_samples, samples_digest, scan_of, split_sizes
 from medvar_model.evaluation.metrics.features import shrunk
 from medvar_model.evaluation.page import SECTION, model_section
@@ -163,8 +164,11 @@ class _Evaluation:
         file = self.out / REPORT
         if not file.is_file():
             return None
-        before = json.loads(file.read_text())
-        return before if before["inputs"] == self._inputs() else None
+        try:
+            before: dict[str, Any] = read_json(file, dict[str, Any], MissingCheckpoint, "")
+        except MissingCheckpoint:  # a damaged report is made again
+            return None
+        return before if before.get("inputs") == self._inputs() else None
 
     def measure(self) -> dict[str, Any]:
         """Draw, pass over all slices, score; write report, rows and pictures. Returns the report."""

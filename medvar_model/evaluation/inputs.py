@@ -1,15 +1,17 @@
 """Read what an evaluation compares: samples that were drawn, the sizes of the splits, the scans of slices."""
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import cv2
+import msgspec
 import numpy as np
 from jaxtyping import UInt8
 
+from medvar_data.naming import NAME, Name
 from medvar_data.shardset.dataset import read_dataset
+from medvar_data.storage.documents import read_json
 from medvar_data.storage.store import Store
 from medvar_model.checkpoints.checkpoint import Contents
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint
@@ -42,16 +44,33 @@ def check_pair(kept: Contents, frozen: Contents, run: str) -> None:
         )
 
 
+class SampleRow(TypedDict):
+    """What samples.json says of one image."""
+
+    file: Annotated[str, msgspec.Meta(pattern=f"^{NAME}\\.png$")]
+    condition: Name
+    seed: int
+
+
+class _Samples(TypedDict):
+    images: Annotated[list[SampleRow], msgspec.Meta(min_length=1)]
+
+
+class Samples(_Samples, total=False):
+    """What samples.json says that is read back."""
+
+    finished: bool
+    transformer_digest: str
+
+
 def read_samples(folder: Path) -> dict[str, Any]:
     """Read what `write_samples` said of its images."""
     try:
-        said = json.loads((folder / "samples.json").read_text())
-    except FileNotFoundError:
+        said = read_json(folder / "samples.json", Samples, MissingCheckpoint, "Draw the samples again.")
+    except OSError:
         raise MissingCheckpoint(
             f"{folder} holds no samples.json; wanted a folder that `medvar-model sample` wrote."
         ) from None
-    except ValueError as error:
-        raise MissingCheckpoint(f"{folder / 'samples.json'} is damaged ({error}). Draw the samples again.") from None
     if not said.get("finished", True):
         raise MissingCheckpoint(f"The drawing into {folder} was stopped before its end. Repeat that command first.")
     return dict(said)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 
 class RunLog:
     """An open log.
@@ -75,7 +77,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text().splitlines() if path.is_file() else []:
         try:
-            lines.append(json.loads(text))
-        except ValueError:
+            lines.append(msgspec.json.decode(text, type=dict[str, Any]))
+        except (msgspec.MsgspecError, RecursionError):
             break
     return lines

@@ -58,7 +58,7 @@ def test_a_transformer_comes_back_with_its_conditions(tmp_path):
 
 def test_a_state_comes_back_bit_for_bit(tmp_path):
     tensors = {"optimizer/0/step": torch.tensor(3.0), "memory/counts": torch.arange(4).view(2, 2)}
-    progress = {"step": 4, "best": None, "rate": 0.1}
+    progress = {"step": 4, "best": 0.1, "skipped": 0, "skipped_in_a_row": 0}
     write_checkpoint(tmp_path / "last", tokenizer_contents(), TrainingState(tensors, progress))
     state = read_state(tmp_path / "last")
     assert state.progress == progress

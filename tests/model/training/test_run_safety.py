@@ -89,8 +89,8 @@ def test_best_never_lies_without_last(shards, tmp_path):
     [
         ("state/training.safetensors", b"x" * 40, r"training\.safetensors is damaged .*best beside it can be used"),
         ("state/progress.json", b"", r"progress\.json is damaged \(it is empty\).*--init-from"),
-        ("state/progress.json", b'{"stp": 3}', "does not belong to this run"),
-        ("config.json", b"{", r"config\.json is damaged \(it is no JSON: Expecting property name.*line 1"),
+        ("state/progress.json", b'{"stp": 3}', "missing required field `step`"),
+        ("config.json", b"{", r"config\.json is damaged \(it is no JSON: Input data was truncated"),
         ("run.json", b"{}", "does not say what the run was made from"),
     ],
 )
