@@ -1,11 +1,15 @@
 """Check a collection's description: every word, pattern, template and number in it, each with an error that names the key."""
 
 import re
+from string import Formatter
 
 from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, Overlap, Quirk, labels_of, parse_numbers
+from medvar_data.catalog.patterns import compile_pattern
 from medvar_data.catalog.toml import compiled, one_of
 from medvar_data.errors import SpecError
+from medvar_data.naming import printable
 
+MOST_TEMPLATE = 500  # letters
 CASE_PATTERNS = re.compile(r"[a-z0-9*?\[\]\-]+(?: +[a-z0-9*?\[\]\-]+)*")
 MODALITIES = ("CT", "MR")
 
@@ -92,7 +96,7 @@ def check_collection(spec: CollectionSpec, where: str) -> None:
         defined = _label_values(labels_of(spec, layout.id), where)
         _check_layout(layout, spec, f"{where}, layout {layout.id}")
         _check_label_files(layout, defined, f"{where}, layout {layout.id}")
-        if layout.vote and "rater" not in re.compile(layout.label).groupindex:
+        if layout.vote and "rater" not in compile_pattern(layout.label).groupindex:
             raise SpecError(f"{where}, layout {layout.id}: label has no group rater, which vote needs.")
         _check_splits(layout, f"{where}, layout {layout.id}")
 
@@ -139,19 +143,40 @@ def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
         missing = set(layout.pair_on) - set(pattern.groupindex) if getattr(layout, key) else set()
         if missing:
             raise SpecError(f"{where}: {key} has no group {', '.join(sorted(missing))}, which pair_on names.")
-    groups = set(re.compile(layout.image).groupindex)
+    groups = set(compile_pattern(layout.image).groupindex)
     for template in (layout.case, layout.group, layout.sequence, layout.split):
-        unknown = set(re.findall(r"\{(\w+)\}", template)) - groups
+        unknown = set(_fields_of(template, where)) - groups
         if unknown:
             raise SpecError(
                 f"{where}: template {template!r} uses {sorted(unknown)}, which the image pattern does not capture."
             )
 
 
+def _fields_of(template: str, where: str) -> list[str]:
+    """The names in a template, which may hold plain {name} alone: a width or a call could do anything.
+
+    Raises:
+        SpecError: it holds something else.
+    """
+    wrong = SpecError(
+        f"{where}: template {printable(template)!r} cannot be filled in; wanted text and plain {{name}}s."
+    )
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        raise wrong from None
+    fields = [(name, spec, conversion) for _, name, spec, conversion in parts if name is not None]
+    if len(template) > MOST_TEMPLATE or any(
+        spec or conversion or not name.isidentifier() for name, spec, conversion in fields
+    ):
+        raise wrong
+    return [name for name, _, _ in fields]
+
+
 def _check_label_files(layout: Layout, defined: set[int], where: str) -> None:
     if not layout.label_files:
         return
-    if "structure" not in re.compile(layout.label).groupindex:
+    if "structure" not in compile_pattern(layout.label).groupindex:
         raise SpecError(f"{where}: label has no group structure, which label_files needs.")
     unknown = sorted(set(layout.label_files.values()) - defined)
     if unknown:
@@ -159,7 +184,7 @@ def _check_label_files(layout: Layout, defined: set[int], where: str) -> None:
 
 
 def _check_splits(layout: Layout, where: str) -> None:
-    if layout.splits and "number" not in re.compile(layout.image).groupindex:
+    if layout.splits and "number" not in compile_pattern(layout.image).groupindex:
         raise SpecError(f"{where}: image has no group number, which splits needs.")
     seen: set[int] = set()
     for name, text in layout.splits.items():

@@ -2,15 +2,19 @@
 
 import dataclasses
 import difflib
-import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-from medvar_data.errors import SpecError
+import regex
 
+from medvar_data.catalog.patterns import compile_pattern
+from medvar_data.errors import SpecError
+from medvar_data.naming import printable
+
+MOST_LETTERS = 4_000_000
 T = TypeVar("T")
 
 
@@ -37,10 +41,17 @@ def read_toml(text: str, where: str) -> dict[str, Any]:
     Raises:
         SpecError: it is none; says where.
     """
+    if len(text) > MOST_LETTERS:
+        raise SpecError(f"{where}: {len(text):,} letters; wanted a description of at most {MOST_LETTERS:,}.")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{where}: not valid TOML ({error}).") from error
+        raise SpecError(f"{where}: not valid TOML ({printable(str(error))}).") from error
+    except (
+        RecursionError,
+        ValueError,
+    ) as error:  # tables or lists in each other without end, numbers of thousands of digits
+        raise SpecError(f"{where}: not valid TOML (values lie too deep in each other, or are too long).") from error
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -96,12 +107,12 @@ def rows_of(table: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]
     return rows
 
 
-def compiled(pattern: str, where: str) -> re.Pattern[str]:
+def compiled(pattern: str, where: str) -> Any:
     """Compile a regular expression of a description, naming it where it is none."""
     try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise SpecError(f"{where} is not a regular expression ({error}).") from error
+        return compile_pattern(pattern)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise SpecError(f"{where} is not a regular expression ({printable(str(error))}).") from error
 
 
 def one_of(value: str, allowed: tuple[str, ...], where: str) -> None:

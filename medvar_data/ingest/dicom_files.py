@@ -3,7 +3,6 @@
 In: the layouts with the reader `dicom`, and the tree. Out: `SortedFiles`. Identities are compared here and hashed for keys.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from hmac import new as hmac
 from pathlib import PurePosixPath
 
 from medvar_data.catalog.collection import CollectionSpec, Layout
+from medvar_data.catalog.patterns import search
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.ingest.names import make_reject
 from medvar_data.readers.dicom.headers import Instance, read_instance
@@ -93,10 +93,10 @@ def series_key(instance: Instance) -> str:
 
 def _matches(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree) -> Iterator[FileMatch]:
     for file in tree.files:
-        if any(re.search(pattern, file.path) for pattern in spec.exclude):
+        if any(search(pattern, file.path) for pattern in spec.exclude):
             continue
-        images = {layout.id: match for layout in layouts if (match := re.search(layout.image, file.path))}
-        labels = (layout.id for layout in layouts if re.search(layout.label or layout.image, file.path))
+        images = {layout.id: match for layout in layouts if (match := search(layout.image, file.path))}
+        labels = (layout.id for layout in layouts if search(layout.label or layout.image, file.path))
         one = FileMatch(
             file,
             {name: {k: v or "" for k, v in found.groupdict().items()} for name, found in images.items()},

@@ -5,13 +5,13 @@ cause, or counted in a note. A series of mask pictures (Secondary Capture, or de
 `derived = true` and its description is a name that a `[[label]]`'s `roi` means.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medvar_data.catalog.collection import CollectionSpec, Layout, labels_of
+from medvar_data.catalog.patterns import fullmatch
 from medvar_data.errors import Reason
 from medvar_data.ingest.dicom_files import SortedFiles, hashed
 from medvar_data.ingest.names import make_reject
@@ -99,7 +99,7 @@ def pair_annotations(
 def _is_mask_series(spec: CollectionSpec, layout: Layout, instances: Sequence[Instance]) -> bool:
     rows = [row.roi for row in labels_of(spec, layout.id) if row.roi] if layout.derived and layout.labelled else []
     first = instances[0]
-    named = any(re.fullmatch(roi, text, re.IGNORECASE) for roi in rows for text in first.texts)
+    named = any(fullmatch(roi, text, ignore_case=True) for roi in rows for text in first.texts)
     return named and all(is_derived(one) for one in instances)
 
 

@@ -5,7 +5,6 @@ a whole series is none, a series) that cannot be used. No pixel is read. UIDs an
 go no further.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -13,6 +12,7 @@ from hmac import new as hmac
 from pathlib import Path
 
 from medvar_data.catalog.collection import CollectionSpec, Layout
+from medvar_data.catalog.patterns import search
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.ingest.dicom_files import SortedFiles, hashed, series_key, sort_files
 from medvar_data.ingest.dicom_labels import DicomVolume, pair_annotations, take_mask_series
@@ -200,7 +200,7 @@ def _sequence(layout: Layout, groups: Mapping[str, str], first: Instance, part: 
 
 
 def _matches_any(pattern: str, texts: Iterable[str]) -> bool:
-    return any(re.search(pattern, text, re.IGNORECASE) for text in texts)
+    return any(search(pattern, text, ignore_case=True) for text in texts)
 
 
 def _with_labels(volume: DicomVolume, paths: list[str], found: SortedFiles) -> Case:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from medvar_data.catalog.collection import CollectionSpec, Layout
+from medvar_data.catalog.patterns import search
 from medvar_data.errors import Reason
 from medvar_data.ingest.names import CaseFiles, CaseKeys, make_case, make_reject, skip_reason, slug
 from medvar_data.records import Case, LayoutCount, Reject, SourceFile
@@ -33,7 +34,7 @@ class Matched:
 
 def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
     """Match the paths of a tree against the layouts of a collection; no file is opened or looked at."""
-    files = [f for f in tree.files if not any(re.search(p, f.path) for p in spec.exclude)]
+    files = [f for f in tree.files if not any(search(p, f.path) for p in spec.exclude)]
     candidates: list[Case] = []
     rejects: list[Reject] = []
     unlabelled, claimed, spares = [], set(), []
@@ -126,9 +127,8 @@ def _grouped(pattern: str, layout: Layout, files: Iterable[SourceFile], *, by_ca
     """Collect the files that match, by what pairs them (and, for images, by the case they make)."""
     found: Groups = {}
     seen = set()
-    regex = re.compile(pattern)
     for file in files:
-        match = regex.search(file.path)
+        match = search(pattern, file.path)
         if not match:
             continue
         groups = {k: v or "" for k, v in match.groupdict().items()}
@@ -184,7 +184,6 @@ def _label_order(layout: Layout, paths: list[str]) -> tuple[str, ...]:
     if not layout.label_files:
         return tuple(sorted(paths))
     order = list(layout.label_files)
-    regex = re.compile(layout.label)
-    named = [(match["structure"], path) for path in paths if (match := regex.search(path))]
+    named = [(match["structure"], path) for path in paths if (match := search(layout.label, path))]
     known = [(order.index(structure), path) for structure, path in named if structure in order]
     return tuple(path for _, path in sorted(known))

@@ -6,7 +6,6 @@ their voxels take. Where structures overlap, and where a name fits several rows,
 never shown.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -15,6 +14,7 @@ from jaxtyping import Bool, Float64, UInt16
 from pydicom.dataset import Dataset
 
 from medvar_data.catalog.collection import LabelSpec
+from medvar_data.catalog.patterns import fullmatch
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.dicom.contours import read_region
 from medvar_data.readers.dicom.headers import Instance, quiet
@@ -57,7 +57,7 @@ def paint(
     meant: list[set[int]] = [set() for _ in pairs]
     for row in reversed(labels):
         for (instance, dataset), named, used in zip(pairs, names, meant, strict=True) if row.roi else ():
-            numbers = [n for n, known in named.items() if any(re.fullmatch(row.roi, k, re.IGNORECASE) for k in known)]
+            numbers = [n for n, known in named.items() if any(fullmatch(row.roi, k, ignore_case=True) for k in known)]
             used.update(numbers)
             if not numbers:
                 continue
