@@ -52,7 +52,9 @@ def sort_files(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree, salt
         path = match.file.path
         found.matches[path] = match
         try:
-            instance = read_instance(tree.root, path, texts=texts) if match.file.n_bytes else None
+            instance = (
+                read_instance(tree.root, path, n_bytes=match.file.n_bytes, texts=texts) if match.file.n_bytes else None
+            )
             if instance and not instance.frames and instance.sop_class in ("", *IMAGES):
                 raise CaseRejected(Reason.TRUNCATED, "a DICOM header ends before it says how large its picture is")
         except CaseRejected as error:

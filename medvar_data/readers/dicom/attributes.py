@@ -6,7 +6,7 @@ what names a person.
 """
 
 GEOMETRY = (
-    "Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
+    "Rows", "Columns", "NumberOfFrames", "BitsAllocated", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
 )  # fmt: skip
 KIND = (
     "SOPClassUID", "Modality", "ImageType", "SamplesPerPixel", "PhotometricInterpretation", "BurnedInAnnotation",
@@ -34,7 +34,7 @@ TEXTS = ("SeriesDescription", "ProtocolName")
 """Matched against the patterns of a user's `sequences`; only the user's own words come out."""
 
 PIXELS = (
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "ExtendedOffsetTable",
+    "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
 )  # fmt: skip
 

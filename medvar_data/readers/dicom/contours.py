@@ -18,6 +18,7 @@ from skimage.draw import polygon
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.dicom.headers import quiet
 
+CONTOUR_DATA = 0x30060050
 CLOSED = ("CLOSEDPLANAR", "CLOSED", "")  # as vendors write it, less underscores, spaces and hyphens
 EXCLUSIVE = ("CLOSEDPLANARXOR", "XOR")
 OFF_PLANE = 0.5  # a contour may lie this fraction of a slice beside the image's slice, and so much out of plane
@@ -26,6 +27,7 @@ SAME_LINE = 0.1  # of a pixel: two contours whose corners lie so close are one, 
 COARSER = 1.2  # slices from one contour to the next: from here on, they were drawn on a coarser grid than the image's
 USUAL_GAP = 1.3  # times the least distance of two contours; beyond it the region has a true gap
 WITHIN = 0.01  # a contour is within another if at most this share of its pixels is not
+MOST_AT_ONE_HEIGHT = 4096  # contours of one region
 MOST_CORNERS_COMPARED = 1000  # of each contour
 
 
@@ -102,29 +104,82 @@ def _is_cut(contour: Contour, shape: tuple[int, int, int]) -> bool:
     return bool((low < -1.5).any() or (high > np.asarray(shape[:2]) + 0.5).any())
 
 
+@dataclass(frozen=True)
+class _Patch:
+    """Pixels whose centres lie within a contour, in the least rectangle around them."""
+
+    start: tuple[int, int]
+    mask: Bool[np.ndarray, "i j"]
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Where it lies in the picture."""
+        (i, j), (n, m) = self.start, self.mask.shape
+        return slice(i, i + n), slice(j, j + m)
+
+
 def combine(contours: Sequence[Contour], shape: tuple[int, int]) -> Bool[np.ndarray, "i j"]:
-    """One picture of the contours at one height."""
+    """One picture of the contours at one height.
+
+    Raises:
+        CaseRejected: `label_geometry` where there are more than anybody draws.
+    """
+    if len(contours) > MOST_AT_ONE_HEIGHT:
+        raise CaseRejected(
+            Reason.LABEL_GEOMETRY,
+            f"{len(contours):,} contours lie at one height; wanted at most {MOST_AT_ONE_HEIGHT:,}",
+        )
+    picture = np.zeros(shape, dtype=bool)
     if any(contour.exclusive for contour in contours):
-        mask = np.zeros(shape, dtype=bool)
         for contour in contours:
-            mask[_inside(contour, shape)] ^= True
-        return mask
-    single: list[tuple[Contour, Bool[np.ndarray, "i j"]]] = []
-    for contour in contours:
-        if not any(_is_same(contour, other) for other, _ in single):
-            mask = np.zeros(shape, dtype=bool)
-            mask[_inside(contour, shape)] = True
-            single.append((contour, mask))
-    masks = sorted((mask for _, mask in single), key=lambda mask: -int(mask.sum()))
-    picture, depths = np.zeros(shape, dtype=bool), list[int]()
-    for n, mask in enumerate(masks):
-        area = int(mask.sum())
-        around = [
-            depths[m] for m in range(n) if int((mask & ~masks[m]).sum()) <= WITHIN * area < WITHIN * masks[m].sum()
-        ]
+            patch = _patch(contour, shape)
+            picture[patch.box] ^= patch.mask
+        return picture
+    patches = sorted(
+        (_patch(contour, shape) for contour in _distinct(contours)), key=lambda patch: -int(patch.mask.sum())
+    )
+    depths: list[int] = []
+    for n, patch in enumerate(patches):
+        around = [depths[m] for m in range(n) if _is_within(patch, patches[m])]
         depths.append(1 + max(around, default=-1))
-        picture[mask] = depths[n] % 2 == 0
+        picture[patch.box] = np.where(patch.mask, depths[n] % 2 == 0, picture[patch.box])
     return picture
+
+
+def _distinct(contours: Sequence[Contour]) -> list[Contour]:
+    """The contours without those that are drawn twice."""
+    spans = np.array([[*c.corners.min(axis=0), *c.corners.max(axis=0)] for c in contours])
+    kept: list[int] = []
+    for n, contour in enumerate(contours):
+        near = np.flatnonzero(np.abs(spans[kept] - spans[n]).max(axis=1) <= SAME_LINE) if kept else ()
+        if not any(_is_same(contour, contours[kept[m]]) for m in near):
+            kept.append(n)
+    return [contours[n] for n in kept]
+
+
+def _is_within(inner: _Patch, outer: _Patch) -> bool:
+    """Tell whether all but a hundredth of a smaller patch lies in a larger one, and is not the same."""
+    (rows, columns), (outer_rows, outer_columns) = inner.box, outer.box
+    top, bottom = max(rows.start, outer_rows.start), min(rows.stop, outer_rows.stop)
+    left, right = max(columns.start, outer_columns.start), min(columns.stop, outer_columns.stop)
+    if top >= bottom or left >= right:
+        return False
+    mine = inner.mask[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
+    theirs = outer.mask[
+        top - outer_rows.start : bottom - outer_rows.start, left - outer_columns.start : right - outer_columns.start
+    ]
+    area = int(inner.mask.sum())
+    outside = area - int((mine & theirs).sum())
+    return outside <= WITHIN * area < WITHIN * int(outer.mask.sum())
+
+
+def _patch(contour: Contour, shape: tuple[int, int]) -> _Patch:
+    i, j = _inside(contour, shape)
+    if not len(i):
+        return _Patch((0, 0), np.zeros((0, 0), dtype=bool))
+    mask = np.zeros((int(np.ptp(i)) + 1, int(np.ptp(j)) + 1), dtype=bool)
+    mask[i - i.min(), j - j.min()] = True
+    return _Patch((int(i.min()), int(j.min())), mask)
 
 
 def _inside(contour: Contour, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +188,7 @@ def _inside(contour: Contour, shape: tuple[int, int]) -> tuple[np.ndarray, np.nd
     return i, j
 
 
-def _place(points: Sequence[float], to_index: Float64[np.ndarray, "4 4"], *, exclusive: bool) -> Contour:
+def _place(points: Float64[np.ndarray, " n"], to_index: Float64[np.ndarray, "4 4"], *, exclusive: bool) -> Contour:
     corners = np.asarray(points, dtype=np.float64).reshape(-1, 3)
     i, j, k = (to_index @ np.column_stack([corners, np.ones(len(corners))]).T)[:3]
     height = float(np.median(k))
@@ -200,7 +255,19 @@ def _signed_distance(mask: Bool[np.ndarray, "i j"]) -> Float64[np.ndarray, "i j"
     return within.astype(np.float64) - outside
 
 
-def _contours_of(dataset: Dataset, number: int) -> Iterator[tuple[str, tuple[float, ...]]]:
+def _numbers(contour: Dataset) -> Float64[np.ndarray, " n"]:
+    """The coordinates of a contour, from its text where that lies unparsed: numbers as objects take 25 times its bytes."""
+    element = contour.get_item(CONTOUR_DATA)
+    text = getattr(element, "value", None)
+    if isinstance(text, bytes):
+        return np.array([float(v) for v in text.rstrip(b"\0 ").split(b"\\") if v.strip()])
+    values = contour.get("ContourData")
+    return np.array(
+        [float(v) for v in (values if hasattr(values, "__iter__") else [values])] if values is not None else []
+    )
+
+
+def _contours_of(dataset: Dataset, number: int) -> Iterator[tuple[str, Float64[np.ndarray, " n"]]]:
     """Kind and points (LPS, mm, three numbers a point) of the contours of one region."""
     try:
         with quiet():
@@ -209,7 +276,7 @@ def _contours_of(dataset: Dataset, number: int) -> Iterator[tuple[str, tuple[flo
                     continue
                 for contour in region.get("ContourSequence") or ():
                     kind = str(contour.get("ContourGeometricType") or "").upper()
-                    points = tuple(float(v) for v in contour.get("ContourData") or ())
+                    points = _numbers(contour)
                     yield kind.translate(str.maketrans("", "", "_- ")), points
     except MemoryError:
         raise

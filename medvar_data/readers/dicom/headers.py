@@ -17,10 +17,11 @@ import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.dicom.attributes import HEADER, PIXELS, STRUCTURES, TEXTS, private_tags
+from medvar_data.readers.dicom.bounds import HEADER_LIMIT, SLACK, check_frames, inflated
 from medvar_data.readers.dicom.contrasts import Groups, contrasts_of
 from medvar_data.readers.dicom.regions import region_of
 from medvar_data.sources.tree import read_bytes, read_head
@@ -36,6 +37,7 @@ FIRST_ELEMENTS = tuple(
 )
 LONGEST_FIRST = 256  # bytes of such an element where its type is not written
 PLAIN_UNITS = ("", "1", "[hnsf'U]", "[arb'U]", "{counts}", "NM")  # of a scan: none, HU, arbitrary (UCUM)
+MOST_DEFLATED = 4 << 30  # bytes of pixels that a deflated file may hold
 MAX_FRAMES = 1 << 16  # in one file; a header that asks for more is damaged
 
 
@@ -91,12 +93,13 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def read_instance(root: Path, path: str, *, texts: bool = False) -> Instance | None:
+def read_instance(root: Path, path: str, *, n_bytes: int = 0, texts: bool = False) -> Instance | None:
     """Read a file's header; None where the file is no DICOM at all.
 
     Args:
         root: of the download.
         path: below root, or of an archive's member.
+        n_bytes: of the file, which bounds its number of frames; 0 where that is not known.
         texts: parse the series' description too.
 
     Raises:
@@ -109,7 +112,7 @@ def read_instance(root: Path, path: str, *, texts: bool = False) -> Instance | N
     dataset, is_whole = _parse_head(head, tags)
     if not is_whole:
         dataset, _ = _parse_head(read_bytes(root, path), tags)
-    return instance_of(dataset, path)
+    return instance_of(dataset, path, n_bytes)
 
 
 def is_dicom(head: bytes) -> bool:
@@ -129,6 +132,8 @@ def parse(data: bytes, *, pixels: bool = True, structures: bool = False) -> Data
         CaseRejected: `not_an_image` or `truncated`.
     """
     tags = [*HEADER, *(PIXELS if pixels else ()), *((*STRUCTURES, *TEXTS) if structures else ())]
+    if pixels and (head := inflated(data, HEADER_LIMIT)) is not data:  # deflated: as much as its header has pixels for
+        data = inflated(data, HEADER_LIMIT + _pixel_bytes(_parse(BytesIO(head), list(HEADER), stop=True)))
     dataset = _parse(BytesIO(data), tags, stop=not pixels)
     if not _text(
         _meta(dataset), "TransferSyntaxUID"
@@ -139,8 +144,15 @@ def parse(data: bytes, *, pixels: bool = True, structures: bool = False) -> Data
     return dataset
 
 
-def instance_of(dataset: Dataset, path: str) -> Instance:
-    """Take from a parsed file what its frames are and where they lie.
+def _pixel_bytes(dataset: Dataset) -> int:
+    size = (
+        _whole(dataset, "Rows") * _whole(dataset, "Columns") * min(_whole(dataset, "NumberOfFrames") or 1, MAX_FRAMES)
+    )
+    return min(int(SLACK * size * (_whole(dataset, "BitsAllocated") or 16) / 8), MOST_DEFLATED)
+
+
+def instance_of(dataset: Dataset, path: str, n_bytes: int = 0) -> Instance:
+    """Take from a parsed file what its frames are and where they lie; `n_bytes` of the file bound their number.
 
     Raises:
         CaseRejected: `truncated` where an attribute holds what it may not.
@@ -165,7 +177,7 @@ def instance_of(dataset: Dataset, path: str) -> Instance:
                 is_quantity=_is_quantity(dataset),
                 series_referenced=series,
                 instances_referenced=instances,
-                frames=tuple(_frames(dataset, path)),
+                frames=tuple(_frames(dataset, path, n_bytes)),
             )
     except (MemoryError, CaseRejected):
         raise
@@ -175,14 +187,15 @@ def instance_of(dataset: Dataset, path: str) -> Instance:
 
 def _parse_head(head: bytes, tags: Sequence[str]) -> tuple[Dataset, bool]:
     """Parse the start of a file; tells whether the header ended within it."""
-    stream = BytesIO(head)
+    plain = inflated(head, HEADER_LIMIT)
+    stream = BytesIO(plain)
     try:
         dataset = _parse(stream, tags, stop=True)
     except CaseRejected:
         if len(head) < HEAD_BYTES:
             raise
         return Dataset(), False
-    reached = head[stream.tell() : stream.tell() + 4] in PIXEL_TAGS
+    reached = plain[stream.tell() : stream.tell() + 4] in PIXEL_TAGS
     return dataset, reached or len(head) != HEAD_BYTES
 
 
@@ -199,7 +212,7 @@ def _parse(stream: BytesIO, tags: Sequence[str], *, stop: bool) -> Dataset:
         raise CaseRejected(Reason.TRUNCATED, "a DICOM header is cut short or damaged") from error
 
 
-def _frames(dataset: Dataset, path: str) -> Iterator[Frame]:
+def _frames(dataset: Dataset, path: str, n_bytes: int) -> Iterator[Frame]:
     """One frame a picture; of an enhanced file each from its own functional groups, else from the shared ones."""
     size = (_whole(dataset, "Rows"), _whole(dataset, "Columns"))
     if not all(size):
@@ -211,6 +224,9 @@ def _frames(dataset: Dataset, path: str) -> Iterator[Frame]:
     n_frames = _whole(dataset, "NumberOfFrames") or 1
     if not 0 < n_frames <= MAX_FRAMES:
         raise CaseRejected(Reason.UNREADABLE, f"NumberOfFrames is {n_frames}; wanted 1 to {MAX_FRAMES}")
+    syntax = UID(_text(_meta(dataset), "TransferSyntaxUID"))
+    is_packed = syntax.is_transfer_syntax and (syntax.is_encapsulated or syntax.is_deflated)
+    check_frames(n_frames, size, 0 if is_packed else _whole(dataset, "BitsAllocated"), n_bytes)
     for index in range(n_frames):
         found = Groups(own[index] if index < len(own) else Dataset(), common, dataset)
         kinds = found.values("MRImageFrameTypeSequence", "FrameType") or found.values("", "ImageType")

@@ -10,11 +10,13 @@ from copy import copy
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID
 
 from medvar_data.errors import CaseRejected, Reason
+from medvar_data.readers.dicom.bounds import MOST_PIXELS, check_code_stream
 from medvar_data.readers.dicom.headers import Frame, quiet
 
 AIR_HU = -1024
@@ -33,9 +35,10 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     _check_compression(dataset)
     try:
         with quiet():
+            _check_pictures(dataset, indices)
             dataset, n_below = _with_low_bits(dataset)
             found = [picture >> n_below if n_below else picture for picture in iter_pixels(dataset, indices=[*indices])]
-    except MemoryError:
+    except (MemoryError, CaseRejected):
         raise
     except Exception as error:
         raise CaseRejected(
@@ -48,6 +51,20 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     if any(picture.ndim != 2 for picture in found):
         raise CaseRejected(Reason.DIMENSIONS, "a slice has colours; wanted one grey picture")
     return found
+
+
+def _check_pictures(dataset: Dataset, indices: Sequence[int]) -> None:
+    """Hold pictures to their bounds before they are decoded."""
+    size = (int(dataset.Rows), int(dataset.Columns))
+    if size[0] * size[1] > MOST_PIXELS:
+        raise CaseRejected(
+            Reason.DIMENSIONS, f"a picture has {size[0]:,} x {size[1]:,} pixels; wanted at most {MOST_PIXELS:,}"
+        )
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        wanted, n_frames = set(indices), int(dataset.get("NumberOfFrames") or 1)
+        for index, stream in enumerate(generate_frames(dataset.PixelData, number_of_frames=n_frames)):
+            if index in wanted:
+                check_code_stream(stream, size)
 
 
 def _check_compression(dataset: Dataset) -> None:
