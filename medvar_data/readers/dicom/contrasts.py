@@ -6,7 +6,7 @@ acquisition are compared and ranked, and never shown; none of the others can hol
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -33,16 +33,25 @@ class Groups:
     own: Dataset
     shared: Dataset
     top: Dataset
+    known: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)  # what all frames of a file share
 
     def values(self, group: str, name: str) -> tuple[Any, ...]:
         """Whatever the attribute holds, as a tuple; empty where it is absent or empty."""
-        for place in (self.own, self.shared):
-            items = place.get(group) if group else None
-            value = items[0].get(name) if items else None
+        items = self.own.get(group) if group and len(self.own) else None
+        value = items[0].get(name) if items else None
+        if value not in (None, ""):
+            return _tuple(value)
+        if (group, name) not in self.known:
+            self.known[group, name] = self._shared_values(group, name)
+        return self.known[group, name]
+
+    def _shared_values(self, group: str, name: str) -> tuple[Any, ...]:
+        items = self.shared.get(group) if group else None
+        for place in (items[0] if items else Dataset(), self.top):
+            value = place.get(name)
             if value not in (None, ""):
                 return _tuple(value)
-        value = self.top.get(name)
-        return () if value in (None, "") else _tuple(value)
+        return ()
 
     def numbers(self, group: str, name: str, count: int) -> tuple[float, ...]:
         """So many finite numbers, or none."""

@@ -227,8 +227,9 @@ def _frames(dataset: Dataset, path: str, n_bytes: int) -> Iterator[Frame]:
     syntax = UID(_text(_meta(dataset), "TransferSyntaxUID"))
     is_packed = syntax.is_transfer_syntax and (syntax.is_encapsulated or syntax.is_deflated)
     check_frames(n_frames, size, 0 if is_packed else _whole(dataset, "BitsAllocated"), n_bytes)
+    empty, known = Dataset(), dict[tuple[str, str], tuple[Any, ...]]()
     for index in range(n_frames):
-        found = Groups(own[index] if index < len(own) else Dataset(), common, dataset)
+        found = Groups(own[index] if index < len(own) else empty, common, dataset, known)
         kinds = found.values("MRImageFrameTypeSequence", "FrameType") or found.values("", "ImageType")
         segment = found.values("SegmentIdentificationSequence", "ReferencedSegmentNumber")
         slope, intercept = (

@@ -6,6 +6,7 @@ from slice to slice never tears a volume.
 """
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from medvar_data.geometry import check_spacing
 from medvar_data.readers.dicom.headers import Frame
 
 MIN_SLICES = 3  # fewer are a planning image, a preview or a rest, no volume
+MOST_KINDS = 256  # of orientations, sizes or stacks in a series; the rest counts as one more, which makes no volume
 SAME_PLACE_MM = 0.01
 SAME_ORIENTATION = 1e-3  # of direction cosines
 SAME_PIXEL_MM = 1e-4
@@ -230,23 +232,28 @@ def _sweeps(places: Sequence[int]) -> list[float | str]:
 def _places(frames: Sequence[Frame]) -> list[int]:
     """A number for the place of each frame; frames within `SAME_PLACE_MM` share one, those without a place -1."""
     found: dict[tuple[float, ...], int] = {(): -1}
-    known = np.full((len(frames), 3), np.inf)
+    cells: dict[
+        tuple[int, ...], list[tuple[int, tuple[float, ...]]]
+    ] = {}  # of `SAME_PLACE_MM`; a neighbour lies in one of 27
     for frame in frames:
-        if frame.position_mm not in found:
-            n, at = len(found) - 1, np.asarray(frame.position_mm)
-            near = np.flatnonzero(np.abs(known[:n] - at).max(axis=1) <= SAME_PLACE_MM)
-            known[n] = at
-            found[frame.position_mm] = int(near[0]) if len(near) else n
+        at = frame.position_mm
+        if at in found:
+            continue
+        n, cell = len(found) - 1, tuple(math.floor(v / SAME_PLACE_MM) for v in at)
+        around = (tuple(map(sum, zip(cell, step, strict=True))) for step in itertools.product((-1, 0, 1), repeat=3))
+        near = (m for one in around for m, other in cells.get(one, ()) if _close(other, at, SAME_PLACE_MM))
+        found[at] = min(near, default=n)
+        cells.setdefault(cell, []).append((n, at))
     return [found[frame.position_mm] for frame in frames]
 
 
 def _clusters(frames: Sequence[Frame], same: Callable[[Frame, Frame], bool]) -> list[float | str]:
-    """A number for each frame: that of the first earlier frame that it is like."""
+    """A number for each frame: that of the first earlier frame that it is like, among so many kinds as a scan can have."""
     heads: list[Frame] = []
     ranks: list[float | str] = []
     for frame in frames:
         rank = next((i for i, head in enumerate(heads) if same(frame, head)), len(heads))
-        if rank == len(heads):
+        if rank == len(heads) < MOST_KINDS:
             heads.append(frame)
         ranks.append(float(rank))
     return ranks
