@@ -13,7 +13,7 @@ from medvar_data.errors import CaseRejected, Reason
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 META_START, META_FIXED = 132, 144  # where the file meta information begins, and where what follows its length does
-HEADER_LIMIT = 32 << 20  # bytes of a header, inflated
+HEADER_LIMIT = 16 << 20  # bytes of a header, inflated
 SLACK = 1.1  # of the bytes that pixels take: padding and what follows them
 LEAST_FRAME_BYTES = 10  # a compressed picture takes no less: the head of an item and a byte or two
 MOST_PIXELS = 1 << 28  # 16,384 x 16,384, of one picture
