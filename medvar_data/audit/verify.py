@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
 from medvar_data.records import Progress
-from medvar_data.shardset.dataset import Dataset, ShardEntry, crc32, read_dataset
+from medvar_data.shardset.dataset import WAY_ON, Dataset, ShardEntry, crc32, read_dataset
 from medvar_data.shardset.schema import (
     SCHEMAS,
     SPLITS,
@@ -27,6 +26,7 @@ from medvar_data.shardset.schema import (
     sample_json,
 )
 from medvar_data.storage.codec import decode_png, pixel_digest
+from medvar_data.storage.documents import table_of
 from medvar_data.storage.store import Store
 from medvar_data.storage.tar import Member, read_tar
 
@@ -74,11 +74,11 @@ def verify(store: Store, progress: Callable[[Progress], None] = lambda _: None) 
 def _table(store: Store, name: str, dataset: Dataset, findings: list[str]) -> pa.Table:
     try:
         data = store.read(name)
-        if sha256(data).hexdigest() != dataset.tables.get(name):
-            findings.append(f"{name} does not have the digest that dataset.json gives")
-        return pq.read_table(pa.BufferReader(data), schema=SCHEMAS[name])
-    except (OSError, pa.ArrowException) as error:
-        raise ShardSetError(f"{name} is missing or damaged. Run `medvar-data shard` again.") from error
+    except OSError as error:
+        raise ShardSetError(f"{name} is missing or cannot be read. {WAY_ON}") from error
+    if sha256(data).hexdigest() != dataset.tables[name]:
+        findings.append(f"{name} does not have the digest that dataset.json gives")
+    return table_of(data, SCHEMAS[name], name, ShardSetError, WAY_ON)
 
 
 def _check_shard(

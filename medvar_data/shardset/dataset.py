@@ -5,6 +5,7 @@
 In: a `Store`. Out: a typed `Dataset`, Arrow tables, pixels; or a `ShardSetError` that names the file and the way on.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,7 +18,7 @@ from isal import isal_zlib
 from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
-from medvar_data.naming import Count, Digest, Name, ShardName
+from medvar_data.naming import SHARD, Count, Digest, Name, ShardName, printable
 from medvar_data.shardset.schema import SCHEMA_VERSION, SCHEMAS, SPLITS, TABLES
 from medvar_data.storage.codec import decode_png
 from medvar_data.storage.documents import decode_json, table_of
@@ -173,6 +174,10 @@ def read_pair(store: Store, row: dict[str, Any]) -> tuple[UInt8[np.ndarray, "s s
     Raises:
         ShardSetError: a picture is missing, another one than was published, or cannot be decoded.
     """
+    if not re.fullmatch(SHARD, row["shard"]):
+        raise ShardSetError(
+            f"{store.url}: slices.parquet names the shard {printable(row['shard'], 40)!r}, which is none. {WAY_ON}"
+        )
     pair = []
     try:
         with store.open(row["shard"]) as stream:
@@ -180,13 +185,13 @@ def read_pair(store: Store, row: dict[str, Any]) -> tuple[UInt8[np.ndarray, "s s
                 size = row[f"{member}_size"]
                 if not (0 < size <= MOST_PICTURE_BYTES and row[f"{member}_offset"] >= 0):
                     raise ShardSetError(
-                        f"{row['shard']}: the {member} of {row['key']} cannot have {size:,} bytes. {WAY_ON}"
+                        f"{row['shard']}: the {member} of {printable(row['key'])} cannot have {size:,} bytes. {WAY_ON}"
                     )
                 stream.seek(row[f"{member}_offset"])
                 data = stream.read(size)
                 if crc32(data) != row[f"{member}_crc32"]:
                     raise ShardSetError(
-                        f"{row['shard']}: the {member} of {row['key']} is not the one that was published. `medvar-data verify` lists "
+                        f"{row['shard']}: the {member} of {printable(row['key'])} is not the one that was published. `medvar-data verify` lists "
                         "all damage; fetch or rebuild that shard."
                     )
                 pair.append(decode_png(data))

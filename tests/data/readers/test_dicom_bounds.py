@@ -74,7 +74,7 @@ def test_a_deflated_file_is_read_as_any_other(tmp_path):
 def test_a_deflated_file_of_gigabytes(tmp_path):
     files = {name: deflated_bomb(data, 1000) for name, data in slices(volume(3)).items()}
     (end,) = ends(tmp_path, files)
-    assert end in (Reason.TRUNCATED, "read")
+    assert end in (Reason.TRUNCATED, Reason.CONSTANT_IMAGE, "read")
 
 
 def jpeg_2000(side: int) -> bytes:
