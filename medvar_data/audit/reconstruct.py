@@ -94,8 +94,8 @@ def reconstruct(store: Store, name: str) -> Reconstruction:
         ShardSetError: the set holds no such case, or not all of its slices.
     """
     case = _case_row(store, name)
-    same_case = [("collection", "=", case["collection"]), ("case", "=", case["case"])]
-    rows = read_table(store, "slices.parquet", filters=same_case).to_pylist()
+    same_case = {"collection": case["collection"], "case": case["case"]}
+    rows = read_table(store, "slices.parquet", equal=same_case).to_pylist()
     if len(rows) != case["n_kept"]:
         raise ShardSetError(
             f"The set holds {len(rows)} of the case's {case['n_kept']} slices; `medvar-data verify` tells more."

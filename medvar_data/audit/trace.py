@@ -33,13 +33,13 @@ def trace(
     row = _one(
         store,
         "slices.parquet",
-        [("key", "=", key)],
+        {"key": key},
         f"No slice has the key {key!r}; keys look like acdc-patient001-frame01-z0004.",
     )
     case = _one(
         store,
         "cases.parquet",
-        [("collection", "=", row["collection"]), ("case", "=", row["case"])],
+        {"collection": row["collection"], "case": row["case"]},
         "cases.parquet lacks the case.",
     )
     in_shard = pixel_digest(read_pair(store, row)[0])
@@ -61,8 +61,8 @@ def trace(
     }
 
 
-def _one(store: Store, table: str, filters: list[tuple[str, str, str]], missing: str) -> dict[str, Any]:
-    rows = read_table(store, table, filters=filters).to_pylist()
+def _one(store: Store, table: str, equal: dict[str, str], missing: str) -> dict[str, Any]:
+    rows = read_table(store, table, equal=equal).to_pylist()
     if not rows:
         raise ShardSetError(missing)
     return dict(rows[0])

@@ -143,7 +143,7 @@ def read_table(store: Store, name: str, dataset: Dataset | None = None, **option
         store: where the set lies.
         name: key of `schema.TABLES`.
         dataset: as read, where it was.
-        options: `columns` and `filters` of `pyarrow.parquet.read_table`.
+        options: `columns` and `equal` of `storage.documents.table_of`.
 
     Raises:
         ShardSetError: it is missing, damaged, or another one than was published.

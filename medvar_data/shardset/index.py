@@ -103,7 +103,7 @@ def open_shard_set(url: str, split: str) -> ShardSet:
     if split not in SPLITS:
         raise ShardSetError(f"{url} has no split {split!r}; wanted one of {', '.join(SPLITS)}.")
     entry = dataset.splits[split]
-    table = read_table(store, "slices.parquet", dataset, columns=list(_COLUMNS), filters=[("split", "=", split)])
+    table = read_table(store, "slices.parquet", dataset, columns=_COLUMNS, equal={"split": split})
     if table.num_rows != entry.slices:
         raise ShardSetError(
             f"{url}: slices.parquet has {table.num_rows} {split} slices, dataset.json says "

@@ -4,9 +4,9 @@ Every JSON file and Parquet table that the product opens comes through here (`au
 is named by its place in the file, never by a traceback.
 """
 
-import re
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -56,55 +56,50 @@ def read_json(path: Path, kind: Any, error: type[MedvarError], way_on: str) -> A
 
 
 def table_of(
-    source: Path | bytes, schema: pa.Schema, where: str, error: type[MedvarError], way_on: str, **options: Any
+    source: Path | bytes,
+    schema: pa.Schema,
+    where: str,
+    error: type[MedvarError],
+    way_on: str,
+    *,
+    columns: Sequence[str] = (),
+    equal: Mapping[str, Any] = MappingProxyType({}),
 ) -> pa.Table:
     """Read a Parquet table and hold it to a schema: every column there, of its type, without nulls.
 
     Args:
-        source: a file, or its bytes. Arrow reads both by itself; through a Python file handle its threads may outlive the
-            interpreter.
+        source: a file, or its bytes.
         schema: names and types; maps and lists may hold what they like inside their type.
         where: the table, as the message names it.
         error: what to raise.
         way_on: what the user does next.
-        options: `columns` and `filters` of `pyarrow.parquet.read_table`.
+        columns: those to read; all where empty.
+        equal: column -> value of the rows to keep.
 
     Raises:
         MedvarError: of the class `error`.
         FileNotFoundError: there is none.
     """
-    wanted = [schema.field(name) for name in options.get("columns") or schema.names]
+    wanted = [schema.field(name) for name in columns or schema.names]
     try:
-        opened = pq.ParquetFile(str(source) if isinstance(source, Path) else pa.BufferReader(source))
-        with opened:
-            problem = next(filter(None, (_mismatch(opened.schema_arrow, field) for field in wanted)), "")
-        if problem:
-            raise error(f"{where} is damaged ({problem}). {way_on}")
-        table = pq.read_table(str(source) if isinstance(source, Path) else pa.BufferReader(source), **options)
+        # One thread, nothing read ahead: a thread of Arrow's that still holds Python's bytes as the interpreter ends aborts it.
+        with pq.ParquetFile(
+            str(source) if isinstance(source, Path) else pa.BufferReader(source), pre_buffer=False
+        ) as file:
+            if problem := next(filter(None, (_mismatch(file.schema_arrow, field) for field in wanted)), ""):
+                raise error(f"{where} is damaged ({problem}). {way_on}")
+            table = file.read([field.name for field in wanted], use_threads=False)
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException, ValueError, KeyError, RecursionError) as wrong:
-        raise error(f"{where} is damaged (Parquet: {printable(str(wrong).splitlines()[0], 80)}). {way_on}") from None
+        first = next(iter(str(wrong).splitlines()), "")
+        raise error(f"{where} is damaged (Parquet: {printable(first, 80)}). {way_on}") from None
     empty = next((name for name in table.column_names if table[name].null_count), "")
     if empty:
         raise error(f"{where} is damaged (column {empty} holds {table[empty].null_count} nulls). {way_on}")
+    for name, value in equal.items():
+        table = table.filter(pc.equal(table[name], value))
     return table
-
-
-def outside(column: pa.ChunkedArray, low: int, high: int) -> bool:
-    """Tell whether a column of whole numbers leaves a range."""
-    if not len(column):
-        return False
-    limits = pc.min_max(column).as_py()
-    return bool(limits["min"] < low or limits["max"] > high)
-
-
-def strangers(column: pa.ChunkedArray, known: Collection[str] | re.Pattern[str]) -> list[str]:
-    """Texts of a column that are not among those known, or do not match a pattern as a whole."""
-    distinct = [str(text) for text in pc.unique(column).to_pylist()]
-    if isinstance(known, re.Pattern):
-        return [text for text in distinct if not known.fullmatch(text)]
-    return [text for text in distinct if text not in known]
 
 
 def _mismatch(found: pa.Schema, wanted: pa.Field) -> str:

@@ -17,12 +17,13 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from medvar_data.errors import CaseRejected, Reason
+from medvar_data.errors import CaseRejected, Reason, SourceError
 from medvar_data.sources.archives.names import check_ratio
 
 PREFIX = "medvar-scratch-"
 LOCK = "lock"
 KEEP_FREE = 1 << 30  # bytes of the disk that scratch leaves alone
+ATTEMPTS = 20
 GRACE_SECONDS = 60.0  # between making a folder and locking it
 
 
@@ -150,12 +151,27 @@ def open_scratch(parent: Path | None, limit_bytes: int | None) -> Iterator[Scrat
     place = Path(parent or tempfile.gettempdir())
     place.mkdir(parents=True, exist_ok=True)
     remove_stale(place)
-    folder = Path(tempfile.mkdtemp(dir=place, prefix=PREFIX))  # mode 0700
-    with FileLock(folder / LOCK, mode=0o600):
-        try:
-            yield Scratch(folder, limit_bytes)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    folder, lock = _locked_folder(place)
+    try:
+        yield Scratch(folder, limit_bytes)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _locked_folder(place: Path) -> tuple[Path, FileLock]:
+    """Make a folder and hold its lock; again where another run took it for abandoned in between."""
+    for _ in range(ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(dir=place, prefix=PREFIX))  # mode 0700
+        lock = FileLock(folder / LOCK, mode=0o600)
+        with contextlib.suppress(OSError):
+            lock.acquire()
+            if (folder / LOCK).exists():
+                return folder, lock
+            lock.release()
+    raise SourceError(
+        f"No scratch folder can be kept in {place}: something removes it at once. Name another by --scratch."
+    )
 
 
 def remove_stale(place: Path) -> int:
