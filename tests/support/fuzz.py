@@ -12,12 +12,17 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, in a process of its own
 
+import cv2
 import numpy as np
+import pydicom
 import SimpleITK as sitk
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from medvar_data.catalog.load import parse_collection
 from medvar_data.errors import CaseRejected, MedvarError
@@ -75,6 +80,29 @@ def good_cohort() -> dict[str, bytes]:
     return files | {"a/seg": segmentation({"Lung": lung}), "a/structures": structure_set({"cord": square})}
 
 
+def good_compressed(syntax: str) -> Callable[[], dict[str, bytes]]:
+    """A CT series of compressed pictures, whose code streams are most of its bytes."""
+
+    def make() -> dict[str, bytes]:
+        rng = np.random.default_rng(5)
+        pixels = (np.arange(4 * 40 * 40).reshape(4, 40, 40) % 900 + rng.integers(0, 60, (4, 40, 40))).astype(np.uint16)
+        if syntax != JPEG2000Lossless:
+            return slices(pixels, modality="CT", syntax=syntax)
+        return {name: _as_jpeg_2000(data) for name, data in slices(pixels, modality="CT").items()}
+
+    return make
+
+
+def _as_jpeg_2000(data: bytes) -> bytes:
+    """Pydicom has no encoder for it; OpenCV writes a file whose code stream is what DICOM holds."""
+    dataset, out = pydicom.dcmread(BytesIO(data)), BytesIO()
+    whole = cv2.imencode(".jp2", dataset.pixel_array, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])[1].tobytes()
+    dataset.PixelData = encapsulate([whole[whole.index(b"\xff\x4f\xff\x51") :]])
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    pydicom.dcmwrite(out, dataset, implicit_vr=False, little_endian=True)
+    return out.getvalue()
+
+
 def good_packed(suffix: str) -> Callable[[], dict[str, bytes]]:
     return lambda: {f"set{suffix}": packed(suffix, good_nifti())}
 
@@ -92,7 +120,8 @@ KINDS: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "nifti": (good_nifti, "nii"), "nifti-gz": (good_nifti_gz, r"nii\.gz"), "nrrd": (good_itk("nrrd"), "nrrd"),
     "mha": (good_itk("mha"), "mha"), "mhd": (good_itk("mhd"), "mhd"), "zip": (good_packed(".zip"), "nii"), "dicom": (good_dicom, ""),
     "toml": (good_toml, "nii"), "tar-gz": (good_packed(".tar.gz"), "nii"), "7z": (good_packed(".7z"), "nii"),
-    "cohort": (good_cohort, ""),
+    "cohort": (good_cohort, ""), "jpeg-ls": (good_compressed(JPEGLSLossless), ""), "rle": (good_compressed(RLELossless), ""),
+    "jpeg-2000": (good_compressed(JPEG2000Lossless), ""),
 }  # fmt: skip
 PACKED = {"zip": ".zip", "tar-gz": ".tar.gz", "7z": ".7z"}
 _GOOD: dict[str, dict[str, bytes]] = {}
@@ -214,7 +243,7 @@ def _spec(kind: str):
 
     if kind == "dicom":
         return load_collection("chaos")
-    if kind == "cohort":
+    if kind in ("cohort", "jpeg-ls", "rle", "jpeg-2000"):
         return parse_collection(cohort_toml(modality="CT"), "fuzz", own=True)
     return parse_collection(pairs_toml(suffix=KINDS[kind][1]), "fuzz", own=True)
 
