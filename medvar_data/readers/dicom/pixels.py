@@ -17,6 +17,7 @@ from pydicom.uid import UID
 
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.readers.dicom.bounds import MOST_PIXELS, check_code_stream
+from medvar_data.readers.dicom.decoder import decode_apart
 from medvar_data.readers.dicom.headers import Frame, quiet
 
 AIR_HU = -1024
@@ -35,9 +36,14 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     _check_compression(dataset)
     try:
         with quiet():
-            _check_pictures(dataset, indices)
-            dataset, n_below = _with_low_bits(dataset)
-            found = [picture >> n_below if n_below else picture for picture in iter_pixels(dataset, indices=[*indices])]
+            _check_size(dataset)
+            if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+                found = decode_apart(dataset, _code_streams(dataset, indices))
+            else:
+                dataset, n_below = _with_low_bits(dataset)
+                found = [
+                    picture >> n_below if n_below else picture for picture in iter_pixels(dataset, indices=[*indices])
+                ]
     except (MemoryError, CaseRejected):
         raise
     except Exception as error:
@@ -53,18 +59,23 @@ def decode_frames(dataset: Dataset, indices: Sequence[int]) -> list[Shaped[np.nd
     return found
 
 
-def _check_pictures(dataset: Dataset, indices: Sequence[int]) -> None:
-    """Hold pictures to their bounds before they are decoded."""
-    size = (int(dataset.Rows), int(dataset.Columns))
-    if size[0] * size[1] > MOST_PIXELS:
+def _check_size(dataset: Dataset) -> None:
+    """Hold a picture to its bounds before anything is made of it."""
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if rows * columns > MOST_PIXELS:
         raise CaseRejected(
-            Reason.DIMENSIONS, f"a picture has {size[0]:,} x {size[1]:,} pixels; wanted at most {MOST_PIXELS:,}"
+            Reason.DIMENSIONS, f"a picture has {rows:,} x {columns:,} pixels; wanted at most {MOST_PIXELS:,}"
         )
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        wanted, n_frames = set(indices), int(dataset.get("NumberOfFrames") or 1)
-        for index, stream in enumerate(generate_frames(dataset.PixelData, number_of_frames=n_frames)):
-            if index in wanted:
-                check_code_stream(stream, size)
+
+
+def _code_streams(dataset: Dataset, indices: Sequence[int]) -> list[bytes]:
+    """The code streams of some frames, each of the size that the header says."""
+    wanted, n_frames = set(indices), int(dataset.get("NumberOfFrames") or 1)
+    frames = enumerate(generate_frames(dataset.PixelData, number_of_frames=n_frames))
+    found = {index: stream for index, stream in frames if index in wanted}
+    for stream in found.values():
+        check_code_stream(stream, (int(dataset.Rows), int(dataset.Columns)))
+    return [found[index] for index in indices if index in found]
 
 
 def _check_compression(dataset: Dataset) -> None:
