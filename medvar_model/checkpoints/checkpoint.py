@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 
 from medvar_data.naming import Count, Name, printable
 from medvar_data.storage.documents import read_json
+from medvar_data.storage.store import telling_of_full_disk
 from medvar_model.config import (
     TokenizerConfig,
     TransformerConfig,
@@ -138,8 +140,12 @@ def kind_of(config: TokenizerConfig | TransformerConfig) -> str:
 
 
 def write_checkpoint(folder: Path, contents: Contents, state: TrainingState | None = None) -> None:
-    """Write a checkpoint; a reader sees the old one or the new one, never half of either."""
-    with replacing(folder) as partial:
+    """Write a checkpoint; a reader sees the old one or the new one, never half of either.
+
+    Raises:
+        MedvarError: the disk is full.
+    """
+    with telling_of_full_disk(folder.parent), replacing(folder) as partial:
         _save_tensors(partial / "model.safetensors", contents.weights)
         _save_json(partial / "config.json", {"kind": contents.kind, **to_dict(contents.config)})
         _save_json(partial / "run.json", contents.run)
@@ -313,7 +319,13 @@ def _flush(path: Path) -> None:
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # which hides the system's error in its text
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
 
 def _save_json(path: Path, value: Mapping[str, Any]) -> None:

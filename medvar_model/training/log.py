@@ -5,12 +5,13 @@ what was logged after its checkpoint, so the file reads as if it had never stopp
 """
 
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
+SKIPPED = "skipped.jsonl"
 
 
 class RunLog:
@@ -35,10 +36,10 @@ class RunLog:
         self, step: int, samples: int, numbers: Mapping[str, float], validation: Mapping[str, float] | None
     ) -> None:
         """Add one line; TensorBoard's horizontal axis is the step."""
-        line: dict[str, Any] = {"step": step, "samples": samples, **numbers}
+        line: dict[str, Any] = {"step": step, "samples": samples, **_finite(numbers)}
         named = {f"train/{name}": value for name, value in numbers.items()}
         if validation:
-            line["validation"] = dict(validation)
+            line["validation"] = _finite(validation)
             named |= {f"val/{name}": value for name, value in validation.items()}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -72,12 +73,26 @@ class StepClock:
         return {"images_per_second": images / elapsed_s, "waiting": self._waiting_s / elapsed_s}
 
 
+def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON knows them: what is not finite is null."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Read a log; a last line that a killed process left half-written is left out."""
     lines = []
     for text in path.read_text().splitlines() if path.is_file() else []:
         try:
-            lines.append(msgspec.json.decode(text, type=dict[str, Any]))
-        except (msgspec.MsgspecError, RecursionError):
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(line, dict):
+            break
+        lines.append(line)
     return lines
+
+
+def note_skipped(out: Path, step: int, process: int, keys: Sequence[str]) -> None:
+    """Keep which images a step had whose loss was not finite: a line of `skipped.jsonl` for each process."""
+    with (out / SKIPPED).open("a") as file:
+        file.write(json.dumps({"step": step, "process": process, "keys": list(keys)}) + "\n")

@@ -33,7 +33,7 @@ from medvar_model.loader import Examples
 from medvar_model.machine import processes
 from medvar_model.machine.processes import Process
 from medvar_model.training.checks import Ready
-from medvar_model.training.log import RunLog, StepClock
+from medvar_model.training.log import SKIPPED, RunLog, StepClock, note_skipped
 from medvar_model.training.objective import Draw, Objective
 from medvar_model.training.reports import Callbacks, RunStart, StepLog, TrainResult
 
@@ -184,7 +184,7 @@ class _Run:
             self._average(seen)
             self.objective.after_step(seen + settings.batch_size, examples, self._forget)
         else:
-            self._skip(numbers)
+            self._skip(numbers, step, examples)
         self.optimizer.zero_grad()
         return {**numbers, "learning_rate": rate}, stopping
 
@@ -218,14 +218,15 @@ class _Run:
             self.objective, devices, broadcast_buffers=False, find_unused_parameters=self.objective.skips_parameters
         )
 
-    def _skip(self, numbers: Mapping[str, float]) -> None:
+    def _skip(self, numbers: Mapping[str, float], step: int, examples: Examples) -> None:
         progress = self.progress
+        note_skipped(self.job.out, step, self.process.rank, examples.keys)
         progress.skipped += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MOST_SKIPS_IN_A_ROW:
             raise ModelError(
                 f"The loss was not finite in {MOST_SKIPS_IN_A_ROW} steps in a row (last: loss "
-                f"{numbers['loss']}, gradient norm {numbers['gradient_norm']}, step {progress.step}). {self._way_on()}"
+                f"{numbers['loss']}, gradient norm {numbers['gradient_norm']}, step {progress.step}); {SKIPPED} names their images. {self._way_on()}"
             )
 
     def _way_on(self) -> str:

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from medvar_data.errors import MedvarError
 from medvar_model.checkpoints.checkpoint import (
     Contents,
     TrainingState,
@@ -146,3 +148,17 @@ def test_weights_of_another_vocabulary_are_refused_by_name():
 def test_nothing_is_pickled(tmp_path):
     write_checkpoint(tmp_path / "last", tokenizer_contents(), TrainingState({}, {}))
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize("code", [28, 122])
+def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch, code):
+    """Safetensors hides the system's error in a text."""
+
+    def refuse(*_: object) -> None:
+        raise SafetensorError(f"Error while serializing: I/O error: No space left on device (os error {code})")
+
+    write_checkpoint(tmp_path / "last", tokenizer_contents(0))
+    monkeypatch.setattr("medvar_model.checkpoints.checkpoint.save_file", refuse)
+    with pytest.raises(MedvarError, match="is full. Free some space"):
+        write_checkpoint(tmp_path / "last", tokenizer_contents(1))
+    assert read_checkpoint(tmp_path, "tokenizer").run == {"seed": 0}

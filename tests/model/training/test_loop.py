@@ -181,6 +181,9 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_and_counted(shards, tmp_pat
     logs = []
     result = run(tokenizer_spec(shards, tmp_path / "run"), logs.append)
     assert result.skipped == 3
+    noted = [json.loads(line) for line in (result.out / "skipped.jsonl").read_text().splitlines()]
+    assert [note["step"] for note in noted] == [2, 3, 5]
+    assert all(len(note["keys"]) == logs[0].samples for note in noted)
     assert [log.numbers["skipped"] for log in logs] == [0, 0, 1, 2, 2, 3, 3, 3]
     weights = read_checkpoint(tmp_path / "run" / "last", "tokenizer").weights
     assert all(torch.isfinite(value).all() for value in weights.values())
