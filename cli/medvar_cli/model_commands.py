@@ -104,7 +104,7 @@ def train_tokenizer_command(
 
     Example: medvar-model train tokenizer S -o runs/tok --preset demo --no-lpips
 
-    On eight GPUs: torchrun --nproc-per-node 8 -m medvar_cli.model_commands train tokenizer S -o runs/tok …
+    On eight GPUs: python -m medvar_cli.launch --nproc-per-node 8 train tokenizer S -o runs/tok …
 
     Python:
 
@@ -144,7 +144,7 @@ def train_transformer_command(
 
     Example: medvar-model train transformer S -o runs/d4 --tokenizer runs/tok --size d4
 
-    On eight GPUs: torchrun --nproc-per-node 8 -m medvar_cli.model_commands train transformer S -o runs/d16 …
+    On eight GPUs: python -m medvar_cli.launch --nproc-per-node 8 train transformer S -o runs/d16 …
 
     Python:
 
