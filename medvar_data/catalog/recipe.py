@@ -13,6 +13,7 @@ from typing import Any
 
 from medvar_data.catalog.toml import build, manifests, one_of, read_text, read_toml, unknown_name
 from medvar_data.errors import SpecError
+from medvar_data.naming import is_name, printable
 
 NORMALIZER_NAMES = ("window", "percentiles")  # keys of intensity.NORMALIZERS
 CODEC_NAMES = ("png",)  # keys of codec.CODECS
@@ -112,6 +113,8 @@ def _recipe_table(name: str, extended_by: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _check_recipe(recipe: Recipe, where: str) -> None:
+    if not is_name(recipe.name):
+        raise SpecError(f"{where}: name is {printable(recipe.name)!r}; wanted lower-case letters, digits and hyphens.")
     if not 8 <= recipe.side <= 4096:
         raise SpecError(f"{where}: side is {recipe.side}; wanted 8 to 4096 pixels.")
     one_of(recipe.orientation, ("canonical",), f"{where}: orientation")

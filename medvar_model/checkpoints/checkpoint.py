@@ -75,6 +75,7 @@ class RunNote(TypedDict, total=False):
     shard_set: _SetNote
     tokenizer: _WeightsNote
     init_from: _WeightsNote
+    perceptual: _WeightsNote
     settings: dict[str, Any]
     progress: dict[str, Any]
 

@@ -5,11 +5,13 @@ run makes the same checks as the run itself.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medvar_data.storage.store import file_digest
 from medvar_model.checkpoints.checkpoint import Contents, find_last, kind_of, read_checkpoint, read_run
 from medvar_model.config import TokenizerConfig, TransformerConfig, to_dict
 from medvar_model.errors import ConfigMismatch
@@ -69,6 +71,8 @@ def ready(
     run = describe_run(spec, loader, process, command)
     if tokenizer is not None:
         run["tokenizer"] = {"path": spec.tokenizer, "digest": tokenizer.digest}
+    if getattr(spec, "lpips_files", ()) and spec.weights.perceptual:
+        run["perceptual"] = {"path": ", ".join(spec.lpips_files), "digest": _digest_of(spec.lpips_files)}
     last, init_from = find_last(out), None
     if last is not None:
         run |= {name: value for name, value in read_run(last).items() if name == "init_from"}
@@ -81,6 +85,12 @@ def ready(
     each = least_training_bytes(config, 2 if loop.in_bfloat16(process.device) else 4)
     check_memory(images * each, process.device, f"A pass of {images:,} images", _smaller(loop))
     return Ready(job, loop, loader, validation, init_from)
+
+
+def _digest_of(files: Sequence[str]) -> str:
+    """Name the content of files, whatever their names and order; those that are not there are told where they are read."""
+    digests = sorted(file_digest(Path(file)) for file in files if Path(file).is_file())
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def check_resumable(made: Ready) -> None:

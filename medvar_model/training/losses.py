@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
+from medvar_data.storage.store import file_digest
 from medvar_model.checkpoints.weight_files import read_weights
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 
@@ -131,7 +132,8 @@ def load_perceptual_distance(paths: Sequence[Path]) -> PerceptualDistance:
     (`features.I.weight`) and LPIPS's linear layers (`linT.model.1.weight`).
 
     Raises:
-        MissingCheckpoint: no file is given, a file is absent or unsafe, or a layer is not in any of them.
+        MissingCheckpoint: no file is given, a file is absent, unsafe or not the one that its name says, or a layer is not
+            in any of them.
     """
     if not paths:
         raise MissingCheckpoint(
@@ -140,6 +142,7 @@ def load_perceptual_distance(paths: Sequence[Path]) -> PerceptualDistance:
         )
     found: dict[str, Tensor] = {}
     for path in paths:
+        _check_named_digest(path)
         found.update(_known_layers(read_weights(path)))
     distance = PerceptualDistance()
     missing = [name for name in distance.state_dict() if name not in found]
@@ -153,6 +156,15 @@ def load_perceptual_distance(paths: Sequence[Path]) -> PerceptualDistance:
         {name: found[name].float().reshape(old.shape) for name, old in distance.state_dict().items()}
     )
     return distance
+
+
+def _check_named_digest(path: Path) -> None:
+    """Compare a file with the start of the sha256 that its name ends in, as torchvision names its files (`vgg16-397923af.pth`)."""
+    named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
+    if named and path.is_file() and not file_digest(path).startswith(named[1]):
+        raise MissingCheckpoint(
+            f"{path} is not the file that its name says: its sha256 does not begin with {named[1]}. Download it again."
+        )
 
 
 def _known_layers(content: Mapping[str, object]) -> dict[str, Tensor]:

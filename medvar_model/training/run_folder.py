@@ -140,6 +140,11 @@ def check_same_run(job: Job) -> None:
             f"{tokenizers[1]['digest'][:12]}; it was trained on since or is another. Pass --tokenizer "
             f"{job.out / 'tokenizer'}, the copy that was kept, or write to another folder."
         )
+    perceptual = [run.get("perceptual", {}).get("digest") for run in (kept.run, job.run)]
+    if perceptual[0] != perceptual[1]:
+        raise ConfigMismatch(
+            f"{job.out} was begun with other weights of the perceptual loss (--lpips-weights) than those given now. {way_out}"
+        )
     before, now = (
         {k: v for k, v in _flat(run["settings"]).items() if "config." not in k} for run in (kept.run, job.run)
     )

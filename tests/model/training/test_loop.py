@@ -230,6 +230,9 @@ def test_a_perceptual_term_takes_part(shards, tmp_path):
     assert numbers["perceptual"] > 0
     assert numbers["loss"] == pytest.approx(numbers["pixels"] + numbers["codes"] + numbers["perceptual"], rel=1e-5)
     assert logs[-1].validation["perceptual"] > 0
+    torch.save({name: value + 1 for name, value in names.items()}, tmp_path / "vgg.pth")
+    with pytest.raises(ConfigMismatch, match="other weights of the perceptual loss"):
+        run(spec, logs.append)
 
 
 def test_the_two_published_files_of_the_perceptual_loss_are_read_as_they_are(shards, tmp_path):
@@ -245,9 +248,9 @@ def test_the_two_published_files_of_the_perceptual_loss_are_read_as_they_are(sha
             stage, process, kind = name.split(".")[1:]
             number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(process)]
             vgg[f"features.{number}.{kind}"] = value
-    torch.save(vgg, tmp_path / "vgg16-397923af.pth", _use_new_zipfile_serialization=False)
+    torch.save(vgg, tmp_path / "vgg16.pth", _use_new_zipfile_serialization=False)
     torch.save(linear, tmp_path / "vgg.pth")
-    files = [tmp_path / "vgg16-397923af.pth", tmp_path / "vgg.pth"]
+    files = [tmp_path / "vgg16.pth", tmp_path / "vgg.pth"]
     for order in (files, files[::-1]):
         found = load_perceptual_distance(order).state_dict()
         assert all(torch.equal(found[name], value) for name, value in wanted.items())
@@ -255,7 +258,12 @@ def test_the_two_published_files_of_the_perceptual_loss_are_read_as_they_are(sha
         with pytest.raises(MissingCheckpoint, match="Give both"):
             load_perceptual_distance([alone])
     for text in (Path("README.md"), Path("docs/training.md"), Path("cli/medvar_cli/model_commands.py")):
-        assert all(file.name in (Path(__file__).parents[3] / text).read_text() for file in files), text
+        assert all(
+            name in (Path(__file__).parents[3] / text).read_text() for name in ("vgg16-397923af.pth", "vgg.pth")
+        ), text
+    other = files[0].rename(tmp_path / "vgg16-397923af.pth")
+    with pytest.raises(MissingCheckpoint, match="does not begin with 397923af"):
+        load_perceptual_distance([other, files[1]])
 
 
 def test_the_codebook_starts_from_data_and_dead_codes_come_back(shards, tmp_path):
