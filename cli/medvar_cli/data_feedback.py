@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medvar_cli.console import console, print_json, print_table
+from medvar_cli.console import MOST_LETTERS, console, print_json, print_table
 from medvar_data.audit.reconstruct import Losses
 from medvar_data.audit.verify import Verification
 from medvar_data.catalog.collection import license_text
@@ -16,6 +16,7 @@ from medvar_data.engine.engine import Engine
 from medvar_data.engine.memory import show_size
 from medvar_data.harmonize.plan import HarmonizePlan
 from medvar_data.harmonize.summary import HarmonizeSummary
+from medvar_data.naming import printable
 from medvar_data.records import Ingested
 from medvar_data.shard.run import ShardSummary
 
@@ -106,10 +107,10 @@ def show_harmonized(summary: HarmonizeSummary, *, as_json: bool) -> None:
         f"{summary.n_slices:,} slices ({summary.n_skipped:,} cases were finished before)"
     )
     for name, labels in summary.never_met.items():
-        console.print(f"note: {name}: no kept case holds {', '.join(labels)}", markup=False)
+        console.print(printable(f"note: {name}: no kept case holds {', '.join(labels)}", MOST_LETTERS), markup=False)
     for label in summary.shrunk:
         console.print(
-            f"note: {label.collection}: {label.label} loses more than a tenth of its volume to the recipe's thresholds for small "
+            f"note: {label.collection}: {printable(label.label)} loses more than a tenth of its volume to the recipe's thresholds for small "
             f"parts in {label.n_shrunk:,} of {label.n_cases:,} cases ({label.share:.1%} of all of it); see removed_label_share "
             "in cases.parquet",
             markup=False,

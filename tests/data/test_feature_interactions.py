@@ -1,6 +1,7 @@
 """What happens between two features: sources that come and go, headers that lie, layouts and sources that overlap."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -277,6 +278,13 @@ class TestWhatATrialFound:
         workspace = Workspace(tmp_path / "work")
         list(run_ingest({str(tmp_path / "own.toml"): tmp_path}, workspace))
         assert run_harmonize(workspace, small_recipe(tmp_path), 1, quiet).never_met == {"own": ("two",)}
+
+    def test_ingests_that_begin_a_workspace_at_once_share_its_salt(self, tmp_path):
+        with ThreadPoolExecutor(16) as pool:
+            salts = set(pool.map(lambda _: Workspace(tmp_path / "work").salt(), range(64)))
+        assert salts == {Workspace(tmp_path / "work").salt()}
+        with pytest.raises(WorkspaceError, match="holds another salt"):
+            Workspace(tmp_path / "work").set_salt(bytes(32))
 
     def test_a_label_that_loses_much_to_the_thresholds_is_told(self, tmp_path, capsys):
         """Of label 2, six voxels of 306 are small parts in one case, 60 of 360 in the other."""
