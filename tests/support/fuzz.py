@@ -6,6 +6,7 @@ one JSON line for each: how many ended how. An input is named by its kind and nu
 
 import gzip
 import json
+import re
 import resource
 import signal
 import sys
@@ -113,7 +114,26 @@ def packed(suffix: str, members: dict[str, bytes]) -> bytes:
 
 
 def good_toml() -> dict[str, bytes]:
-    return {"own.toml": pairs_toml(suffix="nii", more='sequences = { a = "T1" }\nsplits = { train = "1-3" }').encode()}
+    text = pairs_toml(
+        suffix="nii", more='sequences = { a = "T1" }\nsplits = { train = "1-3" }\n', top='case_names = "published"\n'
+    )
+    return {"own.toml": text.replace("(?P<case>[^/]+)_image", r"(?P<case>(?P<number>\d+)[^/]*)_image").encode()}
+
+
+# What a stranger might write in a description's quotes: patterns that repeat without end, templates that compute, names that lead out.
+HOSTILE = (
+    r"(?:a|a)+$", r"(?P<case>(?:a|aa)+)_image", r"(?P<case>(?P<number>\d*)(?:a|a?)*)$", "(" * 300, "(?P<case>", "[", "{case:>1000000000}",
+    "{case.__class__}", "{0}", "{", "../../x", "/etc/passwd", "x" * 3000, "", "\\u001b[31m", "(?P<case>.)" * 120, r"(?P<case>(.*)*)*_image",
+)  # fmt: skip
+
+
+def hostile_words(text: str, rng: np.random.Generator) -> str:
+    """Replace what stands in one or two pairs of quotes."""
+    for _ in range(int(rng.integers(1, 3))):
+        spans = [match.span(2) for match in re.finditer(r"(['\"])(.*?)\1", text)]
+        start, end = spans[int(rng.integers(len(spans)))]
+        text = text[:start] + HOSTILE[int(rng.integers(len(HOSTILE)))] + text[end:]
+    return text
 
 
 KINDS: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
@@ -136,6 +156,8 @@ def mutant(kind: str, number: int) -> dict[str, bytes]:
     files = dict(_GOOD[kind])
     rng = np.random.default_rng([*kind.encode(), number])
     names = sorted(files)
+    if kind == "toml" and number % 2:
+        return {"own.toml": hostile_words(files["own.toml"].decode(), rng).encode()}
     for name in names[:2] if number % 7 == 0 else [names[int(rng.integers(len(names)))]]:
         data = files[name]
         for _ in range(int(rng.choice([1, 1, 1, 2, 4]))):
@@ -218,10 +240,12 @@ def outcome(kind: str, number: int, folder: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     try:
-        if kind == "toml":
-            parse_collection(files["own.toml"].decode("utf-8", "replace"), "own.toml", own=True)
-            return "kept"
-        spec, tree = _spec(kind), open_tree(folder)
+        spec = _spec(kind) if kind != "toml" else None
+        if spec is None:
+            spec = parse_collection(files["own.toml"].decode("utf-8", "replace"), "own.toml", own=True)
+            for name, data in good_nifti().items():
+                (folder / f"1{'a' * 40}{name}").write_bytes(data)
+        tree = open_tree(folder)
         if tree.broken:  # one reject an archive; the run goes on without it
             return tree.broken[0][1].value if tree.broken[0][2] else "no sentence"
         found = ingest(spec, tree, b"salt")
