@@ -121,7 +121,9 @@ def show_harmonized(summary: HarmonizeSummary, *, as_json: bool) -> None:
     shown = [(r.collection, r.case, r.reason.value, r.detail) for r in summary.rejects[:MAX_ROWS]]
     print_table("\nRejected", ("collection", "case", "reason", "detail"), shown)
     more = f"and {len(summary.rejects) - MAX_ROWS:,} more; " if len(summary.rejects) > MAX_ROWS else ""
-    console.print(f"{more}the full list will be in the shard set's rejects.parquet")
+    console.print(
+        f"{more}the full list will be in the shard set's rejects.parquet; rejected/ in the workspace names their files"
+    )
 
 
 def show_shards(summary: ShardSummary, *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from medvar_data.catalog.recipe import Recipe
 from medvar_data.errors import MedvarError
 from medvar_data.harmonize.dependencies import wanted_inputs
 from medvar_data.harmonize.plan import Pending
-from medvar_data.records import HarmonizedCase, Reject
+from medvar_data.records import Case, HarmonizedCase, Reject
 from medvar_data.workspace.case_file import read_case_file, why_to_do
 from medvar_data.workspace.workspace import Workspace
 
@@ -123,6 +123,7 @@ def _count_collection(
     workspace: Workspace, recipe: Recipe, spec: CollectionSpec, pending: Pending, counts: _Counts
 ) -> _Labels:
     labels = _Labels()
+    files: list[tuple[Case, Reject]] = []
     early = workspace.ingest_rejects(spec.name)
     counts.rejects += early
     counts.found += len(early)
@@ -135,8 +136,10 @@ def _count_collection(
         file = read_case_file(path)
         if file.reject:
             counts.rejects.append(file.reject)
+            files.append((case, file.reject))
         elif file.harmonized:
             counts.kept += 1
             counts.slices += file.harmonized.n_kept
             labels.add(file.harmonized)
+    workspace.note_rejected_files(spec.name, files)
     return labels

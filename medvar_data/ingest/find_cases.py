@@ -147,4 +147,7 @@ def _nothing_found(spec: CollectionSpec, tree: Tree) -> str:
         kinds[kind] = kinds.get(kind, 0) + 1
     common = sorted(kinds.items(), key=lambda item: -item[1])[:4]
     there = ", ".join(f"{n} {kind}" for kind, n in common) or "no files"
-    return f"Nothing here looks like {spec.name}. Looked for {wanted}; the folder holds {there}. `medvar-data describe {spec.name}` tells the layout."
+    tell = f"`medvar-data describe {spec.name}` tells the layout."
+    if spec.case_names == "hash":
+        tell = "Compare the patterns of your description with the paths below that folder."
+    return f"Nothing here looks like {spec.name}. Looked for {wanted}; the folder holds {there}. {tell}"

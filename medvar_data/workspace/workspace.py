@@ -5,14 +5,15 @@ W/collections/<name>.toml           the description that ingest used
 W/conditions.json                   ids given to users' own conditions, append-only
 W/archives.json                     digest of each archive that ingest read, and what it takes to read it again
 W/ingest/<name>.parquet             one row a case          (+ .rejects.parquet, .json with counts)
-W/rejected/<name>.json              the files of rejected cases, which are named nowhere else
+W/rejected/<name>.json              the files of cases that ingest rejected, which are named nowhere else
+W/rejected/<name>.harmonize.json    the files of those that harmonize rejected
 W/harmonized/<name>/<case>.parquet  one file a finished case
 W/shards/<plan>/                    index of finished shards, for resuming
 """
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from hmac import new as hmac
@@ -149,6 +150,16 @@ class Workspace:
         write_json(self.path / "rejected" / f"{spec.name}.json", files)
         tables = {name: file_digest(folder / name) for name in _tables_of(spec.name)}
         write_json(folder / f"{spec.name}.json", asdict(_IngestNote(result.counts, result.notes, own, tables)))
+
+    def note_rejected_files(self, name: str, rejects: Iterable[tuple[Case, Reject]]) -> None:
+        """Name the files of the cases of a collection that harmonize rejected, so that a hashed key can be found again."""
+        rows = [
+            {"case": case.case, "reason": reject.reason.value, "files": [*case.image, *case.label]}
+            for case, reject in rejects
+        ]
+        file = self.path / "rejected" / f"{name}.harmonize.json"
+        if rows or file.exists():
+            write_json(file, rows)
 
     def note_archives(self, tree: Tree) -> None:
         """Note digest, size and needs of a tree's archives, the broken ones included; unchanged ones are not read again."""

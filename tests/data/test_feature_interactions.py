@@ -305,6 +305,20 @@ class TestWhatATrialFound:
         show_harmonized(summary, as_json=False)
         assert "two loses more than a tenth of its volume" in " ".join(capsys.readouterr().out.split())
 
+    def test_the_workspace_names_the_files_that_harmonize_rejects(self, tmp_path):
+        image, label = scan((20, 18, 4), 1)
+        write_files(
+            tmp_path, {"doe_image.nii": nifti_bytes(image), "doe_label.nii": nifti_bytes((label > 0).astype("u1") * 9)}
+        )
+        (tmp_path / "own.toml").write_text(pairs_toml(suffix="nii"))
+        workspace = Workspace(tmp_path / "work")
+        list(run_ingest({str(tmp_path / "own.toml"): tmp_path}, workspace))
+        summary = run_harmonize(workspace, small_recipe(tmp_path), 1, quiet)
+        (row,) = json.loads((tmp_path / "work" / "rejected" / "own.harmonize.json").read_text())
+        assert (row["case"], row["reason"]) == (summary.rejects[0].case, "label_values")
+        assert row["files"] == ["doe_image.nii", "doe_label.nii"]
+        assert summary.rejects[0].files == ()
+
     def test_the_workspace_alone_names_the_files_of_a_reject(self, tmp_path):
         files = {
             "doe_image.nii": b"no image",
