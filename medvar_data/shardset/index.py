@@ -5,7 +5,7 @@ image.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import fsspec
@@ -110,15 +110,7 @@ def open_shard_set(url: str, split: str) -> ShardSet:
             f"{entry.slices}; run `medvar-data verify` to see which table is damaged."
         )
     names = tuple(shard.name for shard in entry.shards)
-    shard = table["shard"].combine_chunks().dictionary_encode()
-    unknown = sorted(set(shard.dictionary.to_pylist()) - set(names))
-    if unknown:
-        raise ShardSetError(
-            f"{url}: slices.parquet names {unknown[0]}, which dataset.json does not list; run `medvar-data verify`."
-        )
-    index = {name: number for number, name in enumerate(names)}
-    number = np.array([index[name] for name in shard.dictionary.to_pylist()], dtype=np.int64)
-    shards = number[shard.indices.to_numpy(zero_copy_only=False).astype(np.int64)] if len(number) else _empty()
+    shards = _shard_numbers(url, table, names)
     _check_rows(url, table, entry, shards, dataset.conditions)
     return ShardSet(
         url=url,
@@ -148,6 +140,19 @@ def _empty() -> Int64[np.ndarray, " rows"]:
 
 def _integers(table: pa.Table, name: str) -> Int64[np.ndarray, " rows"]:
     return table[name].to_numpy().astype(np.int64)
+
+
+def _shard_numbers(url: str, table: pa.Table, names: Sequence[str]) -> Int64[np.ndarray, " rows"]:
+    """The number in `names` of the shard of each row."""
+    shard = table["shard"].combine_chunks().dictionary_encode()
+    index, found = {name: number for number, name in enumerate(names)}, shard.dictionary.to_pylist()
+    unknown = sorted(set(found) - index.keys())
+    if unknown:
+        raise ShardSetError(
+            f"{url}: slices.parquet names {printable(unknown[0])}, which dataset.json does not list; run `medvar-data verify`."
+        )
+    numbers = np.array([index[name] for name in found], dtype=np.int64)
+    return numbers[shard.indices.to_numpy(zero_copy_only=False).astype(np.int64)] if len(numbers) else _empty()
 
 
 def _check_rows(

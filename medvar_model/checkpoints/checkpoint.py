@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -34,8 +34,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medvar_data.naming import Count, Name, printable
-from medvar_data.storage.documents import read_json
 from medvar_data.storage.store import telling_of_full_disk
+from medvar_model.checkpoints.folder import (
+    RUN_CHECKPOINTS,
+    ProgressNote,
+    RunNote,
+    damage,
+    instead,
+    load_json,
+    missing_files,
+)
 from medvar_model.config import (
     TokenizerConfig,
     TransformerConfig,
@@ -51,42 +59,7 @@ from medvar_model.networks.transformer import Transformer
 
 Network = TypeVar("Network", bound=nn.Module)
 
-RUN_CHECKPOINTS = ("best", "last", "last.previous")
 KINDS = {"tokenizer": TokenizerConfig, "transformer": TransformerConfig}
-
-
-RESUMABLE = ("model.safetensors", "config.json", "run.json", "state/training.safetensors", "state/progress.json")
-
-
-class _SetNote(TypedDict):
-    shards: str
-    digest: str
-    train_slices: Count
-
-
-class _WeightsNote(TypedDict):
-    path: str
-    digest: str
-
-
-class RunNote(TypedDict, total=False):
-    """What run.json says that is read back; imported weights say less."""
-
-    shard_set: _SetNote
-    tokenizer: _WeightsNote
-    init_from: _WeightsNote
-    perceptual: _WeightsNote
-    settings: dict[str, Any]
-    progress: dict[str, Any]
-
-
-class ProgressNote(TypedDict):
-    """What state/progress.json says: steps taken, best loss, steps left out for want of finite numbers."""
-
-    step: Count
-    best: float | None
-    skipped: Count
-    skipped_in_a_row: Count
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +142,7 @@ def read_checkpoint(path: Path, kind: str) -> Contents:
         MissingCheckpoint: there is none, it is damaged, or of the other kind.
     """
     folder = find_checkpoint(path)
-    values = _load_json(folder / "config.json")
+    values = load_json(folder / "config.json")
     found = values.pop("kind", None)
     if found != kind:
         raise MissingCheckpoint(
@@ -178,7 +151,7 @@ def read_checkpoint(path: Path, kind: str) -> Contents:
     try:
         config: TokenizerConfig | TransformerConfig = from_dict(KINDS[kind], values)
     except ConfigMismatch as error:
-        raise ConfigMismatch(f"{folder / 'config.json'} cannot be used: {error} {_instead(folder)}") from None
+        raise ConfigMismatch(f"{folder / 'config.json'} cannot be used: {error} {instead(folder)}") from None
     weights = _load_tensors(folder / "model.safetensors")
     _check_size(config, weights, folder)
     return Contents(
@@ -191,11 +164,11 @@ def read_checkpoint(path: Path, kind: str) -> Contents:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Read what a checkpoint says it was made from: its run.json."""
-    run: dict[str, Any] = _load_json(folder / "run.json")
+    run: dict[str, Any] = load_json(folder / "run.json")
     try:
         msgspec.convert(run, RunNote)
     except msgspec.ValidationError as error:
-        raise _damage(folder / "run.json", f"{folder / 'run.json'} is damaged ({printable(str(error))}).") from None
+        raise damage(folder / "run.json", f"{folder / 'run.json'} is damaged ({printable(str(error))}).") from None
     return run
 
 
@@ -203,7 +176,7 @@ def read_state(folder: Path) -> TrainingState:
     """Read what `write_checkpoint` was given to resume from."""
     return TrainingState(
         _load_tensors(folder / "state" / "training.safetensors"),
-        _load_json(folder / "state" / "progress.json", ProgressNote),
+        load_json(folder / "state" / "progress.json", ProgressNote),
     )
 
 
@@ -230,11 +203,6 @@ def find_last(run: Path) -> Path | None:
         if not missing_files(folder):
             return folder
     return None
-
-
-def missing_files(folder: Path) -> list[str]:
-    """Name the files that resuming needs and a checkpoint lacks."""
-    return [name for name in RESUMABLE if not (folder / name).is_file()]
 
 
 def load_tokenizer(path: Path, device: torch.device | None = None) -> Tokenizer:
@@ -337,16 +305,9 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise _damage(path, f"{path.parent} has no {path.name}, so it is incomplete.") from None
+        raise damage(path, f"{path.parent} has no {path.name}, so it is incomplete.") from None
     except SafetensorError as error:
-        raise _damage(path, f"{path} is damaged ({error}).") from None
-
-
-def _load_json(path: Path, kind: Any = dict[str, Any]) -> Any:
-    try:
-        return read_json(path, kind, MissingCheckpoint, _instead(_checkpoint_of(path)))
-    except OSError:
-        raise _damage(path, f"{path.parent} has no {path.name} that can be read, so it is incomplete.") from None
+        raise damage(path, f"{path} is damaged ({error}).") from None
 
 
 def _load_conditions(folder: Path, config: TransformerConfig) -> dict[str, int]:
@@ -356,9 +317,9 @@ def _load_conditions(folder: Path, config: TransformerConfig) -> dict[str, int]:
         MissingCheckpoint: the file is missing, damaged, or does not fit the configuration.
     """
     path = folder / "conditions.json"
-    rows: dict[str, int] = _load_json(path, dict[Name, Count])
+    rows: dict[str, int] = load_json(path, dict[Name, Count])
     if len(set(rows.values())) != len(rows) or any(row >= config.n_conditions for row in rows.values()):
-        raise _damage(path, f"{path} is damaged (rows are wanted once each, below {config.n_conditions}).")
+        raise damage(path, f"{path} is damaged (rows are wanted once each, below {config.n_conditions}).")
     return rows
 
 
@@ -368,25 +329,5 @@ def _check_size(config: TokenizerConfig | TransformerConfig, weights: Mapping[st
     found = sum(tensor.numel() for tensor in weights.values())
     if wanted > found:
         raise ConfigMismatch(
-            f"{folder / 'config.json'} describes {wanted:,} weights, but model.safetensors holds {found:,}. {_instead(folder)}"
+            f"{folder / 'config.json'} describes {wanted:,} weights, but model.safetensors holds {found:,}. {instead(folder)}"
         )
-
-
-def _damage(path: Path, found: str) -> MissingCheckpoint:
-    return MissingCheckpoint(f"{found} {_instead(_checkpoint_of(path))}")
-
-
-def _checkpoint_of(path: Path) -> Path:
-    return path.parent.parent if path.parent.name == "state" else path.parent
-
-
-def _instead(folder: Path) -> str:
-    """Say what can be used in place of a damaged checkpoint."""
-    others = [folder.parent / name for name in RUN_CHECKPOINTS if folder.parent / name != folder]
-    whole = [str(other) for other in others if not set(missing_files(other)) & set(RESUMABLE[:3])]
-    if folder.name not in RUN_CHECKPOINTS or not whole:
-        return "No other checkpoint lies beside it; restore it from a copy, or train again in another folder."
-    return (
-        f"{' and '.join(whole)} beside it can be used in its place (to sample, to evaluate, or with --init-from); to resume "
-        "the run, restore this one from a copy."
-    )

@@ -14,14 +14,12 @@ from typing import Any
 from medvar_data.shardset.dataset import is_shard_set
 from medvar_data.storage.store import Store
 from medvar_model.checkpoints.checkpoint import (
-    RESUMABLE,
-    RUN_CHECKPOINTS,
     Contents,
     find_last,
     kind_of,
-    missing_files,
     read_checkpoint,
 )
+from medvar_model.checkpoints.folder import RESUMABLE, RUN_CHECKPOINTS, missing_files
 from medvar_model.config import to_dict
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch, UnusableFolder
 from medvar_model.loader import Loader
@@ -140,11 +138,7 @@ def check_same_run(job: Job) -> None:
             f"{tokenizers[1]['digest'][:12]}; it was trained on since or is another. Pass --tokenizer "
             f"{job.out / 'tokenizer'}, the copy that was kept, or write to another folder."
         )
-    perceptual = [run.get("perceptual", {}).get("digest") for run in (kept.run, job.run)]
-    if perceptual[0] != perceptual[1]:
-        raise ConfigMismatch(
-            f"{job.out} was begun with other weights of the perceptual loss (--lpips-weights) than those given now. {way_out}"
-        )
+    _check_perceptual(kept, job, way_out)
     before, now = (
         {k: v for k, v in _flat(run["settings"]).items() if "config." not in k} for run in (kept.run, job.run)
     )
@@ -160,6 +154,14 @@ def kept_run(job: Job) -> Contents | None:
     """Read the checkpoint from which a run would go on; None where it would be fresh."""
     last = find_last(job.out)
     return None if last is None else read_checkpoint(last, kind_of(job.config))
+
+
+def _check_perceptual(kept: Contents, job: Job, way_out: str) -> None:
+    before, now = (run.get("perceptual", {}).get("digest") for run in (kept.run, job.run))
+    if before != now:
+        raise ConfigMismatch(
+            f"{job.out} was begun with other weights of the perceptual loss (--lpips-weights) than those given now. {way_out}"
+        )
 
 
 def _compare(out: Path, what: str, before: dict[str, Any], now: dict[str, Any], way_out: str) -> None:
