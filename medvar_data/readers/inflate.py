@@ -1,5 +1,6 @@
 """Inflate gzip files by ISA-L: one member or many, junk behind the last one passed over, damage told."""
 
+import sys
 import zlib
 
 import numpy as np
@@ -39,24 +40,25 @@ def inflated_head(data: bytes) -> bytes:
     return head
 
 
-def inflate(data: bytes) -> memoryview:
-    """Inflate gzip; other content comes back as it is."""
+def inflate(data: bytes, most_bytes: int = sys.maxsize) -> memoryview:
+    """Inflate gzip; other content comes back as it is. What goes on after `most_bytes` is cut off there, or a little later."""
     if data[:2] != GZIP_MAGIC:
         return memoryview(data)
-    whole = _inflate_one_member(data)
+    stated = int.from_bytes(data[-4:], "little")  # of the last member
+    whole = _inflate_one_member(data) if stated <= most_bytes else None
     if whole is not None:
         return whole
-    return memoryview(_inflate_members(data))
+    return memoryview(_inflate_members(data, most_bytes))
 
 
-def _inflate_members(data: bytes) -> bytes:
+def _inflate_members(data: bytes, most_bytes: int) -> bytes:
     """Inflate one gzip member after the other; what follows the last and is no gzip is padding or junk.
 
     Raises:
         CaseRejected: a member ends early, or its bytes or checksum are wrong.
     """
     parts: list[bytes] = []
-    at = n_members = 0
+    at = n_members = total = 0
     while data[at : at + 2] == GZIP_MAGIC and (not n_members or data[at + 2 : at + 3] == DEFLATE):
         inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
         try:
@@ -64,6 +66,9 @@ def _inflate_members(data: bytes) -> bytes:
                 piece = data[at : at + PIECE_BYTES] if inflater.needs_input else b""
                 at += len(piece)
                 parts.append(inflater.decompress(piece, PIECE_BYTES))
+                total += len(parts[-1])
+                if total > most_bytes:
+                    return b"".join(parts)
         except Exception as error:  # ISA-L raises its own class for broken deflate blocks
             raise CaseRejected(
                 Reason.UNREADABLE, "the gzip stream is damaged (its blocks or its checksum fail); download it again"

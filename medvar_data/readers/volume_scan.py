@@ -102,11 +102,20 @@ def _read(root: str, path: str, spacing_from: str, channel: int, *, is_label: bo
     return Volume(voxels, Geometry(voxels.shape, affine), digest, (*steps, *more)), stated
 
 
+SLACK_BYTES = 64 << 20  # extensions, and junk that is left alone
 Read = tuple[Shaped[np.ndarray, "i j k"], np.ndarray, tuple[float, float, float], tuple[str, ...]]
 
 
+def _most_bytes(data: bytes) -> int:
+    """Bytes of a NIfTI file, inflated, that its header has a use for, and room for what may stand between."""
+    header = _nifti_header(inflated_head(data))
+    offset = float(header["vox_offset"])
+    before = min(max(int(offset), 0), SLACK_BYTES) if math.isfinite(offset) else 0
+    return before + math.prod(_stored_shape(header)) * header.get_data_dtype().itemsize + SLACK_BYTES
+
+
 def _read_nifti(data: bytes, channel: int, is_label: bool) -> Read:
-    raw = inflate(data)
+    raw = inflate(data, _most_bytes(data))
     header = _nifti_header(raw)
     stored_shape = _stored_shape(header)
     shape, n_channels = _three_dimensions(stored_shape)
