@@ -80,7 +80,7 @@ class TestSourcesThatComeAndGo:
     def test_memory_that_runs_out_is_no_fault_of_the_file(self, tmp_path, monkeypatch):
         workspace, _ = self.pipeline(tmp_path)
 
-        def starve(_: bytes) -> bytes:
+        def starve(*_: object) -> bytes:
             raise MemoryError
 
         monkeypatch.setattr("medvar_data.readers.volume_scan.inflate", starve)
