@@ -44,8 +44,7 @@ def inflate(data: bytes, most_bytes: int = sys.maxsize) -> memoryview:
     """Inflate gzip; other content comes back as it is. What goes on after `most_bytes` is cut off there, or a little later."""
     if data[:2] != GZIP_MAGIC:
         return memoryview(data)
-    stated = int.from_bytes(data[-4:], "little")  # of the last member
-    whole = _inflate_one_member(data) if stated <= most_bytes else None
+    whole = _inflate_one_member(data, most_bytes)
     if whole is not None:
         return whole
     return memoryview(_inflate_members(data, most_bytes))
@@ -80,13 +79,13 @@ def _inflate_members(data: bytes, most_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _inflate_one_member(data: bytes) -> memoryview | None:
+def _inflate_one_member(data: bytes, most_bytes: int) -> memoryview | None:
     """Inflate a plain gzip file into one array of the size that its last bytes name; None where anything is unusual.
 
     numpy asks for huge pages, Python's bytes do not: a fifth of the time goes to faulting small ones in.
     """
     size = int.from_bytes(data[-4:], "little")
-    if size > MAX_DEFLATE_RATIO * len(data):
+    if size > min(most_bytes, MAX_DEFLATE_RATIO * len(data)):
         return None
     whole = np.empty(size, dtype=np.uint8).data
     inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)

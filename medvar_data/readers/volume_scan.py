@@ -37,6 +37,7 @@ MGH = (".mgz", ".mgh")
 MGH_HEADER_BYTES = 284
 MGH_PLACED = slice(28, 30)  # 0 where the header names no place
 HEAD_BYTES = 1 << 14  # of a file, packed or not: enough for its header
+SLACK_BYTES = 64 << 20  # inflated beyond what a header has a use for: extensions, and junk that is left alone
 NO_MGH = "the content is not FreeSurfer's MGH, whatever the name says; download it again"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -102,26 +103,19 @@ def _read(root: str, path: str, spacing_from: str, channel: int, *, is_label: bo
     return Volume(voxels, Geometry(voxels.shape, affine), digest, (*steps, *more)), stated
 
 
-SLACK_BYTES = 64 << 20  # extensions, and junk that is left alone
 Read = tuple[Shaped[np.ndarray, "i j k"], np.ndarray, tuple[float, float, float], tuple[str, ...]]
 
 
-def _most_bytes(data: bytes) -> int:
-    """Bytes of a NIfTI file, inflated, that its header has a use for, and room for what may stand between."""
-    header = _nifti_header(inflated_head(data))
-    offset = float(header["vox_offset"])
-    before = min(max(int(offset), 0), SLACK_BYTES) if math.isfinite(offset) else 0
-    return before + math.prod(_stored_shape(header)) * header.get_data_dtype().itemsize + SLACK_BYTES
-
-
 def _read_nifti(data: bytes, channel: int, is_label: bool) -> Read:
-    raw = inflate(data, _most_bytes(data))
-    header = _nifti_header(raw)
+    header = _nifti_header(inflated_head(data[:HEAD_BYTES]))
     stored_shape = _stored_shape(header)
     shape, n_channels = _three_dimensions(stored_shape)
     dtype = header.get_data_dtype()
     check_real(dtype)
     n_bytes = math.prod(stored_shape) * dtype.itemsize
+    begin = float(header["vox_offset"])
+    before = min(max(int(begin), 0), SLACK_BYTES) if math.isfinite(begin) else 0
+    raw = inflate(data, before + n_bytes + SLACK_BYTES)
     offset = voxels_begin(header, raw, n_bytes)
     needed = offset + n_bytes
     if len(raw) < needed:
@@ -187,12 +181,12 @@ def _mgh_peek(root: str, path: str) -> Header:
 
 
 def _read_mgh(data: bytes, channel: int, is_label: bool) -> Read:
-    raw = inflate(data)
-    header = _mgh_header(raw)
+    header = _mgh_header(inflated_head(data[:HEAD_BYTES]))
     sizes = tuple(int(n) for n in header["dims"])
     shape, n_channels = _three_dimensions(sizes)
     dtype = header.get_data_dtype()
     needed = MGH_HEADER_BYTES + math.prod(sizes) * dtype.itemsize
+    raw = inflate(data, needed + SLACK_BYTES)
     if len(raw) < needed:
         raise CaseRejected(
             Reason.TRUNCATED,

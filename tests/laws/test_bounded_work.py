@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from support.builders import nifti_bytes, write_files
@@ -24,7 +25,7 @@ from medvar_data.ingest.find_cases import ingest
 from medvar_data.readers.read import read_scan
 from medvar_data.sources.tree import open_tree
 
-spec = pairs_spec(suffix=r"(?:nii\\.gz|nii|nrrd|mha|mhd)")
+spec = pairs_spec(suffix=r"(?:nii\\.gz|nii|mgz|nrrd|mha|mhd)")
 found = ingest(spec, open_tree(Path(sys.argv[1])), b"salt")
 ends = [reject.reason.value for reject in found.rejects]
 for case in found.cases:
@@ -42,6 +43,11 @@ def nifti(shape: tuple[int, ...], voxels: bytes = bytes(64)) -> bytes:
     data = bytearray(nifti_bytes(np.zeros((2, 2, 2), dtype=np.int16)))
     data[40:56] = np.array([3, *shape, 1, 1, 1, 1], dtype="<i2").tobytes()[:16]
     return bytes(data[:352]) + voxels
+
+
+def mgh(behind: bytes) -> bytes:
+    """A sound file of 20 x 20 x 20 voxels, and what stands behind them."""
+    return nib.MGHImage(np.zeros((20, 20, 20), dtype=np.int16), np.eye(4)).to_bytes() + behind
 
 
 def text(lines: list[str]) -> bytes:
@@ -70,6 +76,7 @@ LIES = {
     "nii": {"a_image.nii": nifti((30_000, 30_000, 30_000))},
     "nii.gz": {"a_image.nii.gz": gzip.compress(nifti((30_000, 30_000, 30_000)))},
     "nii.gz of zeros beyond its shape": {"a_image.nii.gz": gzip.compress(nifti((4, 4, 4), bytes(1 << 29)), 1)},
+    "mgz of zeros beyond its shape": {"a_image.mgz": gzip.compress(mgh(bytes(1 << 30)), 1)},
     "nrrd": {"a_image.nrrd": text([line.format(kind="raw") for line in NRRD])},
     "nrrd, packed": {"a_image.nrrd": text([line.format(kind="gzip") for line in NRRD]) + gzip.compress(bytes(1 << 20))},
     "mha": {"a_image.mha": text([line.format(place="LOCAL") for line in META]) + bytes(64)},
