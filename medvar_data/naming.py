@@ -13,6 +13,7 @@ import msgspec
 NAME = r"[a-z0-9][a-z0-9-]{0,127}"
 SHARD = r"(?:train|val|test)-[0-9]{6,9}\.tar"
 DIGEST = r"[0-9a-f]{64}"
+KEY = r"[a-z0-9][a-z0-9-]*-z\d{4,}"  # of a slice
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format and unassigned characters
 
 Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME}$")]
@@ -28,6 +29,15 @@ def is_name(text: object) -> bool:
     (True, False, False)
     """
     return isinstance(text, str) and re.fullmatch(NAME, text) is not None
+
+
+def is_key(text: str) -> bool:
+    """Tell whether a text may be the key of a slice.
+
+    >>> is_key("msd-liver-0001-z0042"), is_key("../z0042")
+    (True, False)
+    """
+    return re.fullmatch(KEY, text) is not None
 
 
 def printable(text: str, limit: int = 200, *, lines: bool = False) -> str:

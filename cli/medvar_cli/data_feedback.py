@@ -151,7 +151,7 @@ def show_statistics(rows: Sequence[dict[str, Any]], rejects: Sequence[Sequence[o
 def show_verification(result: Verification) -> None:
     """Print every finding, and whether the set is sound."""
     for finding in result.findings:
-        console.print(f"wrong: {finding}", markup=False)
+        console.print(printable(f"wrong: {finding}", MOST_LETTERS), markup=False)
     verdict = f"{len(result.findings)} things are wrong" if result.findings else "sound"
     console.print(f"{result.n_shards:,} shards, {result.n_slices:,} slices, {result.n_cases:,} cases: {verdict}")
 

@@ -4,7 +4,6 @@ Checks, in order: dataset.json and the digests of tables and shards; the members
 slices.parquet; keys; sample JSON; pixels against digests and counts; patients in one split; the condition ids.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
+from medvar_data.naming import is_key
 from medvar_data.records import Progress
 from medvar_data.shardset.dataset import WAY_ON, Dataset, ShardEntry, crc32, read_dataset
 from medvar_data.shardset.schema import (
@@ -30,7 +30,6 @@ from medvar_data.storage.documents import table_of
 from medvar_data.storage.store import Store
 from medvar_data.storage.tar import Member, read_tar
 
-KEY = re.compile(r"[a-z0-9][a-z0-9-]*-z\d{4,}")
 MAX_FINDINGS = 50
 
 
@@ -116,7 +115,7 @@ def _check_sample(
     dataset: Dataset,
 ) -> Iterator[str]:
     key = row["key"]
-    if not KEY.fullmatch(key):
+    if not is_key(key):
         yield f"{key}: not a key of lower-case letters, digits and hyphens"
     if row["split"] != split:
         yield f"{key}: the row says {row['split']}, the shard is {split}"

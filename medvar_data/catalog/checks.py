@@ -7,7 +7,7 @@ from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, Ov
 from medvar_data.catalog.patterns import compile_pattern
 from medvar_data.catalog.toml import compiled, one_of
 from medvar_data.errors import SpecError
-from medvar_data.naming import printable
+from medvar_data.naming import is_name, printable
 
 MOST_TEMPLATE = 500  # letters
 CASE_PATTERNS = re.compile(r"[a-z0-9*?\[\]\-]+(?: +[a-z0-9*?\[\]\-]+)*")
@@ -65,7 +65,7 @@ def check_collection(spec: CollectionSpec, where: str) -> None:
     Raises:
         SpecError: names the file, the key and what it should be.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", spec.name):
+    if not is_name(spec.name):
         raise SpecError(f"{where}: name is {spec.name!r}; wanted lower-case letters, digits and hyphens.")
     one_of(spec.slice_axis, SLICE_AXES, f"{where}: slice_axis")
     one_of(spec.spacing_from, ("affine", "pixdim", "reject"), f"{where}: spacing_from")

@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 
+def _names(patterns: str, case: str) -> bool:
+    """Tell whether one of the patterns, parted by spaces, fits a case."""
+    return any(fnmatchcase(case, pattern) for pattern in patterns.split())
+
+
 @dataclass(frozen=True)
 class LabelSpec:
     """Map the published values `low`..`high` to the contiguous id 1..255 that masks hold.
@@ -90,7 +95,7 @@ class Quirk:
 
     def holds_for(self, name: str) -> bool:
         """Tell whether `cases` names this case."""
-        return any(fnmatchcase(name, pattern) for pattern in self.cases.split())
+        return _names(self.cases, name)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Repair:
 
     def holds_for(self, name: str) -> bool:
         """Tell whether `cases` names this case."""
-        return any(fnmatchcase(name, pattern) for pattern in self.cases.split())
+        return _names(self.cases, name)
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class Overlap:
         if not self.cases and not self.numbers:
             return None
         number = re.search(r"\d+", case)
-        named = not self.cases or any(fnmatchcase(case, pattern) for pattern in self.cases.split())
+        named = not self.cases or _names(self.cases, case)
         counted = not self.numbers or bool(number and int(number[0]) in parse_numbers(self.numbers))
         return named and counted
 

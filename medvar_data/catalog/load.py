@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medvar_data.catalog.checks import check_collection
 from medvar_data.catalog.collection import CollectionSpec, LabelSpec, Layout, Overlap, Quirk, Repair
@@ -18,6 +18,7 @@ from medvar_data.catalog.toml import build, manifests, read_text, read_toml, row
 from medvar_data.errors import SpecError
 
 MAX_LABEL_VALUE = 65535
+T = TypeVar("T")
 
 
 OWN_CONDITION_IDS = range(1000, 2000)  # reserved for users' own collections
@@ -95,21 +96,13 @@ def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionS
         SpecError: names the file, the key and what it should be.
     """
     table = read_toml(text, where)
-    table["layouts"] = tuple(
-        build(Layout, row, f"{where}, layout {i}") for i, row in enumerate(rows_of(table, "layout", where), start=1)
-    )
+    table["layouts"] = _rows(Layout, table, "layout", where)
     table["labels"] = tuple(
         _label(row, f"{where}, label {i}") for i, row in enumerate(rows_of(table, "label", where), start=1)
     )
-    table["quirks"] = tuple(
-        build(Quirk, row, f"{where}, quirk {i}") for i, row in enumerate(rows_of(table, "quirk", where), start=1)
-    )
-    table["overlaps"] = tuple(
-        build(Overlap, row, f"{where}, overlap {i}") for i, row in enumerate(rows_of(table, "overlap", where), start=1)
-    )
-    table["repairs"] = tuple(
-        build(Repair, row, f"{where}, repair {i}") for i, row in enumerate(rows_of(table, "repair", where), start=1)
-    )
+    table["quirks"] = _rows(Quirk, table, "quirk", where)
+    table["overlaps"] = _rows(Overlap, table, "overlap", where)
+    table["repairs"] = _rows(Repair, table, "repair", where)
     table["digest"] = sha256(text.encode()).hexdigest()
     if own:
         table.setdefault("case_names", "hash")
@@ -118,6 +111,12 @@ def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionS
     spec = build(CollectionSpec, table, where)
     check_collection(spec, where)
     return spec
+
+
+def _rows(kind: type[T], table: dict[str, Any], name: str, where: str) -> tuple[T, ...]:
+    """Take the rows [[name]] out of a table, each built and, in errors, counted from 1."""
+    rows = rows_of(table, name, where)
+    return tuple(build(kind, row, f"{where}, {name} {i}") for i, row in enumerate(rows, start=1))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 `regex` understands what `re` does and gives up after a time; a pattern of the usual kind takes microseconds a path.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -51,3 +52,8 @@ def _within_time(pattern: str, match: Any, text: str) -> Any:
         return match(text, timeout=SECONDS)
     except TimeoutError:
         raise SpecError(f"The pattern {printable(pattern)!r} {TOO_SLOW.format(seconds=SECONDS)}") from None
+
+
+def found_by_any(patterns: Iterable[str], text: str) -> bool:
+    """Tell whether one of the patterns is found in a text; errors as of `search`."""
+    return any(search(pattern, text) for pattern in patterns)

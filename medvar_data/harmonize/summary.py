@@ -1,6 +1,7 @@
 """Count what harmonize left in a workspace: kept and rejected cases, labels that no case holds, labels that lose much.
 
-In: a workspace and a recipe. Out: a `HarmonizeSummary`; it adds up, or it is a fault of ours.
+In: a workspace and a recipe. Out: a `HarmonizeSummary`; it adds up, or it is a fault of ours. On the way the files of the
+rejected cases are noted in the workspace.
 """
 
 from collections import Counter, defaultdict
@@ -97,8 +98,8 @@ def summarize(workspace: Workspace, recipe: Recipe, names: list[str], pending: P
     for name in names:
         spec = workspace.spec(name)
         labels = _count_collection(workspace, recipe, spec, pending, counts)
-        if labels.never_met(spec):
-            never_met[name] = labels.never_met(spec)
+        if absent := labels.never_met(spec):
+            never_met[name] = absent
         shrunk += labels.shrunk(spec)
     if counts.found != counts.kept + len(counts.rejects) + counts.elsewhere:
         raise MedvarError(

@@ -10,7 +10,7 @@ from hmac import new as hmac
 from pathlib import PurePosixPath
 
 from medvar_data.catalog.collection import CollectionSpec, Layout
-from medvar_data.catalog.patterns import search
+from medvar_data.catalog.patterns import found_by_any, search
 from medvar_data.errors import CaseRejected, Reason
 from medvar_data.ingest.names import make_reject
 from medvar_data.readers.dicom.headers import Instance, read_instance
@@ -95,7 +95,7 @@ def series_key(instance: Instance) -> str:
 
 def _matches(spec: CollectionSpec, layouts: Sequence[Layout], tree: Tree) -> Iterator[FileMatch]:
     for file in tree.files:
-        if any(search(pattern, file.path) for pattern in spec.exclude):
+        if found_by_any(spec.exclude, file.path):
             continue
         images = {layout.id: match for layout in layouts if (match := search(layout.image, file.path))}
         labels = (layout.id for layout in layouts if search(layout.label or layout.image, file.path))

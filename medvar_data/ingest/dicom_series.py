@@ -7,7 +7,6 @@ go no further.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from hmac import new as hmac
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from medvar_data.ingest.names import (
     patients_of,
     skip_reason,
     slug,
+    with_hash,
 )
 from medvar_data.readers.dicom.headers import Frame, Instance
 from medvar_data.readers.dicom.regions import FROM_HEADER, UNKNOWN, region_of_volume
@@ -225,7 +225,7 @@ def _base_key(spec: CollectionSpec, layout: Layout, first: Instance, found: Sort
 
 
 def _cut(key: str) -> str:
-    return key if len(key) <= MAX_CASE_KEY else f"{key[: MAX_CASE_KEY - 13]}-{sha256(key.encode()).hexdigest()[:12]}"
+    return key if len(key) <= MAX_CASE_KEY else with_hash(key, key)
 
 
 def _counted(n: int, what: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.catalog.describe import readable
-from medvar_data.catalog.patterns import search
+from medvar_data.catalog.patterns import found_by_any
 from medvar_data.errors import CaseRejected, Reason, SourceError
 from medvar_data.ingest.case_lists import CASE_LISTS, ListedCases
 from medvar_data.ingest.dicom_series import find_volumes
@@ -92,7 +92,7 @@ def _left_over(spec: CollectionSpec, tree: Tree, matched: Matched) -> tuple[str,
     """Tell of image files that no pattern of a user's own description takes; a published download holds many others."""
     if spec.case_names != "hash" or any(layout.reader == "dicom" for layout in spec.layouts):
         return ()
-    known = [file for file in tree.files if not any(search(pattern, file.path) for pattern in spec.exclude)]
+    known = [file for file in tree.files if not found_by_any(spec.exclude, file.path)]
     n = sum(file.path.lower().endswith(IMAGE_SUFFIXES) and file.path not in matched.claimed for file in known)
     return (f"{n} image files are taken by no pattern; `exclude` says which are not wanted",) if n else ()
 

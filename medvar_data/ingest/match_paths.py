@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from medvar_data.catalog.collection import CollectionSpec, Layout
-from medvar_data.catalog.patterns import search
+from medvar_data.catalog.patterns import found_by_any, search
 from medvar_data.errors import Reason
 from medvar_data.ingest.names import CaseFiles, CaseKeys, make_case, make_reject, skip_reason, slug
 from medvar_data.records import Case, LayoutCount, Reject, SourceFile
@@ -34,7 +34,7 @@ class Matched:
 
 def match_files(spec: CollectionSpec, tree: Tree, salt: bytes) -> Matched:
     """Match the paths of a tree against the layouts of a collection; no file is opened or looked at."""
-    files = [f for f in tree.files if not any(search(p, f.path) for p in spec.exclude)]
+    files = [f for f in tree.files if not found_by_any(spec.exclude, f.path)]
     candidates: list[Case] = []
     rejects: list[Reject] = []
     unlabelled, claimed, spares = [], set(), []

@@ -100,7 +100,7 @@ def case_key(name: str, spec: CollectionSpec, salt: bytes) -> str:
         return hmac(salt, f"{spec.name}/{name}".encode(), "sha256").hexdigest()[:12]
     key = slug(name)
     is_told = all(letter.isascii() or not letter.isalnum() for letter in name)
-    return key if is_told and 0 < len(key) <= MAX_CASE_KEY else _with_hash(key, name)
+    return key if is_told and 0 < len(key) <= MAX_CASE_KEY else with_hash(key, name)
 
 
 class CaseKeys:
@@ -116,10 +116,11 @@ class CaseKeys:
     def key(self, name: str) -> str:
         """The key of the case with this name; the same for the same name."""
         key = case_key(name, self._spec, self._salt)
-        return key if self._names.setdefault(key, name) == name else _with_hash(key, name)
+        return key if self._names.setdefault(key, name) == name else with_hash(key, name)
 
 
-def _with_hash(key: str, name: str) -> str:
+def with_hash(key: str, name: str) -> str:
+    """A key cut where it is long, with a hash of the whole name at its end."""
     whole = unicodedata.normalize("NFC", name)  # as other file systems spell it too
     return f"{key[: MAX_CASE_KEY - 13]}-{sha256(whole.encode()).hexdigest()[:12]}".lstrip("-")
 

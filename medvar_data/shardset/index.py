@@ -4,7 +4,6 @@ In: the folder or URL of a shard set. Out: a `ShardSet`, which knows where each 
 image.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,12 +14,11 @@ from fsspec.implementations.local import LocalFileSystem
 from jaxtyping import Bool, Int32, Int64, UInt32
 
 from medvar_data.errors import ShardSetError
-from medvar_data.naming import printable
+from medvar_data.naming import is_key, printable
 from medvar_data.shardset.dataset import MOST_PICTURE_BYTES, WAY_ON, SplitEntry, read_dataset, read_table
 from medvar_data.shardset.schema import SPLITS
 from medvar_data.storage.store import Store
 
-KEY = re.compile(r"[a-z0-9][a-z0-9-]*-z\d{4,}")
 _COLUMNS = (
     "key", "split", "shard", "image_offset", "image_size", "image_crc32", "mask_offset", "mask_size", "mask_crc32",
     "collection", "condition", "condition_id", "has_label",
@@ -173,7 +171,7 @@ def _check_rows(
                 f"{url}: slices.parquet says that the {member} of {printable(table['key'][row].as_py())} has {size[row]:,} bytes from "
                 f"byte {start[row]:,}, but its shard has {lengths[shards[row]]:,}. {WAY_ON}"
             )
-    odd = next((key for key in table["key"].to_pylist() if not KEY.fullmatch(key)), None)
+    odd = next((key for key in table["key"].to_pylist() if not is_key(key)), None)
     if odd is not None:
         raise ShardSetError(f"{url}: slices.parquet has the key {printable(odd)!r}, which is none. {WAY_ON}")
     pairs = table.group_by(["condition", "condition_id"]).aggregate([]).to_pylist()

@@ -56,21 +56,22 @@ class ShardReader:
 
     def image(self, row: int) -> UInt8[np.ndarray, "side side"]:
         """Return the pixels of a slice."""
-        offset, size, crc = (getattr(self.shard_set, f"image_{name}")[row] for name in ("offset", "size", "crc32"))
-        return self._pixels(row, (int(offset), int(size), int(crc)), "image")
+        return self._pixels(row, "image")
 
     def mask(self, row: int) -> UInt8[np.ndarray, "side side"]:
         """Return the label map of a slice, all zero where it has no annotation."""
-        offset, size, crc = (getattr(self.shard_set, f"mask_{name}")[row] for name in ("offset", "size", "crc32"))
-        return self._pixels(row, (int(offset), int(size), int(crc)), "mask")
+        return self._pixels(row, "mask")
 
     def close(self) -> None:
         """Close every open shard; the reader stays usable."""
         with self._lock:
             self._open.clear()
 
-    def _pixels(self, row: int, place: tuple[int, int, int], member: str) -> np.ndarray:
-        side, (offset, size, crc) = self.shard_set.image_side, place
+    def _pixels(self, row: int, member: str) -> np.ndarray:
+        side = self.shard_set.image_side
+        offset, size, crc = (
+            int(getattr(self.shard_set, f"{member}_{name}")[row]) for name in ("offset", "size", "crc32")
+        )
         data = self._bytes(int(self.shard_set.shard[row]), offset, size)
         wanted = f"{side} × {side} grey pixels of 8 bits"
         if len(data) != size:

@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from hmac import new as hmac
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.catalog.load import OWN_CONDITION_IDS, load_conditions, parse_collection
-from medvar_data.errors import WorkspaceError
+from medvar_data.errors import Reason, WorkspaceError
 from medvar_data.naming import Count, Digest, Name, is_name
 from medvar_data.records import Case, Ingested, LayoutCount, Reject
 from medvar_data.shardset.rejects import read_rejects, write_rejects
@@ -146,17 +146,14 @@ class Workspace:
         write_bytes(self.path / "collections" / f"{spec.name}.toml", toml.encode())
         write_cases(folder / f"{spec.name}.parquet", result.cases, {"medvar.collection_sha256": spec.digest})
         write_rejects(folder / f"{spec.name}.rejects.parquet", result.rejects)
-        files = [{"case": r.case, "reason": r.reason.value, "files": list(r.files)} for r in result.rejects]
-        write_json(self.path / "rejected" / f"{spec.name}.json", files)
+        rows = [_rejected_row(reject.case, reject.reason, reject.files) for reject in result.rejects]
+        write_json(self.path / "rejected" / f"{spec.name}.json", rows)
         tables = {name: file_digest(folder / name) for name in _tables_of(spec.name)}
         write_json(folder / f"{spec.name}.json", asdict(_IngestNote(result.counts, result.notes, own, tables)))
 
     def note_rejected_files(self, name: str, rejects: Iterable[tuple[Case, Reject]]) -> None:
         """Name the files of the cases of a collection that harmonize rejected, so that a hashed key can be found again."""
-        rows = [
-            {"case": case.case, "reason": reject.reason.value, "files": [*case.image, *case.label]}
-            for case, reject in rejects
-        ]
+        rows = [_rejected_row(case.case, reject.reason, (*case.image, *case.label)) for case, reject in rejects]
         file = self.path / "rejected" / f"{name}.harmonize.json"
         if rows or file.exists():
             write_json(file, rows)
@@ -266,6 +263,10 @@ class Workspace:
         if sha256(data).hexdigest() != self._note(name).tables.get(table):
             raise WorkspaceError(f"{file} is not the one that ingest wrote: it was damaged or edited. {INGEST_AGAIN}")
         return data, str(file)
+
+
+def _rejected_row(case: str, reason: Reason, files: Iterable[str]) -> dict[str, Any]:
+    return {"case": case, "reason": reason.value, "files": list(files)}
 
 
 def _tables_of(name: str) -> tuple[str, str]:

@@ -214,10 +214,7 @@ def _by_height(contours: Iterable[Contour]) -> Iterator[tuple[float, list[Contou
 
 
 def _is_same(a: Contour, b: Contour) -> bool:
-    """Tell whether two contours are one line, whatever corner they begin at and whichever way they run."""
-    spans = [(c.corners.min(axis=0), c.corners.max(axis=0)) for c in (a, b)]
-    if max(np.abs(spans[0][0] - spans[1][0]).max(), np.abs(spans[0][1] - spans[1][1]).max()) > SAME_LINE:
-        return False
+    """Tell whether two contours of one span are one line, whatever corner they begin at and whichever way they run."""
     if max(len(a.corners), len(b.corners)) > MOST_CORNERS_COMPARED:
         return bool(np.array_equal(a.corners, b.corners))
     apart = np.linalg.norm(a.corners[:, None] - b.corners[None], axis=2)

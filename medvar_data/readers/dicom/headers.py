@@ -273,11 +273,9 @@ def _references(dataset: Dataset) -> tuple[frozenset[str], frozenset[str]]:
 
 def _is_quantity(dataset: Dataset) -> bool:
     """Tell by the unit of a real-world value mapping (PS3.3 C.7.6.16.2.11) whether the values are a quantity's."""
-    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
-    own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     units = (
         _text(unit, "CodeValue")
-        for place in (dataset, *shared, *own)
+        for place in _places(dataset)
         for mapping in place.get("RealWorldValueMappingSequence") or ()
         for unit in mapping.get("MeasurementUnitsCodeSequence") or ()
     )
@@ -293,13 +291,18 @@ def _frame_of_reference(dataset: Dataset) -> str:
 
 def _sources(dataset: Dataset) -> Iterator[str]:
     """Instances that a file or its pictures name as what they were derived from."""
-    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
-    own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
-    for place in (dataset, *shared, *own):
+    for place in _places(dataset):
         derivations = place.get("DerivationImageSequence") or ()
         for item in (place, *derivations):
             for one in item.get("SourceImageSequence") or ():
                 yield _text(one, "ReferencedSOPInstanceUID")
+
+
+def _places(dataset: Dataset) -> tuple[Dataset, ...]:
+    """Where an attribute may stand: the data set, and its shared and per-frame functional groups."""
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    return (dataset, *shared, *own)
 
 
 def _whole(dataset: Dataset, name: str) -> int:

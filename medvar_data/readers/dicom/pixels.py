@@ -100,7 +100,7 @@ def _with_low_bits(dataset: Dataset) -> tuple[Dataset, int]:
         The data set to decode, and the number of bits to drop from each value.
     """
     high, stored = dataset.get("HighBit"), dataset.get("BitsStored")
-    if high is None or stored is None or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    if high is None or stored is None:
         return dataset, 0
     n_below = int(high) + 1 - int(stored)
     if n_below <= 0:
