@@ -116,7 +116,7 @@ def measure(item: Input, rounds: int, scratch: Path) -> dict[str, dict[str, obje
         return harmonize.harmonize(read_scan(item.case, item.spec), item.case, item.spec, recipe)
 
     def case() -> None:
-        case_file.write_kept(out, arrays(), item.case, wanted_inputs(item.case, item.spec, recipe), recipe.codec)
+        case_file.write_kept(out, arrays(), item.case, wanted_inputs(item.case, item.spec, recipe))
 
     files = (str(item.image), str(item.label), item.case.modality, recipe)
     programs: dict[str, Callable[[], object]] = {
@@ -200,12 +200,13 @@ def staged() -> Iterator[dict[str, float]]:
         return call
 
     before = [(module, name, getattr(module, name)) for pairs in STAGES.values() for module, name in pairs]
-    before.append((case_file, "CODECS", case_file.CODECS))
+    before.append((case_file, "PNG", case_file.PNG))
     for stage, pairs in STAGES.items():
         for module, name in pairs:
             setattr(module, name, timed(stage, getattr(module, name)))
-    codecs = {n: replace(codec, encode=timed("PNG", codec.encode)) for n, codec in case_file.CODECS.items()}
-    setattr(case_file, "CODECS", codecs)  # noqa: B010
+    png = case_file.PNG
+    timed_png = replace(png, encode=timed("PNG", png.encode), encode_mask=timed("PNG", png.encode_mask))
+    setattr(case_file, "PNG", timed_png)  # noqa: B010
     try:
         yield own
     finally:

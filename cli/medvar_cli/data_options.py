@@ -88,6 +88,9 @@ class ShardOptions:
     test: Annotated[float, typer.Option(help="Fraction of patients for test.", min=0, max=1)] = 0.1
     seed: Annotated[int, typer.Option(help="Of the split and of the order of slices.")] = 0
     slices_per_shard: Annotated[int, typer.Option(help="Upper bound.", min=1)] = 1024
+    codec: Annotated[
+        str, typer.Option(help="Of the pictures: png, which everything reads, or zstd, which decodes fastest.")
+    ] = "png"
 
     def spec(self) -> ShardSpec:
         """Make the library's value.
@@ -96,4 +99,4 @@ class ShardOptions:
             MedvarError: there is no such recipe, or the fractions leave nothing to train on.
         """
         split = SplitSpec(self.val, self.test, self.seed)
-        return ShardSpec(load_recipe(self.recipe), split, self.seed, self.slices_per_shard)
+        return ShardSpec(load_recipe(self.recipe), split, self.seed, self.slices_per_shard, self.codec)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from medvar_data.shardset.dataset import PAIR_COLUMNS, read_pair, read_table
+from medvar_data.shardset.dataset import PAIR_COLUMNS, codec_of, read_pair, read_table
 from medvar_data.storage.store import Store, write_bytes
 
 COLUMNS = 8
@@ -38,14 +38,14 @@ class Sheet:
 
 def contact_sheets(store: Store, folder: Path, tiles: int = 24) -> list[Sheet]:
     """Write one sheet a collection: slices of different cases and sequences first, evenly through the body."""
-    rows = read_table(store, "slices.parquet", columns=READ).to_pylist()
+    codec, rows = codec_of(store), read_table(store, "slices.parquet", columns=READ).to_pylist()
     by_collection: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_collection.setdefault(row["collection"], []).append(row)
     sheets = []
     for name, members in sorted(by_collection.items()):
         chosen = choose(members, tiles)
-        pictures = [outlined(*read_pair(store, row)) for row in chosen]
+        pictures = [outlined(*read_pair(store, row, codec)) for row in chosen]
         path = folder / f"{name}.png"
         write_bytes(path, encode_colour(grid(pictures)))
         sheets.append(Sheet(name, path, len(chosen)))

@@ -34,7 +34,7 @@ from medvar_data.harmonize.harmonize import PLANES, label_table
 from medvar_data.harmonize.intensity import IntensityParams, invert_intensity
 from medvar_data.readers.read import read_scan
 from medvar_data.records import Geometry
-from medvar_data.shardset.dataset import read_pair, read_table
+from medvar_data.shardset.dataset import codec_of, read_pair, read_table
 from medvar_data.sources.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.storage.store import Store, atomic_path
 from medvar_data.workspace.workspace import Workspace
@@ -107,8 +107,9 @@ def reconstruct(store: Store, name: str) -> Reconstruction:
     image = np.full(shape, params.low, dtype=np.float32)
     mask = np.zeros(shape, dtype=np.uint8)
     kept = np.zeros(shape, dtype=bool)
+    codec = codec_of(store)
     for row in rows:
-        picture, labels = read_pair(store, row)
+        picture, labels = read_pair(store, row, codec)
         image[row["z"]] = _from_square(invert_intensity(picture, params), shape[1:], plan, recipe, resample_image)
         mask[row["z"]] = _from_square(labels, shape[1:], plan, recipe, resample_mask)
         kept[row["z"]] = True

@@ -9,7 +9,7 @@ from medvar_data.harmonize.dependencies import recipe_for
 from medvar_data.harmonize.harmonize import harmonize, recorded_params, replay
 from medvar_data.readers.read import read_scan
 from medvar_data.records import HarmonizedSlice
-from medvar_data.shardset.dataset import read_pair, read_table
+from medvar_data.shardset.dataset import codec_of, read_pair, read_table
 from medvar_data.sources.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.storage.codec import pixel_digest
 from medvar_data.storage.store import Store
@@ -42,7 +42,7 @@ def trace(
         {"collection": row["collection"], "case": row["case"]},
         "cases.parquet lacks the case.",
     )
-    in_shard = pixel_digest(read_pair(store, row)[0])
+    in_shard = pixel_digest(read_pair(store, row, codec_of(store))[0])
     checks = {"pixels_match_row": in_shard == row["image_sha256"]}
     source: dict[str, Any] = {}
     if workspace:

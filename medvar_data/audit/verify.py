@@ -25,7 +25,7 @@ from medvar_data.shardset.schema import (
     content_digest,
     sample_json,
 )
-from medvar_data.storage.codec import decode_png, pixel_digest
+from medvar_data.storage.codec import CODECS, pixel_digest
 from medvar_data.storage.documents import table_of
 from medvar_data.storage.store import Store
 from medvar_data.storage.tar import Member, read_tar
@@ -98,8 +98,8 @@ def _check_shard(
     except Exception:
         yield f"{name} is not a readable tar; fetch or write it again"
         return
-    suffix = dataset.image_suffix
-    wanted = [f"{row['key']}.{ending}" for row in rows for ending in (suffix, "mask.png", "json")]
+    suffix = CODECS[dataset.codec].suffix
+    wanted = [f"{row['key']}.{ending}" for row in rows for ending in (suffix, f"mask.{suffix}", "json")]
     if [m.name for m in members] != wanted:
         yield f"{name}: its members are not the rows of slices.parquet, in order"
         return
@@ -126,15 +126,15 @@ def _check_sample(
     if text != sample_json(row):
         yield f"{key}: its JSON does not say what its row says"
     for name, picture in (("image", image), ("mask", mask)):
-        yield from _check_picture(picture, name, row, dataset.image_side)
+        yield from _check_picture(picture, name, row, dataset)
 
 
-def _check_picture(picture: bytes, member: str, row: dict[str, Any], side: int) -> Iterator[str]:
-    key = row["key"]
+def _check_picture(picture: bytes, member: str, row: dict[str, Any], dataset: Dataset) -> Iterator[str]:
+    key, side = row["key"], dataset.image_side
     if crc32(picture) != row[f"{member}_crc32"]:
         yield f"{key}: its bytes do not have the checksum in {member}_crc32"
     try:
-        pixels = decode_png(picture)
+        pixels = CODECS[dataset.codec].decode(picture)
     except ShardSetError:
         yield f"{key}: a picture cannot be decoded"
         return

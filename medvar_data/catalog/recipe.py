@@ -16,7 +16,6 @@ from medvar_data.errors import SpecError
 from medvar_data.naming import is_name, printable
 
 NORMALIZER_NAMES = ("window", "percentiles")  # keys of intensity.NORMALIZERS
-CODEC_NAMES = ("png",)  # keys of codec.CODECS
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,6 @@ class Recipe:
     mr_normalizer: str
     mr_low_percentile: float
     mr_high_percentile: float
-    codec: str
     slice_axis: str = "collection"  # as the collection says, or axial whatever it says
     aspect: str = "stretch"  # stretch to the square; pad: one scale for both axes, the rest black
     unlabelled: str = "keep"  # cases without a label: keep, or reject
@@ -121,7 +119,6 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
     one_of(recipe.slices, ("labelled",), f"{where}: slices")
     one_of(recipe.ct_normalizer, NORMALIZER_NAMES, f"{where}: ct_normalizer")
     one_of(recipe.mr_normalizer, NORMALIZER_NAMES, f"{where}: mr_normalizer")
-    one_of(recipe.codec, CODEC_NAMES, f"{where}: codec")
     one_of(recipe.slice_axis, ("collection", "axial"), f"{where}: slice_axis")
     one_of(recipe.aspect, ("stretch", "pad"), f"{where}: aspect")
     one_of(recipe.unlabelled, ("keep", "reject"), f"{where}: unlabelled")

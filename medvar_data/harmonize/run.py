@@ -93,7 +93,7 @@ def _harmonize_case(task: CaseTask) -> _Outcome:
     except CaseRejected as error:
         write_rejected(path, error, case, inputs)
         return _Outcome(task.name, "rejected", time.perf_counter() - started)
-    write_kept(path, volume, case, inputs, task.recipe.codec)
+    write_kept(path, volume, case, inputs)
     return _Outcome(task.name, "kept", time.perf_counter() - started)
 
 

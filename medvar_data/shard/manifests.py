@@ -26,7 +26,7 @@ from medvar_data.shardset.schema import (
     VERSION_NOTE,
     content_digest,
 )
-from medvar_data.storage.codec import CODECS, encoder_version
+from medvar_data.storage.codec import CODECS
 from medvar_data.storage.documents import table_of
 from medvar_data.storage.parquet import table_from_rows, write_table
 from medvar_data.storage.store import Store, canonical_json, file_digest, write_bytes
@@ -69,7 +69,7 @@ def write_manifests(store: Store, contents: SetContents, spec: ShardSpec) -> Non
             schema_version=SCHEMA_VERSION,
             digest=content_digest(slices),
             image_side=spec.recipe.side,
-            image_suffix=CODECS[spec.recipe.codec].suffix,
+            codec=spec.codec,
             conditions=dict(contents.condition_ids),
             splits=splits,
             recipe=asdict(spec.recipe),
@@ -77,7 +77,7 @@ def write_manifests(store: Store, contents: SetContents, spec: ShardSpec) -> Non
             seed=spec.seed,
             salt_sha256=contents.salt_digest,
             versions={
-                "pipeline": PIPELINE_VERSION, "encoder": encoder_version(), "numpy": np.__version__, "cv2": cv2.__version__,
+                "pipeline": PIPELINE_VERSION, "encoder": CODECS[spec.codec].version, "numpy": np.__version__, "cv2": cv2.__version__,
                 "pyarrow": pa.__version__,
             },
             tables={name: file_digest(local / name) for name in TABLES},

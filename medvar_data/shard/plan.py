@@ -9,11 +9,11 @@ from hashlib import sha256
 from itertools import pairwise
 
 from medvar_data.catalog.recipe import Recipe
+from medvar_data.errors import SpecError
 from medvar_data.shard.rows import PlannedSlice
 from medvar_data.shard.splits import SplitSpec
-from medvar_data.shardset.schema import (
-    SPLITS,
-)
+from medvar_data.shardset.schema import SPLITS
+from medvar_data.storage.codec import CODECS
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class ShardSpec:
     split: SplitSpec = field(default_factory=SplitSpec)
     seed: int = 0  # of the order of slices
     slices_per_shard: int = 1024
+    codec: str = "png"  # of the pictures in the shards
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise SpecError(f"codec is {self.codec!r}; wanted one of {', '.join(CODECS)}.")
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class ShardTask:
 
     name: str
     slices: tuple[PlannedSlice, ...]
-    suffix: str
+    codec: str
     url: str
     index: str  # where the finished shard's rows go; the done-mark
     digest: str  # of the plan
@@ -50,9 +55,9 @@ def plan_shards(slices: list[PlannedSlice], spec: ShardSpec) -> list[tuple[str, 
     return plan
 
 
-def plan_digest(plan: list[tuple[str, tuple[PlannedSlice, ...]]]) -> str:
+def plan_digest(plan: list[tuple[str, tuple[PlannedSlice, ...]]], codec: str) -> str:
     """Name everything that the shards and their index will hold; whatever changes it makes them be written again."""
-    digest = sha256()
+    digest = sha256(CODECS[codec].version.encode())
     for name, members in plan:
         digest.update(name.encode())
         for s in members:

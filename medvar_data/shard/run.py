@@ -21,7 +21,6 @@ from medvar_data.shard.splits import assign_splits
 from medvar_data.shard.write import is_written, raise_killed, write_shard
 from medvar_data.shardset.dataset import DATASET_FILE, is_shard_set, read_dataset
 from medvar_data.shardset.schema import SPLITS
-from medvar_data.storage.codec import CODECS
 from medvar_data.storage.store import Store, remove_partials
 from medvar_data.workspace.case_file import read_case_file
 from medvar_data.workspace.workspace import Workspace
@@ -105,12 +104,12 @@ def _finished_cases(workspace: Workspace, recipe: Recipe) -> tuple[list[KeptCase
 def _tasks(slices: list[PlannedSlice], spec: ShardSpec, store: Store, workspace: Workspace) -> list[ShardTask]:
     """Plan the shards; refuses a store that holds anything else."""
     plan = plan_shards(slices, spec)
-    digest = plan_digest(plan)
+    digest = plan_digest(plan, spec.codec)
     _refuse_other_set(store, {name for name, _ in plan}, workspace)
     folder = workspace.path / "shards" / sha256(f"{digest} {store.url}".encode()).hexdigest()[:16]
-    suffix = CODECS[spec.recipe.codec].suffix
     return [
-        ShardTask(name, members, suffix, store.url, str(folder / f"{name}.parquet"), digest) for name, members in plan
+        ShardTask(name, members, spec.codec, store.url, str(folder / f"{name}.parquet"), digest)
+        for name, members in plan
     ]
 
 

@@ -13,6 +13,7 @@ from medvar_data.errors import WorkspaceError
 from medvar_data.shard.plan import ShardTask
 from medvar_data.shardset.dataset import crc32
 from medvar_data.shardset.schema import SLICES_SCHEMA, VERSION_NOTE, sample_json
+from medvar_data.storage.codec import CODECS, PNG, Codec
 from medvar_data.storage.parquet import table_from_rows, write_table
 from medvar_data.storage.store import Store, file_digest, scratch_path
 from medvar_data.storage.tar import write_tar
@@ -66,18 +67,30 @@ def raise_killed(task: ShardTask) -> str:
 
 
 def _pictures(task: ShardTask) -> dict[tuple[str, int], tuple[bytes, bytes]]:
-    """Read the encoded images and masks of a shard's slices, each case file once."""
+    """Images and masks of a shard's slices in its codec; each case file is read once."""
+    codec = CODECS[task.codec]
     by_case: dict[str, list[int]] = {}
     for planned in task.slices:
         by_case.setdefault(planned.path, []).append(planned.row)
     return {
-        (path, row): pair for path, rows in by_case.items() for row, pair in read_pictures(Path(path), rows).items()
+        (path, row): transcoded(pair, PNG, codec)
+        for path, rows in by_case.items()
+        for row, pair in read_pictures(Path(path), rows).items()
     }
 
 
+def transcoded(pair: tuple[bytes, bytes], old: Codec, new: Codec) -> tuple[bytes, bytes]:
+    """Image and mask, encoded by `old`, in the codec `new`; untouched where it is the same."""
+    if old is new:
+        return pair
+    image, mask = pair
+    return new.encode(old.decode(image)), new.encode_mask(old.decode(mask))
+
+
 def _members(task: ShardTask, pictures: Mapping[tuple[str, int], tuple[bytes, bytes]]) -> Iterator[tuple[str, bytes]]:
+    suffix = CODECS[task.codec].suffix
     for planned in task.slices:
         image, mask = pictures[(planned.path, planned.row)]
-        yield f"{planned.key}.{task.suffix}", image
-        yield f"{planned.key}.mask.png", mask
+        yield f"{planned.key}.{suffix}", image
+        yield f"{planned.key}.mask.{suffix}", mask
         yield f"{planned.key}.json", sample_json(planned.columns)

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from medvar_data.errors import ShardSetError
 from medvar_data.naming import SHARD, Count, Digest, Name, ShardName, printable
 from medvar_data.shardset.schema import SCHEMA_VERSION, SCHEMAS, SPLITS, TABLES
-from medvar_data.storage.codec import decode_png
+from medvar_data.storage.codec import CODECS, Codec
 from medvar_data.storage.documents import decode_json, table_of
 from medvar_data.storage.store import Store
 
@@ -61,7 +61,7 @@ class Dataset:
     Attributes:
         digest: of the content; see `schema.content_digest`.
         image_side: rows and columns of every picture.
-        image_suffix: of the image members, which names their codec.
+        codec: of images and masks; a key of `storage.codec.CODECS`.
         conditions: name -> id of every condition in the set.
         splits: train, val and test.
         recipe: every value of the harmonization recipe.
@@ -75,7 +75,7 @@ class Dataset:
     schema_version: int
     digest: str
     image_side: Annotated[int, msgspec.Meta(ge=1, le=1 << 15)]
-    image_suffix: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{1,8}$")]
+    codec: str
     conditions: dict[Name, Annotated[int, msgspec.Meta(ge=0, lt=MOST_CONDITIONS)]]
     splits: dict[str, SplitEntry]
     recipe: dict[str, Any]
@@ -94,6 +94,8 @@ class Dataset:
             return "a shard stands in another split than its name says"
         if len(set(names)) != len(names):
             return "a shard is listed twice"
+        if self.codec not in CODECS:
+            return f"its codec is none of {', '.join(CODECS)}"
         if set(self.tables) != set(TABLES):
             return f"its tables are not {', '.join(TABLES)}"
         if len(set(self.conditions.values())) != len(self.conditions):
@@ -168,8 +170,20 @@ def crc32(data: bytes) -> int:
     return int(isal_zlib.crc32(data))
 
 
-def read_pair(store: Store, row: dict[str, Any]) -> tuple[UInt8[np.ndarray, "s s"], UInt8[np.ndarray, "s s"]]:
+def codec_of(store: Store) -> Codec:
+    """The codec of a set's pictures."""
+    return CODECS[read_dataset(store).codec]
+
+
+def read_pair(
+    store: Store, row: dict[str, Any], codec: Codec
+) -> tuple[UInt8[np.ndarray, "s s"], UInt8[np.ndarray, "s s"]]:
     """Read image and mask of one row of slices.parquet.
+
+    Args:
+        store: where the set lies.
+        row: of slices.parquet, with `PAIR_COLUMNS`.
+        codec: of the set.
 
     Raises:
         ShardSetError: a picture is missing, another one than was published, or cannot be decoded.
@@ -194,7 +208,7 @@ def read_pair(store: Store, row: dict[str, Any]) -> tuple[UInt8[np.ndarray, "s s
                         f"{row['shard']}: the {member} of {printable(row['key'])} is not the one that was published. `medvar-data verify` lists "
                         "all damage; fetch or rebuild that shard."
                     )
-                pair.append(decode_png(data))
+                pair.append(codec.decode(data))
     except OSError:
         raise ShardSetError(f"{store.url} lacks {row['shard']}, or it cannot be read. {WAY_ON}") from None
     return pair[0], pair[1]

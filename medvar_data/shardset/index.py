@@ -17,6 +17,7 @@ from medvar_data.errors import ShardSetError
 from medvar_data.naming import is_key, printable
 from medvar_data.shardset.dataset import MOST_PICTURE_BYTES, WAY_ON, SplitEntry, read_dataset, read_table
 from medvar_data.shardset.schema import SPLITS
+from medvar_data.storage.codec import CODECS, Codec
 from medvar_data.storage.store import Store
 
 _COLUMNS = (
@@ -35,6 +36,7 @@ class ShardSet:
         root: the set's folder on that file system.
         digest: names the content of the whole set.
         image_side: rows and columns of every image.
+        codec: of images and masks.
         condition_ids: name → global id of every condition of the set, all splits.
         split: the split that the arrays below describe.
         shards: file names of the split's shards.
@@ -51,6 +53,7 @@ class ShardSet:
     root: str
     digest: str
     image_side: int
+    codec: Codec
     condition_ids: dict[str, int]
     split: str
     shards: tuple[str, ...]
@@ -116,6 +119,7 @@ def open_shard_set(url: str, split: str) -> ShardSet:
         root=root,
         digest=dataset.digest,
         image_side=dataset.image_side,
+        codec=CODECS[dataset.codec],
         condition_ids=dataset.conditions,
         split=split,
         shards=names,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SPLITS = ("train", "val", "test")
 VERSION_NOTE = {"medvar.schema_version": str(SCHEMA_VERSION)}  # in the metadata of every table
 

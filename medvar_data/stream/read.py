@@ -18,7 +18,6 @@ from jaxtyping import UInt8
 from medvar_data.errors import ShardSetError
 from medvar_data.shardset.dataset import crc32
 from medvar_data.shardset.index import ShardSet
-from medvar_data.storage.codec import decode_png
 
 MOST_OPEN_SHARDS = 256  # descriptors held; most systems allow a process 1,024
 
@@ -68,7 +67,8 @@ class ShardReader:
             self._open.clear()
 
     def _pixels(self, row: int, member: str) -> np.ndarray:
-        side = self.shard_set.image_side
+        shard_set = self.shard_set
+        side = shard_set.image_side
         offset, size, crc = (
             int(getattr(self.shard_set, f"{member}_{name}")[row]) for name in ("offset", "size", "crc32")
         )
@@ -79,7 +79,7 @@ class ShardReader:
         if crc32(data) != crc:
             raise self._damaged(row, member, "is another one than was published", wanted)
         try:
-            pixels = decode_png(data)
+            pixels = shard_set.codec.decode(data)
         except ShardSetError:
             raise self._damaged(row, member, "cannot be decoded", wanted) from None
         if pixels.shape != (side, side):

@@ -19,7 +19,7 @@ from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.naming import Digest, Name
 from medvar_data.records import Case, HarmonizedCase, HarmonizedVolume, Inputs, Reject
 from medvar_data.shardset.schema import Column, schema_of
-from medvar_data.storage.codec import CODECS, pixel_digest
+from medvar_data.storage.codec import PNG, pixel_digest
 from medvar_data.storage.documents import decode_json, table_of
 from medvar_data.storage.store import atomic_path
 
@@ -31,8 +31,8 @@ SLICE_TABLE = (
     Column("label_pixels", pa.map_(pa.int16(), pa.int32()), "pixels of each label id that the mask holds", "pixels"),
     Column("image_sha256", pa.string(), 'sha256 of "HxW:" and the decoded pixels of the image'),
     Column("mask_sha256", pa.string(), 'sha256 of "HxW:" and the decoded pixels of the mask'),
-    Column("image", pa.binary(), "the encoded image, byte for byte what the shard will hold"),
-    Column("mask", pa.binary(), "the encoded mask, byte for byte what the shard will hold"),
+    Column("image", pa.binary(), "the image as PNG, byte for byte what a shard of PNGs will hold"),
+    Column("mask", pa.binary(), "the mask as PNG, byte for byte what a shard of PNGs will hold"),
 )
 SLICE_SCHEMA = schema_of(SLICE_TABLE, described=False)  # names and types alone, as in workspaces that exist
 INDEX_COLUMNS = [name for name in SLICE_SCHEMA.names if name not in ("image", "mask")]
@@ -74,15 +74,14 @@ class CaseFile:
     reject: Reject | None
 
 
-def write_kept(path: Path, volume: HarmonizedVolume, case: Case, inputs: Inputs, codec_name: str) -> None:
+def write_kept(path: Path, volume: HarmonizedVolume, case: Case, inputs: Inputs) -> None:
     """Encode and write a kept case, made from `inputs`."""
-    codec = CODECS[codec_name]
     rows = [
         {
             "z": s.z, "source_index": s.source_index, "body_pixels": s.body_pixels,
             "foreground_pixels": s.foreground_pixels, "label_pixels": list(s.label_pixels.items()),
             "image_sha256": pixel_digest(s.image), "mask_sha256": pixel_digest(s.mask),
-            "image": codec.encode(s.image), "mask": CODECS["png"].encode(s.mask),
+            "image": PNG.encode(s.image), "mask": PNG.encode_mask(s.mask),
         }
         for s in volume.slices
     ]  # fmt: skip

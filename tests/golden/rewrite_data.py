@@ -64,7 +64,7 @@ def tiny_shard(folder: Path) -> dict[str, Any]:
     from medvar_data.ingest.run import run_ingest
     from medvar_data.shard.plan import ShardSpec
     from medvar_data.shard.run import write_shards
-    from medvar_data.storage.codec import encoder_version
+    from medvar_data.storage.codec import PNG
     from medvar_data.storage.store import Store, file_digest
     from medvar_data.workspace.workspace import Workspace
 
@@ -77,7 +77,7 @@ def tiny_shard(folder: Path) -> dict[str, Any]:
     return {
         "digest": summary.digest,
         "pixels": {row["key"]: [row["image_sha256"], row["mask_sha256"]] for row in rows},
-        "encoder": encoder_version(),
+        "encoder": PNG.version,
         "tars": {path.name: file_digest(path) for path in sorted((folder / "shards").glob("*.tar"))},
     }
 

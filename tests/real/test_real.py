@@ -164,11 +164,11 @@ def test_negative_intensities_and_nrrd_come_through(pipeline):
 def test_pictures_use_the_grey_scale(pipeline):
     """Mean of the body near the middle: neither black nor burnt out."""
     rows = pq.read_table(Path(pipeline.store.url) / "slices.parquet").to_pylist()
-    from medvar_data.shardset.dataset import read_pair
+    from medvar_data.shardset.dataset import codec_of, read_pair
 
     for collection in ("acdc", "msd-hippocampus", "chaos", "brats2023", "glioma", "pairs"):
         mine = [row for row in rows if row["collection"] == collection][:5]
-        pictures = np.stack([read_pair(pipeline.store, row)[0] for row in mine])
+        pictures = np.stack([read_pair(pipeline.store, row, codec_of(pipeline.store))[0] for row in mine])
         assert 10 < pictures.mean() < 200, collection
         assert pictures.std() > 20, collection
 
@@ -181,3 +181,17 @@ def test_the_set_verifies_and_slices_can_be_made_again(pipeline):
     for collection in ("acdc", "chaos", "pairs"):
         key = next(row["key"] for row in rows if row["collection"] == collection)
         assert trace(pipeline.store, key, pipeline.workspace)["source"]["same_pixels_when_made_again"]
+
+
+@pytest.mark.parametrize("name", ["png", "zstd"])
+def test_codecs_take_no_more_room_than_the_usual_png(pipeline, name):
+    import cv2
+
+    from medvar_data.shardset.dataset import codec_of, read_pair
+    from medvar_data.storage.codec import CODECS
+
+    rows = pq.read_table(Path(pipeline.store.url) / "slices.parquet").to_pylist()[::40]
+    images = [read_pair(pipeline.store, row, codec_of(pipeline.store))[0] for row in rows]
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    usual = sum(len(cv2.imencode(".png", image, options)[1]) for image in images)
+    assert sum(len(CODECS[name].encode(image)) for image in images) < 1.05 * usual

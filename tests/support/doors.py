@@ -22,7 +22,7 @@ from medvar_data.harmonize.run import run_harmonize
 from medvar_data.ingest.run import run_ingest
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shard.run import write_shards
-from medvar_data.shardset.dataset import read_pair, read_reject_counts, read_statistics, read_table
+from medvar_data.shardset.dataset import codec_of, read_pair, read_reject_counts, read_statistics, read_table
 from medvar_data.shardset.index import open_shard_set
 from medvar_data.storage.store import Store
 from medvar_data.stream.read import ShardReader
@@ -175,7 +175,7 @@ class Doors:
         read_statistics(store)
         read_reject_counts(store)
         for row in read_table(store, "slices.parquet").to_pylist():
-            read_pair(store, row)
+            read_pair(store, row, codec_of(store))
         self._stream(place)
 
     def _stream(self, place: Path) -> None:

@@ -66,7 +66,7 @@ def write_shard_set(
     pq.write_table(pa.Table.from_pylist(rows), root / "slices.parquet")
     digest = hashlib.sha256(json.dumps([splits, side, conditions], sort_keys=True).encode()).hexdigest()
     dataset = {
-        "schema_version": 2, "digest": digest, "image_side": side, "image_suffix": "png",
+        "schema_version": 3, "digest": digest, "image_side": side, "codec": "png",
         "conditions": conditions, "splits": splits, "recipe": {}, "split": {}, "seed": 0, "salt_sha256": "", "versions": {},
         "tables": dict.fromkeys(("cases.parquet", "rejects.parquet", "stats.parquet"), "0" * 64),
     }  # fmt: skip

@@ -212,7 +212,7 @@ class TestRecipes:
         path = tmp_path / "mine.toml"
         path.write_text('extends = "paper"\nname = "mine"\nside = 128\n')
         mine, paper = load_recipe(str(path)), load_recipe("paper")
-        assert (mine.side, mine.name, mine.codec) == (128, "mine", paper.codec)
+        assert (mine.side, mine.name, mine.aspect) == (128, "mine", paper.aspect)
         assert mine.digest != paper.digest
         assert mine.digest == load_recipe(str(path)).digest
 
@@ -227,7 +227,6 @@ class TestRecipes:
             ('orientation = "stored"', "orientation"),
             ('ct_normalizer = "zscore"', "ct_normalizer"),
             ('mr_normalizer = "zscore"', "mr_normalizer"),
-            ('codec = "jpg"', "codec"),
             ("ct_width_hu = 0.0", "ct_width_hu"),
             ("mr_low_percentile = 99.9", "mr_low_percentile"),
         ],

@@ -16,7 +16,7 @@ from medvar_data.harmonize.harmonize import harmonize, label_table
 from medvar_data.harmonize.intensity import IntensityParams, apply_intensity
 from medvar_data.readers.scan import Scan
 from medvar_data.records import Geometry, HarmonizedVolume, LabelVolume, Volume
-from medvar_data.storage.codec import decode_png, pixel_digest
+from medvar_data.storage.codec import PNG, pixel_digest
 from medvar_data.workspace.case_file import read_case_file, read_pictures, read_slice_index, write_kept
 
 MUCH_IS_DUST = {"label_slice_min_pixels": 9, "label_slice_min_mm2": 99.0}
@@ -55,7 +55,7 @@ def test_the_same_scan_gives_the_same_pixels_and_bytes(tmp_path, recipe):
     assert same(one, other)
     case = case_of(tmp_path, "x.nii")
     for name, volume in (("a", one), ("b", other)):
-        write_kept(tmp_path / name, volume, case, wanted_inputs(case, ACDC, recipe), recipe.codec)
+        write_kept(tmp_path / name, volume, case, wanted_inputs(case, ACDC, recipe))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -232,7 +232,7 @@ def test_statistics_are_of_the_whole_image(recipe):
 
 def test_a_case_file_gives_back_what_went_in(tmp_path, recipe):
     volume, case = run(make(), recipe), case_of(tmp_path, "x.nii", "y.nii")
-    write_kept(tmp_path / "c.parquet", volume, case, wanted_inputs(case, ACDC, recipe), recipe.codec)
+    write_kept(tmp_path / "c.parquet", volume, case, wanted_inputs(case, ACDC, recipe))
     file = read_case_file(tmp_path / "c.parquet")
     assert (file.collection, file.case, file.harmonized, file.reject) == ("own", "one", volume.case, None)
     assert file.inputs == wanted_inputs(case, ACDC, recipe)
@@ -240,8 +240,8 @@ def test_a_case_file_gives_back_what_went_in(tmp_path, recipe):
     pictures = read_pictures(tmp_path / "c.parquet", [4, 0, 2])
     assert sorted(pictures) == [0, 2, 4]
     for n, (image, mask) in pictures.items():
-        assert np.array_equal(decode_png(image), volume.slices[n].image)
-        assert np.array_equal(decode_png(mask), volume.slices[n].mask)
+        assert np.array_equal(PNG.decode(image), volume.slices[n].image)
+        assert np.array_equal(PNG.decode(mask), volume.slices[n].mask)
         assert rows[n]["image_sha256"] == pixel_digest(volume.slices[n].image)
         assert dict(rows[n]["label_pixels"]) == volume.slices[n].label_pixels
 
@@ -250,7 +250,7 @@ def test_pictures_are_found_across_row_groups(tmp_path, recipe):
     image, label = scan((16, 14, 50), seed=4)
     volume = run(make(image, label), recipe)
     case = case_of(tmp_path, "x.nii")
-    write_kept(tmp_path / "c.parquet", volume, case, wanted_inputs(case, ACDC, recipe), recipe.codec)
+    write_kept(tmp_path / "c.parquet", volume, case, wanted_inputs(case, ACDC, recipe))
     for wanted in ([0], [15, 16], [49, 3], [20, 45], [49, 3, 31, 32], range(50)):
         for n, (picture, _) in read_pictures(tmp_path / "c.parquet", wanted).items():
-            assert np.array_equal(decode_png(picture), volume.slices[n].image)
+            assert np.array_equal(PNG.decode(picture), volume.slices[n].image)

@@ -324,7 +324,6 @@ class TestParts:
                         wait(read_scan(other, spec), other, spec, chosen),
                         other,
                         wanted_inputs(other, spec, chosen),
-                        chosen.codec,
                     )
             return volume
 

@@ -20,7 +20,7 @@ from medvar_data.ingest.run import run_ingest
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shard.run import write_shards
 from medvar_data.shard.splits import SplitSpec
-from medvar_data.storage.codec import decode_png, pixel_digest
+from medvar_data.storage.codec import PNG, pixel_digest
 from medvar_data.storage.store import Store
 from medvar_data.workspace.case_file import read_case_file, read_pictures, read_slice_index
 from medvar_data.workspace.workspace import Workspace
@@ -108,8 +108,8 @@ def test_rows_point_at_their_bytes_and_are_sorted(pipeline):
         image, mask, text = (
             data[row[f"{n}_offset"] : row[f"{n}_offset"] + row[f"{n}_size"]] for n in ("image", "mask", "json")
         )
-        assert pixel_digest(decode_png(image)) == row["image_sha256"]
-        assert pixel_digest(decode_png(mask)) == row["mask_sha256"]
+        assert pixel_digest(PNG.decode(image)) == row["image_sha256"]
+        assert pixel_digest(PNG.decode(mask)) == row["mask_sha256"]
         assert json.loads(text)["key"] == row["key"]
 
 
@@ -142,7 +142,7 @@ def test_shards_are_nearly_equal(pipeline):
 def test_dataset_json_says_what_it_is(pipeline):
     dataset = json.loads((pipeline.shards / "dataset.json").read_text())
     assert dataset["conditions"] == {"acdc-mr": 0, "chaos-ct": 4, "msd-brain-tumour-mr": 9, "own-mr": 1000}
-    assert (dataset["schema_version"], dataset["image_side"], dataset["image_suffix"]) == (2, 32, "png")
+    assert (dataset["schema_version"], dataset["image_side"], dataset["codec"]) == (3, 32, "png")
     for name, digest in dataset["tables"].items():
         assert hashlib.sha256((pipeline.shards / name).read_bytes()).hexdigest() == digest
     for entry in (e for s in dataset["splits"].values() for e in s["shards"]):
@@ -205,8 +205,8 @@ class TestOtherLoaders:
         for sample in webdataset.WebDataset(urls, shardshuffle=False):
             row = wanted[sample["__key__"]]
             assert {k for k in sample if not k.startswith("__")} == {"png", "mask.png", "json"}
-            assert pixel_digest(decode_png(sample["png"])) == row["image_sha256"]
-            assert pixel_digest(decode_png(sample["mask.png"])) == row["mask_sha256"]
+            assert pixel_digest(PNG.decode(sample["png"])) == row["image_sha256"]
+            assert pixel_digest(PNG.decode(sample["mask.png"])) == row["mask_sha256"]
             assert json.loads(sample["json"])["case"] == row["case"]
             seen.add(sample["__key__"])
         assert seen == set(wanted)
@@ -298,7 +298,7 @@ class TestChange:
         assert summary.digest != digest
         for row in after:
             data = store.read(row["shard"])
-            mask = decode_png(data[row["mask_offset"] : row["mask_offset"] + row["mask_size"]])
+            mask = PNG.decode(data[row["mask_offset"] : row["mask_offset"] + row["mask_size"]])
             assert set(np.unique(mask)) <= {0, 2}
             assert pixel_digest(mask) == row["mask_sha256"]
 

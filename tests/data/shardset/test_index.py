@@ -9,7 +9,7 @@ import pytest
 from support.shard_sets import republished, write_shard_set
 
 from medvar_data.errors import ShardSetError
-from medvar_data.shardset.dataset import PAIR_COLUMNS, read_dataset, read_pair, read_table
+from medvar_data.shardset.dataset import PAIR_COLUMNS, codec_of, read_dataset, read_pair, read_table
 from medvar_data.shardset.index import open_shard_set
 from medvar_data.storage.store import Store
 
@@ -58,7 +58,7 @@ def test_rows_that_were_altered(shards, name, change, words):
         ({"tables": {}}, "its tables are not"),
         ({"seed": -1}, r"\$\.seed"),
         ({"image_side": "32"}, r"\$\.image_side"),
-        ({"image_suffix": "../png"}, r"\$\.image_suffix"),
+        ({"codec": "../png"}, "its codec is none of png, zstd"),
         ({"splits": []}, r"\$\.splits"),
     ],
 )
@@ -89,5 +89,5 @@ def test_pictures_swapped_within_a_shard_are_noticed(shards):
     store = Store(str(shards))
     rows = read_table(store, "slices.parquet", columns=[*PAIR_COLUMNS, "split"], equal={"split": "train"}).to_pylist()
     with pytest.raises(ShardSetError, match="is not the one that was published"):
-        read_pair(store, rows[0])
+        read_pair(store, rows[0], codec_of(store))
     assert len(rows) == 8
