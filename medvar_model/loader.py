@@ -5,10 +5,9 @@ step decide. Reading and decoding run in threads beside the computation.
 """
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from medvar_data.stream import Stream, StreamSpec, ahead, open_shard_set
+from medvar_data.stream import Batch, Stream, StreamSpec, ahead, open_shard_set
 from medvar_model.errors import ShardSetMismatch
 from medvar_model.machine.folders import check_shard_set
 from medvar_model.machine.memory import check_memory
@@ -138,7 +137,7 @@ class Loader:
 
     def batches(self, start_step: int) -> Generator[Examples]:
         """Yield this process's part of each global batch from a step on, without end; `close` ends it."""
-        tasks = (partial(self._load, step, self._stream.rows(step)) for step in count(start_step))
+        tasks = (partial(self._load, task) for task in self._stream.tasks(start_step))
         with contextlib.closing(ahead(tasks, self._workers)) as loaded:
             yield from map(self._placed, loaded)
 
@@ -149,12 +148,12 @@ class Loader:
         Over all processes every slice comes once, so parts may differ in length, and one may be empty.
         """
         parts = self._stream.pass_rows(batch_size, most)
-        tasks = (partial(self._load, number, rows) for number, rows in parts)
+        tasks = (partial(self._load, partial(self._stream.batch, number, rows)) for number, rows in parts)
         return map(self._placed, ahead(tasks, self._workers))
 
-    def _load(self, step: int, rows: Int64[np.ndarray, " batch"]) -> "_Loaded":
+    def _load(self, read: Callable[[], Batch]) -> "_Loaded":
         """Read a batch (in a worker's thread)."""
-        batch = self._stream.batch(step, rows)
+        batch = read()
         images = torch.from_numpy(batch.images)
         if self._shrink > 1:
             mean = F.avg_pool2d(images[:, None].float(), self._shrink)
@@ -162,7 +161,7 @@ class Loader:
         conditions = torch.from_numpy(np.searchsorted(self._global_ids, batch.condition_ids).astype(np.int64))
         if self._device.type == "cuda":
             images, conditions = images.pin_memory(), conditions.pin_memory()
-        return _Loaded(step, images, conditions, batch.keys)
+        return _Loaded(batch.step, images, conditions, batch.keys)
 
     def _placed(self, loaded: "_Loaded") -> Examples:
         images = loaded.images.to(self._device, non_blocking=True)

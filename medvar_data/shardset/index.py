@@ -4,25 +4,28 @@ In: the folder or URL of a shard set. Out: a `ShardSet`, which knows where each 
 image.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from fsspec.implementations.local import LocalFileSystem
 from jaxtyping import Bool, Int32, Int64, UInt32
 
-from medvar_data.errors import ShardSetError
-from medvar_data.naming import is_key, printable
+from medvar_data.errors import ShardSetError, SpecError
+from medvar_data.naming import KEY, printable
 from medvar_data.shardset.dataset import MOST_PICTURE_BYTES, WAY_ON, SplitEntry, read_dataset, read_table
-from medvar_data.shardset.schema import SPLITS
+from medvar_data.shardset.schema import SCHEMAS, SPLITS
+from medvar_data.shardset.select import JOINED, rows_where
 from medvar_data.storage.codec import CODECS, Codec
 from medvar_data.storage.store import Store
 
 _COLUMNS = (
     "key", "split", "shard", "image_offset", "image_size", "image_crc32", "mask_offset", "mask_size", "mask_crc32",
-    "collection", "condition", "condition_id", "has_label",
+    "condition", "condition_id",
 )  # fmt: skip
 
 
@@ -45,7 +48,6 @@ class ShardSet:
         shard: number of the slice's shard in `shards`.
         image_offset, image_size, image_crc32: bytes of the image member in its shard, and their CRC-32; likewise for the mask.
         condition_id: global id.
-        collection, has_label: for filters.
     """
 
     url: str
@@ -68,8 +70,6 @@ class ShardSet:
     mask_size: Int64[np.ndarray, " rows"]
     mask_crc32: UInt32[np.ndarray, " rows"]
     condition_id: Int32[np.ndarray, " rows"]
-    collection: np.ndarray
-    has_label: Bool[np.ndarray, " rows"]
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -82,6 +82,41 @@ class ShardSet:
     def path(self, shard: int) -> str:
         """Return the path of a shard on the set's file system."""
         return f"{self.root}/{self.shards[shard]}"
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Read a further column of the split's rows.
+
+        Raises:
+            SpecError: slices.parquet has no such column.
+            ShardSetError: the table cannot be read.
+        """
+        if name not in SCHEMAS["slices.parquet"].names:
+            raise SpecError(
+                f"slices.parquet has no column {name!r}; it has {', '.join(SCHEMAS['slices.parquet'].names)}."
+            )
+        return self._table([name])[name]
+
+    def where(self, condition: str) -> Bool[np.ndarray, " rows"]:
+        """Tell which rows fulfil a condition in SQL over slices, cases and collections; see `shardset.select`.
+
+        Raises:
+            SpecError: it is no condition.
+            ShardSetError: a table cannot be read.
+        """
+        store, own = Store(self.url), SCHEMAS["slices.parquet"].names
+        joined = {keys: table for keys, table in JOINED.items() if table in SCHEMAS}
+        known = {name for table in ("slices.parquet", *joined.values()) for name in SCHEMAS[table].names}
+        named = set(re.findall(r"\w+", condition))
+        others = {
+            keys: read_table(store, table)
+            for keys, table in joined.items()
+            if named & (set(SCHEMAS[table].names) - set(own))
+        }
+        columns = [name for name in own if name in named or any(name in keys for keys in others)]
+        return rows_where(condition, self._table(columns), others, known)
+
+    def _table(self, columns: Sequence[str]) -> pa.Table:
+        return read_table(Store(self.url), "slices.parquet", columns=[*columns, "split"], equal={"split": self.split})
 
     def names(self, rows: Int64[np.ndarray, " rows"]) -> tuple[str, ...]:
         """Return the keys of the given rows."""
@@ -131,8 +166,6 @@ def open_shard_set(url: str, split: str) -> ShardSet:
         image_crc32=table["image_crc32"].to_numpy().astype(np.uint32),
         mask_crc32=table["mask_crc32"].to_numpy().astype(np.uint32),
         condition_id=table["condition_id"].to_numpy().astype(np.int32),
-        collection=np.asarray(table["collection"].to_pylist(), dtype=np.str_),
-        has_label=table["has_label"].to_numpy().astype(np.bool_),
     )
 
 
@@ -175,8 +208,9 @@ def _check_rows(
                 f"{url}: slices.parquet says that the {member} of {printable(table['key'][row].as_py())} has {size[row]:,} bytes from "
                 f"byte {start[row]:,}, but its shard has {lengths[shards[row]]:,}. {WAY_ON}"
             )
-    odd = next((key for key in table["key"].to_pylist() if not is_key(key)), None)
-    if odd is not None:
+    are_keys = pa.compute.match_substring_regex(table["key"], rf"^{KEY}\z")
+    if not pa.compute.all(are_keys).as_py():
+        odd = table["key"].filter(pa.compute.invert(are_keys))[0].as_py()
         raise ShardSetError(f"{url}: slices.parquet has the key {printable(odd)!r}, which is none. {WAY_ON}")
     pairs = table.group_by(["condition", "condition_id"]).aggregate([]).to_pylist()
     for pair in pairs:

@@ -9,7 +9,7 @@ licence (`commercial`, `derivatives`, `share_alike`, `redistribute`: 'yes', 'no'
     [False, True]
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,17 @@ from jaxtyping import Bool
 
 from medvar_data.errors import SpecError
 
-CASE_KEY = ("collection", "case")
+JOINED = {
+    ("collection", "case"): "cases.parquet",
+    ("collection",): "collections.parquet",
+}  # tables beside slices.parquet, by what joins them
 
 
 def rows_where(
-    where: str, slices: pa.Table, others: Mapping[tuple[str, ...], pa.Table] | None = None
+    where: str,
+    slices: pa.Table,
+    others: Mapping[tuple[str, ...], pa.Table] | None = None,
+    offered: Collection[str] = (),
 ) -> Bool[np.ndarray, " rows"]:
     """Tell which rows of a table fulfil a condition; a row where it is unknown (SQL's NULL) does not.
 
@@ -29,6 +35,7 @@ def rows_where(
         where: a condition in SQL; column names that are SQL's own words stand in double quotes: `"case" = 'patient001'`.
         slices: rows to choose from.
         others: further tables by the columns that join them to `slices`; only what `slices` lacks is taken from them.
+        offered: the columns that a wrong condition's error lists; empty lists those of the tables.
 
     Raises:
         SpecError: the condition is none, or names a column that the tables lack.
@@ -54,7 +61,7 @@ def rows_where(
         except duckdb.Error as error:
             cause = str(error).partition("\n")[0]
             raise SpecError(
-                f"--where {where!r} is no condition over the set's tables: {cause}. Columns are {', '.join(sorted(known))}."
+                f"--where {where!r} is no condition over the set's tables: {cause}. Columns are {', '.join(sorted(offered or known))}."
             ) from None
     return chosen
 

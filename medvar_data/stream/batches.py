@@ -1,6 +1,6 @@
-"""Stream training batches from a shard set, in an order that only the seed and the step decide.
+"""Stream training batches from a shard set, in an order that only the seed and the position decide.
 
-In: a `StreamSpec`. Out: equal `Batch`es for every rank, from any step on. The order is an endless row of
+In: a `StreamSpec`. Out: equal `Batch`es for every rank, from any position on. The order is an endless row of
 epoch permutations cut into global batches; each slice comes exactly once an epoch, and one batch may span two
 epochs.
 
@@ -9,73 +9,25 @@ epochs.
     ...     train(batch.images, batch.condition_ids)
 """
 
+import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from itertools import count
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from medvar_data.errors import SpecError
 from medvar_data.shardset.index import ShardSet, open_shard_set
-from medvar_data.stream.order import Order, Pool, mixture_schedule
-from medvar_data.stream.read import ShardReader
+from medvar_data.stream.read import Pictures, ShardReader
+from medvar_data.stream.spec import StreamSpec, order_of, selected_rows
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class StreamSpec:
-    """Everything that decides what a stream yields.
-
-    Args:
-        shards: folder or URL of the shard set.
-        split: train, val or test.
-        batch_size: slices of a global batch, all ranks together; a multiple of `world`.
-        seed: of the epoch permutations.
-        world, rank: how many processes share a global batch, and which of them this is.
-        mixture: pairs of condition and weight. Conditions that are not named are left out; a condition is
-            walked through in epochs of its own. Empty: every slice once an epoch.
-        conditions, collections: keep only slices of these; empty keeps all.
-        has_label: keep only annotated (True) or only unannotated slices (False).
-        window_shards: mix only that many shards at a time, so that a remote set may be larger than the cache;
-            0 mixes all.
-        cache: local folder for the shards of a remote set.
-        cache_bytes: bound of that folder.
-    """
-
-    shards: str
-    split: str = "train"
-    batch_size: int = 64
-    seed: int = 0
-    world: int = 1
-    rank: int = 0
-    mixture: tuple[tuple[str, float], ...] = ()
-    conditions: tuple[str, ...] = ()
-    collections: tuple[str, ...] = ()
-    has_label: bool | None = None
-    window_shards: int = 0
-    cache: str = ""
-    cache_bytes: int = 20_000_000_000
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.world < 1 or self.batch_size % self.world:
-            raise SpecError(
-                f"batch_size is {self.batch_size} on {self.world} processes; wanted a positive multiple, "
-                "since every process takes an equal part of the global batch."
-            )
-        if not 0 <= self.rank < self.world:
-            raise SpecError(f"rank is {self.rank} of {self.world} processes; wanted 0 to {self.world - 1}.")
-        if self.seed < 0:
-            raise SpecError(f"seed is {self.seed}; wanted 0 or more.")
-        if self.mixture and self.window_shards:
-            raise SpecError(
-                "mixture and window_shards exclude each other, since a mixture reads from all shards at "
-                "once; leave one out."
-            )
+MOST_BATCHES_AHEAD = 4096  # that are looked through for shards to fetch
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,44 +36,96 @@ class Batch:
 
     Args:
         step: number of the global batch, from 0.
+        stop: samples of the sequence up to the end of the global batch, over all ranks; where a resumed stream goes on.
         rows: row of each slice in the split's part of `slices.parquet`.
         keys: key of each slice.
         images: uint8, batch × rows × columns, [0, 255].
         condition_ids: global id of each slice's condition.
+        masks: uint8 label maps, as the images, where the spec asks for them; all zero where a slice has no annotation.
     """
 
     step: int
+    stop: int
     rows: Int64[np.ndarray, " batch"]
     keys: tuple[str, ...]
     images: UInt8[np.ndarray, "batch side side"]
     condition_ids: Int32[np.ndarray, " batch"]
+    masks: UInt8[np.ndarray, "batch side side"] | None = None
 
 
 class Stream:
-    """An opened shard set with an order; the position is the step that `batches` is given.
+    """An opened shard set with an order.
+
+    `batches` takes the position as an argument and keeps none; iterating the stream itself goes on from `position`, which
+    `state_dict` and `load_state_dict` carry over to another process, number of ranks or batch size. A pickled stream holds its spec and
+    its position, and opens the set anew.
 
     Args:
         spec: what to yield.
         shard_set: the split's tables.
+        workers: threads that read ahead where the stream itself is iterated.
+
+    Attributes:
+        selected: rows that the stream draws from, rising.
+        position: samples of the sequence, over all ranks, that iterating has yielded.
+        skipped: with `spec.skip_bad`, why each slice that could not be read was left out, by key.
 
     Raises:
-        SpecError: the filters leave nothing, or the spec names something the set lacks.
+        SpecError: nothing is selected, or the spec names something the set lacks.
     """
 
-    def __init__(self, spec: StreamSpec, shard_set: ShardSet) -> None:
-        self.spec = spec
-        self.shard_set = shard_set
-        self.selected = _select(spec, shard_set)
-        self._order = _order(spec, shard_set, self.selected)
+    def __init__(self, spec: StreamSpec, shard_set: ShardSet, workers: int = 0) -> None:
+        self.spec, self.shard_set, self.workers = spec, shard_set, workers
+        self.selected = selected_rows(spec, shard_set)
+        self._order = order_of(spec, shard_set, self.selected)
+        self.position = 0
+        self.skipped: dict[str, str] = {}
         self._reader: ShardReader | None = None
+        self._reader_process = 0
 
-    def rows(self, step: int) -> Int64[np.ndarray, " batch"]:
-        """Return the rows of this rank's part of a global batch."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.spec, self.workers, self.position)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches(workers=self.workers, start_sample=self.position):
+            self.position = batch.stop
+            yield batch
+
+    def __getitem__(self, position: int) -> Batch:
+        """Read the slice at a position of the endless sequence, as a batch of one."""
+        if position < 0:
+            raise IndexError(f"position is {position}; wanted 0 or more.")
+        rows = self._order.rows(position, position + 1)
+        return replace(self.batch(position // self.spec.batch_size, rows), stop=position + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as a few integers: samples drawn, and in a mixture how many from each value."""
+        schedule = self._order.schedule
+        drawn = list(schedule.counts(self.position)) if schedule else []
+        return {"samples": self.position, "drawn": drawn}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the samples that another stream of the same set, selection, mixture and seed has yielded.
+
+        Raises:
+            SpecError: the state is not one of this order.
+        """
+        samples, drawn = state.get("samples"), state.get("drawn", [])
+        if not isinstance(samples, int) or samples < 0 or not isinstance(drawn, list):
+            raise SpecError(f"a stream's state is {dict(state)}; wanted samples, and drawn, as state_dict gave them.")
+        if self._order.schedule and drawn:
+            self._order.schedule.know(samples, drawn)
+        self.position = samples
+
+    def rows(self, step: int, start_sample: int = 0) -> Int64[np.ndarray, " batch"]:
+        """Return the rows of this rank's part of a global batch, counted from a sample of the sequence on."""
         part = self.spec.batch_size // self.spec.world
-        start = step * self.spec.batch_size + self.spec.rank * part
+        start = start_sample + step * self.spec.batch_size + self.spec.rank * part
         return self._order.rows(start, start + part)
 
-    def batches(self, start_step: int = 0, steps: int | None = None, workers: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, start_step: int = 0, steps: int | None = None, workers: int = 0, start_sample: int = 0
+    ) -> Generator[Batch]:
         """Yield this rank's batches from a step on, without end or for a number of steps.
 
         Args:
@@ -129,9 +133,18 @@ class Stream:
             steps: how many batches; None never ends.
             workers: threads that read and decode ahead (both let go of the interpreter's lock); 0 reads in
                 the caller's. The batches are the same for any number.
+            start_sample: where step 0 begins, for a run that goes on with another batch size.
         """
-        numbers = iter(range(start_step, start_step + steps)) if steps is not None else _count(start_step)
-        return ahead((partial(self.batch, step, self.rows(step)) for step in numbers), workers)
+        return ahead(self.tasks(start_step, steps, start_sample), workers)
+
+    def tasks(
+        self, start_step: int = 0, steps: int | None = None, start_sample: int = 0
+    ) -> Iterator[Callable[[], Batch]]:
+        """Yield what reads each of this rank's batches, for `ahead`; arguments as those of `batches`."""
+        numbers = count(start_step) if steps is None else iter(range(start_step, start_step + steps))
+        tasks = (partial(self.batch, step, self.rows(step, start_sample), start_sample) for step in numbers)
+        last = None if steps is None else start_step + steps
+        return self._fetching_ahead(tasks, start_step, last, start_sample)
 
     def pass_rows(self, batch_size: int, most: int = 0) -> list[tuple[int, Int64[np.ndarray, " batch"]]]:
         """List this rank's part of one pass over the selected rows in their own order, for evaluation.
@@ -149,44 +162,86 @@ class Stream:
         mine = list(enumerate(starts))[self.spec.rank :: self.spec.world]
         return [(number, rows[start : start + batch_size]) for number, start in mine]
 
-    def batch(self, step: int, rows: Int64[np.ndarray, " batch"]) -> Batch:
-        """Read the given rows."""
+    def batch(self, step: int, rows: Int64[np.ndarray, " batch"], start_sample: int = 0) -> Batch:
+        """Read the given rows.
+
+        Raises:
+            ShardSetError: one of them cannot be read; with `spec.skip_bad`, none of them can.
+        """
+        pictures = self.reader.read(rows, self.spec.masks, self.spec.skip_bad)
+        if pictures.failed:
+            rows, pictures = self._mended(rows, pictures)
         return Batch(
             step=step,
+            stop=start_sample + (step + 1) * self.spec.batch_size,
             rows=rows,
             keys=self.shard_set.names(rows),
-            images=self._stack(rows, self.reader.image),
+            images=pictures.images,
             condition_ids=self.shard_set.condition_id[rows],
+            masks=pictures.masks,
         )
-
-    def masks(self, rows: Int64[np.ndarray, " batch"]) -> UInt8[np.ndarray, "batch side side"]:
-        """Read the label maps of a batch's rows; all zero where a slice has no annotation."""
-        return self._stack(rows, self.reader.mask)
 
     @property
     def reader(self) -> ShardReader:
-        """The shards; opened on first use, since a plan reads none."""
-        if self._reader is None:
-            _check_cache(self.spec, self.shard_set)
+        """The shards; opened on first use, since a plan reads none, and anew in a forked process."""
+        if self._reader is None or self._reader_process != os.getpid():
+            _check_cache(self.spec, self.shard_set, len(self._order.pools))
             self._reader = ShardReader(self.shard_set, self.spec.cache, self.spec.cache_bytes)
+            self._reader_process = os.getpid()
         return self._reader
 
-    def _stack(self, rows: np.ndarray, read: Callable[[int], np.ndarray]) -> np.ndarray:
-        side = self.shard_set.image_side
-        images = np.empty((len(rows), side, side), dtype=np.uint8)
-        for place in np.argsort(rows):  # in the order of the bytes on disk
-            images[place] = read(int(rows[place]))
-        return images
+    def _mended(self, rows: np.ndarray, pictures: Pictures) -> tuple[np.ndarray, Pictures]:
+        """Put in the place of each slice that could not be read the next one of the batch that could."""
+        good = [place for place in range(len(rows)) if place not in pictures.failed]
+        if not good:
+            raise pictures.failed[min(pictures.failed)]
+        for place, error in pictures.failed.items():
+            self.skipped[self.shard_set.keys[int(rows[place])].as_py()] = str(error)
+        instead = np.array([min(good, key=lambda n: (n - place) % len(rows)) for place in range(len(rows))])
+        masks = None if pictures.masks is None else pictures.masks[instead]
+        return rows[instead], Pictures(pictures.images[instead], masks)
+
+    def _fetching_ahead(
+        self, tasks: Iterator[Callable[[], Batch]], step: int, last: int | None, start_sample: int
+    ) -> Iterator[Callable[[], Batch]]:
+        """Have the shards of the batches to come fetched while their turn comes, where the set is remote."""
+        cache = None if self.shard_set.is_local else self.reader.cache
+        if cache is None:
+            yield from tasks
+            return
+        coming: deque[np.ndarray] = deque()  # shards of each batch from the next one on
+        room = cache.most_bytes - max(self.shard_set.shard_bytes)
+        try:
+            for here, task in enumerate(tasks, start=step):
+                most = MOST_BATCHES_AHEAD if last is None else min(MOST_BATCHES_AHEAD, last - here)
+                known = np.unique(np.concatenate(coming)) if coming else np.empty(0, dtype=np.int64)
+                new = []
+                while len(coming) < most and sum(self.shard_set.shard_bytes[shard] for shard in known) < room:
+                    shards = np.unique(self.shard_set.shard[self.rows(here + len(coming), start_sample)])
+                    coming.append(shards)
+                    new += [int(shard) for shard in shards if shard not in known]
+                    known = np.union1d(known, shards)
+                cache.fetch_ahead(dict.fromkeys(new))
+                yield task
+                coming.popleft()
+        finally:
+            cache.close()
 
 
-def open_stream(spec: StreamSpec) -> Stream:
+def open_stream(spec: StreamSpec, workers: int = 0) -> Stream:
     """Open the shard set that a spec names.
 
     Raises:
         ShardSetError: no readable shard set lies there.
         SpecError: the spec does not fit the set.
     """
-    return Stream(spec, open_shard_set(spec.shards, spec.split))
+    return Stream(spec, open_shard_set(spec.shards, spec.split), workers)
+
+
+def _reopened(spec: StreamSpec, workers: int, position: int) -> Stream:
+    stream = open_stream(spec, workers)
+    stream.position = position
+    return stream
 
 
 def plan(spec: StreamSpec, steps: int, start_step: int = 0) -> Iterator[tuple[str, ...]]:
@@ -194,12 +249,6 @@ def plan(spec: StreamSpec, steps: int, start_step: int = 0) -> Iterator[tuple[st
     stream = open_stream(spec)
     for step in range(start_step, start_step + steps):
         yield stream.shard_set.names(stream.rows(step))
-
-
-def _count(start: int) -> Iterator[int]:
-    while True:
-        yield start
-        start += 1
 
 
 def ahead(tasks: Iterator[Callable[[], Item]], workers: int) -> Generator[Item]:
@@ -226,55 +275,11 @@ def ahead(tasks: Iterator[Callable[[], Item]], workers: int) -> Generator[Item]:
                 future.cancel()
 
 
-def _select(spec: StreamSpec, shard_set: ShardSet) -> Int64[np.ndarray, " rows"]:
-    """Apply the filters of a spec."""
-    keep = np.ones(len(shard_set), dtype=np.bool_)
-    named = spec.conditions or tuple(name for name, _ in spec.mixture)
-    if named:
-        _known("condition", [*named, *(name for name, _ in spec.mixture)], shard_set.condition_ids, spec)
-        keep &= np.isin(shard_set.condition_id, [shard_set.condition_ids[name] for name in named])
-    if spec.collections:
-        _known("collection", spec.collections, np.unique(shard_set.collection).tolist(), spec)
-        keep &= np.isin(shard_set.collection, spec.collections)
-    if spec.has_label is not None:
-        keep &= shard_set.has_label == spec.has_label
-    selected = np.flatnonzero(keep).astype(np.int64)
-    if not len(selected):
-        raise SpecError(
-            f"{spec.shards} has no {spec.split} slice that passes the filters ({len(shard_set)} before "
-            "them); loosen the conditions, collections or has_label, or choose another split."
-        )
-    return selected
-
-
-def _known(what: str, names: Sequence[str], known: Collection[str], spec: StreamSpec) -> None:
-    for name in names:
-        if name not in known:
-            raise SpecError(f"{spec.shards} has no {what} {name!r} in {spec.split}; it has {', '.join(sorted(known))}.")
-
-
-def _order(spec: StreamSpec, shard_set: ShardSet, selected: Int64[np.ndarray, " rows"]) -> Order:
-    if not spec.mixture:
-        return Order(spec.seed, (Pool(selected, (), shard_set.shard[selected], spec.window_shards),))
-    pools = []
-    for place, (name, _) in enumerate(spec.mixture):
-        if name in dict(spec.mixture[:place]):
-            raise SpecError(f"the mixture names {name} twice; give each condition one weight.")
-        number = shard_set.condition_ids[name]
-        rows = selected[shard_set.condition_id[selected] == number]
-        if not len(rows):
-            raise SpecError(
-                f"the mixture gives {name} a weight, but {spec.shards} has no such {spec.split} slice; leave it out."
-            )
-        pools.append(Pool(rows, (number,)))
-    return Order(spec.seed, tuple(pools), mixture_schedule([weight for _, weight in spec.mixture]))
-
-
-def _check_cache(spec: StreamSpec, shard_set: ShardSet) -> None:
+def _check_cache(spec: StreamSpec, shard_set: ShardSet, pools: int) -> None:
     """Refuse an order that would fetch a remote set's shards over and over."""
     if shard_set.is_local or sum(shard_set.shard_bytes) <= spec.cache_bytes:
         return
-    fits = spec.cache_bytes // (2 * max(shard_set.shard_bytes))  # two windows are in use where one ends
+    fits = spec.cache_bytes // (2 * pools * max(shard_set.shard_bytes))  # each pool uses two windows where one ends
     if not 0 < spec.window_shards <= fits:
         raise SpecError(
             f"{spec.shards} has {sum(shard_set.shard_bytes) / 1e9:.2f} GB of {spec.split} shards and the "

@@ -1,20 +1,17 @@
 """Say which row stands at each position of the endless training sequence.
 
-In: row numbers, a seed, maybe weights per condition. Out: for any range of positions, the rows that stand
+In: row numbers, a seed, maybe a schedule of pools. Out: for any range of positions, the rows that stand
 there. Everything here is arithmetic on the position, so a run resumes by naming a number, and neither the
 count of ranks nor of workers can change what comes next.
 """
 
-from collections.abc import Sequence
+import threading
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Int64
 
-from medvar_data.errors import SpecError
-
-LONGEST_PERIOD = 100_000  # samples after which a pattern repeats; its table takes a second to make
+from medvar_data.stream.schedule import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,95 +42,30 @@ class Pool:
         return self.rows[np.lexsort((rng.permutation(len(self.rows)), place[shard_of_row] // self.window))]
 
 
-@dataclass(frozen=True, eq=False)
-class Schedule:
-    """Which pool each position draws from: a pattern that repeats after `len(pool)` positions.
-
-    Args:
-        pool: pool number of each position of one period.
-        earlier: how many earlier positions of the period draw from the same pool.
-        counts: how often each pool is drawn from in a period.
-    """
-
-    pool: Int64[np.ndarray, " period"]
-    earlier: Int64[np.ndarray, " period"]
-    counts: Int64[np.ndarray, " pools"]
-
-
-def mixture_schedule(weights: Sequence[float]) -> Schedule:
-    """Spread the pools over one period so that no prefix is off by a whole sample.
-
-    After any N samples, pool i has been drawn from |count - N·w_i| < 1 times: Tijdeman's answer to the
-    chairman assignment problem (Discrete Mathematics 32, 1980). At each position the pools that may be served
-    without running ahead are compared, and the one with the nearest deadline is served.
-
-    Args:
-        weights: positive, any scale; read as the decimal numbers they print as.
-
-    Raises:
-        SpecError: a weight is not positive, or the pattern's period is above `LONGEST_PERIOD`.
-    """
-    if any(not 0 < weight < float("inf") for weight in weights):
-        raise SpecError(
-            f"mixture weights are {list(weights)}; wanted positive numbers, so leave out a condition to skip it."
-        )
-    exact = [Fraction(str(weight)) for weight in weights]
-    shares = [weight / sum(exact) for weight in exact]
-    period = int(np.lcm.reduce(np.array([share.denominator for share in shares], dtype=object)))
-    if period > LONGEST_PERIOD:
-        raise SpecError(
-            f"mixture weights {list(weights)} repeat only after {period} samples; wanted at most "
-            f"{LONGEST_PERIOD}, so round them to fewer digits."
-        )
-    counts = np.array([int(share * period) for share in shares], dtype=np.int64)
-    pool, earlier = _chairman(counts, period)
-    return Schedule(pool, earlier, counts)
-
-
-def _chairman(counts: Int64[np.ndarray, " pools"], period: int) -> tuple[np.ndarray, np.ndarray]:
-    """Walk one period; in integers, multiplied through by period and 2·pools - 2."""
-    pools = len(counts)
-    pool, earlier = np.zeros(period, dtype=np.int64), np.arange(period, dtype=np.int64)
-    if pools == 1:
-        return pool, earlier
-    slack = 2 * pools - 2
-    drawn = np.zeros(pools, dtype=np.int64)
-    for position in range(period):
-        # Served next, pool i would stand at drawn + 1 after position + 1 samples, against its due w·(position
-        # + 1).
-        may = slack * (counts * (position + 1) - drawn * period) >= period
-        deadline = -((-(slack * (drawn + 1) - 1) * period) // (slack * counts))
-        chosen = int(np.argmin(np.where(may, deadline, np.iinfo(np.int64).max)))
-        pool[position], earlier[position] = chosen, drawn[chosen]
-        drawn[chosen] += 1
-    return pool, earlier
-
-
 @dataclass(eq=False)
 class Order:
     """The endless sequence: pools, the schedule between them, and the permutations made so far.
 
     Not frozen only because the permutations in use (two a pool) are kept between calls; what `rows` returns
-    depends on the arguments alone.
+    depends on the arguments alone. Threads may share one.
     """
 
     seed: int
     pools: tuple[Pool, ...]
     schedule: Schedule | None = None
     _permutations: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def rows(self, start: int, stop: int) -> Int64[np.ndarray, " positions"]:
         """Return the rows at positions [start, stop) of the endless sequence."""
-        positions = np.arange(start, stop, dtype=np.int64)
-        if self.schedule is None:
-            return self._walk(0, positions)
-        rounds, phase = np.divmod(positions, len(self.schedule.pool))
-        pool = self.schedule.pool[phase]
-        turn = rounds * self.schedule.counts[pool] + self.schedule.earlier[phase]
-        rows = np.empty(len(positions), dtype=np.int64)
-        for number in np.unique(pool):
-            rows[pool == number] = self._walk(int(number), turn[pool == number])
-        return rows
+        with self._lock:
+            if self.schedule is None:
+                return self._walk(0, np.arange(start, stop, dtype=np.int64))
+            pool, turn = self.schedule.draws(start, stop)
+            rows = np.empty(len(pool), dtype=np.int64)
+            for number in np.unique(pool):
+                rows[pool == number] = self._walk(int(number), turn[pool == number])
+            return rows
 
     def _walk(self, pool: int, turns: Int64[np.ndarray, " turns"]) -> Int64[np.ndarray, " turns"]:
         epochs, places = np.divmod(turns, len(self.pools[pool].rows))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from fractions import Fraction
 
 import fsspec
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from support.shard_sets import CONDITIONS, mask_of, picture, write_shard_set
 
 from medvar_data.errors import ShardSetError, SpecError
-from medvar_data.stream import StreamSpec, open_stream, plan
-from medvar_data.stream.order import Order, Pool, mixture_schedule
+from medvar_data.stream import StreamSpec, cache, open_stream, plan
+from medvar_data.stream.order import Order, Pool
+from medvar_data.stream.schedule import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -73,26 +75,56 @@ def test_a_window_touches_few_shards_at_a_time(shards):
 
 
 def test_pixels_masks_and_conditions_are_those_written(shards):
-    stream = open_stream(StreamSpec(shards, split="val", batch_size=7))
-    batch = next(iter(stream.batches(0, 1)))
-    masks = stream.masks(batch.rows)
+    stream = open_stream(StreamSpec(shards, split="val", batch_size=7, masks=True))
+    batch = next(stream.batches(0, 1))
     for place, key in enumerate(batch.keys):
         image = picture(int(key.split("val")[1][:4]) + 10_000, 32)
         assert np.array_equal(batch.images[place], image)
-        assert np.array_equal(masks[place], mask_of(image))
+        assert np.array_equal(batch.masks[place], mask_of(image))
         assert batch.condition_ids[place] == CONDITIONS["-".join(key.split("-")[:2])]
 
 
+def drawn_and_due(schedule, weights, n):
+    pool, earlier = schedule.draws(0, n)
+    drawn = np.cumsum(pool[:, None] == np.arange(len(weights)), axis=0)
+    assert np.array_equal(earlier, drawn[np.arange(n), pool] - 1)
+    share = np.array([Fraction(str(weight)) for weight in weights]) / sum(Fraction(str(weight)) for weight in weights)
+    return drawn, [[place * part for part in share] for place in range(1, n + 1)]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 40).map(float), min_size=1, max_size=9))
+@given(st.lists(st.one_of(st.integers(1, 40).map(float), st.floats(1e-3, 1e3)), min_size=1, max_size=12))
 def test_a_mixture_is_exact_within_one_sample_at_every_length(weights):
-    schedule = mixture_schedule(weights)
-    period, share = len(schedule.pool), np.array(weights) / sum(weights)
-    drawn = np.cumsum(schedule.pool[:, None] == np.arange(len(weights)), axis=0)
-    due = np.arange(1, period + 1)[:, None] * share
-    assert np.abs(drawn - due).max() < 1
-    assert np.array_equal(drawn[-1], schedule.counts)
-    assert np.allclose(schedule.counts, period * share)
+    drawn, due = drawn_and_due(Schedule(weights), weights, 700)
+    assert all(
+        abs(int(d) - w) < 1 for row, wanted in zip(drawn, due, strict=True) for d, w in zip(row, wanted, strict=True)
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(1e-2, 1e2), min_size=1, max_size=6), st.integers(0, 5000), st.integers(0, 300))
+def test_a_mixture_goes_on_from_its_counts(weights, start, n):
+    whole = Schedule(weights)
+    counts = whole.counts(start)
+    rest = Schedule(weights)
+    rest.know(start, counts)
+    assert sum(counts) == start
+    for one, other in zip(whole.draws(start, start + n), rest.draws(start, start + n), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_mixture_far_ahead():
+    schedule = Schedule([0.137, 0.274, 0.589])
+    assert schedule.counts(10**15) == (137 * 10**12, 274 * 10**12, 589 * 10**12)
+    pool, earlier = schedule.draws(10**15, 10**15 + 1000)
+    assert np.bincount(pool).tolist() == [137, 274, 589]
+    assert earlier.min() == 137 * 10**12
+
+
+@pytest.mark.parametrize("counts", [[3, 0], [1, 1, 1], [0, 3], [-1, 4]])
+def test_counts_of_another_mixture(counts):
+    with pytest.raises(SpecError, match="no state of this mixture"):
+        Schedule([1.0, 1.0]).know(3, counts)
 
 
 def test_a_mixture_walks_each_condition_in_epochs(shards):
@@ -112,12 +144,12 @@ def test_the_order_is_the_documented_one():
 
 
 def test_filters(shards):
-    labelled = open_stream(StreamSpec(shards, has_label=True))
-    assert labelled.shard_set.has_label[labelled.selected].all()
-    assert len(labelled.selected) == sum(number % 4 != 0 for number in range(23))
-    gamma = open_stream(StreamSpec(shards, conditions=("gamma-mr",)))
+    labelled = open_stream(StreamSpec(shards, where="has_label"))
+    assert labelled.selected.tolist() == [number for number in range(23) if number % 4 != 0]
+    gamma = open_stream(StreamSpec(shards, where="condition = 'gamma-mr'"))
     assert set(gamma.shard_set.condition_id[gamma.selected]) == {12}
-    assert len(open_stream(StreamSpec(shards, collections=("alpha", "beta"))).selected) == 20
+    assert len(open_stream(StreamSpec(shards, where="collection IN ('alpha', 'beta')")).selected) == 20
+    assert len(open_stream(StreamSpec(shards, where="collection <> 'gamma' AND NOT has_label")).selected) == 6
 
 
 def test_one_pass_gives_every_row_once_over_all_ranks(shards):
@@ -137,14 +169,17 @@ def test_one_pass_gives_every_row_once_over_all_ranks(shards):
         ({"batch_size": 7, "world": 2}, "batch_size is 7 on 2 processes"),
         ({"world": 2, "rank": 2}, "rank is 2 of 2"),
         ({"seed": -1}, "seed is -1"),
-        ({"conditions": ("delta-ct",)}, "no condition 'delta-ct'"),
-        ({"collections": ("delta",)}, "no collection 'delta'"),
-        ({"conditions": ("alpha-ct",), "collections": ("beta",)}, "no train slice that passes"),
+        ({"where": "region = 'foot'"}, "no train slice that is asked for"),
+        ({"where": "colour = 'red'"}, "is no condition over the set's tables"),
+        ({"mixture": (("delta-ct", 1.0),)}, "no condition 'delta-ct'"),
+        ({"mixture": (("delta", 1.0),), "mix_by": "collection"}, "no collection 'delta'"),
+        ({"temperature": 0.5, "mix_by": "colour"}, "no column 'colour'"),
+        ({"temperature": 0.5, "mixture": (("alpha-ct", 1.0),)}, "no mixture beside it"),
+        ({"temperature": float("nan")}, "temperature is nan"),
         ({"mixture": (("alpha-ct", 0.0),)}, "wanted positive numbers"),
-        ({"mixture": (("alpha-ct", 1.0), ("beta-mr", 0.123457))}, "round them"),
-        ({"mixture": (("alpha-ct", 1.0),), "window_shards": 3}, "exclude each other"),
+        ({"mixture": (("alpha-ct", 1.0), ("beta-mr", 1e-14))}, "differ by more than"),
         (
-            {"mixture": (("alpha-ct", 1.0), ("beta-mr", 1.0)), "conditions": ("alpha-ct",)},
+            {"mixture": (("alpha-ct", 1.0), ("beta-mr", 1.0)), "where": "condition = 'alpha-ct'"},
             "gives beta-mr a weight",
         ),
         ({"mixture": (("alpha-ct", 1.0), ("alpha-ct", 1.0))}, "names alpha-ct twice"),
@@ -245,14 +280,17 @@ def test_a_cache_stays_within_its_bound(remote, tmp_path):
     assert max(fetched) <= 4 * largest
 
 
-def test_remote_damage_and_a_missing_cache_are_named(remote, tmp_path):
+def test_remote_damage_and_a_missing_cache_are_named(remote, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "FIRST_PAUSE_SECONDS", 0.01)
     memory = fsspec.filesystem("memory")
     with pytest.raises(ShardSetError, match="is remote; name a local folder"):
         list(open_stream(StreamSpec(remote)).batches(0, 1))
     data = bytearray(memory.cat_file("/remote-set/train-000000.tar"))
     data[600] ^= 1
     memory.pipe_file("/remote-set/train-000000.tar", bytes(data))
-    with pytest.raises(ShardSetError, match=r"train-000000.tar as fetched .* another digest"):
+    with pytest.raises(
+        ShardSetError, match=r"train-000000.tar cannot be fetched .* another digest .*, 5 times in a row"
+    ):
         list(open_stream(StreamSpec(remote, cache=str(tmp_path))).batches(0, 1))
     memory.rm("/remote-set/train-000000.tar")
     with pytest.raises(ShardSetError, match=r"train-000000.tar is missing"):
