@@ -28,7 +28,11 @@ class DataSpec:
 
     Args:
         shards: folder or URL of a shard set.
-        mixture: pairs of condition and weight; empty gives every slice once an epoch.
+        where: a condition in SQL that the training slices fulfil; empty takes all.
+        mixture: pairs of value and weight; empty, without `temperature`, gives every slice once an epoch.
+        mix_by: the column that the mixture's values stand in.
+        temperature: mixes all values, each weighing the number of its slices to this power.
+        skip_bad: put another slice in the place of one that cannot be read, and count it.
         window_shards: mix only so many shards at a time (remote sets larger than the cache); 0 mixes all.
         cache: folder for the shards of a remote set.
         cache_bytes: bound of that folder.
@@ -36,7 +40,11 @@ class DataSpec:
     """
 
     shards: str
+    where: str = ""
     mixture: tuple[tuple[str, float], ...] = ()
+    mix_by: str = "condition"
+    temperature: float | None = None
+    skip_bad: bool = False
     window_shards: int = 0
     cache: str = ""
     cache_bytes: int = 20_000_000_000
@@ -98,7 +106,11 @@ class Loader:
             seed=seed,
             world=process.world,
             rank=process.rank,
+            where=spec.where,
             mixture=spec.mixture if split == "train" else (),
+            mix_by=spec.mix_by,
+            temperature=spec.temperature if split == "train" else None,
+            skip_bad=spec.skip_bad,
             window_shards=spec.window_shards if split == "train" else 0,
             cache=spec.cache,
             cache_bytes=spec.cache_bytes,
@@ -123,6 +135,11 @@ class Loader:
 
     def __len__(self) -> int:
         return len(self._stream.selected)
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Why each slice that could not be read was left out, by key."""
+        return self._stream.skipped
 
     @property
     def digest(self) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medvar_cli import audit_commands, catalog_commands
+from medvar_cli import audit_commands, catalog_commands, stream_commands
 from medvar_cli.console import SOME_REJECTED, console, fail, print_json, program, progress_bar
 from medvar_cli.data_feedback import show_demo, show_harmonized, show_ingested, show_plan, show_shards
 from medvar_cli.data_options import (
@@ -39,6 +39,7 @@ app = program(
     names_files=False,
 )
 catalog_commands.register(app)
+stream_commands.register(app)
 
 
 @app.command("ingest")

@@ -54,7 +54,14 @@ def finish(result: TrainResult, as_json: bool) -> None:
         else:
             best = "" if result.best is None else f", best validation loss {result.best:.4f}"
             state = "Trained" if result.is_finished else "Stopped; the same command goes on from here"
-            console.print(f"{state}: {result.out}, {result.samples:,} images, step {result.step}{best}.", markup=False)
+            waited = f", {result.waiting:.1%} of the time waiting for images" if result.waiting else ""
+            console.print(
+                f"{state}: {result.out}, {result.samples:,} images, step {result.step}{best}{waited}.", markup=False
+            )
+            if result.unreadable:
+                console.print(
+                    f"{result.unreadable:,} slices could not be read, and others took their place; `medvar-data verify` lists them."
+                )
     if not result.is_finished:
         raise typer.Exit(INTERRUPTED)
 
@@ -108,7 +115,7 @@ class Feedback:
             left = f"{(total - log.samples) / rate / 60:,.0f} min left"
             self._say(
                 f"{self.title} {log.samples:,} of {total:,} images: loss {log.numbers['loss']:.4f}  "
-                f"({rate:,.1f} images/s, {left})"
+                f"({rate:,.1f} images/s, {log.numbers['waiting']:.0%} waiting for images, {left})"
             )
             self.said_at, self.said_samples = self.clock(), log.samples
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from medvar_cli.option_groups import JsonOption
+from medvar_cli.stream_options import MixOptions
 from medvar_data.errors import SpecError
 from medvar_model.errors import ConfigMismatch
 from medvar_model.loader import DataSpec
@@ -66,12 +67,12 @@ class TrainOptions:
     precision: Annotated[str, typer.Option(help="auto (bfloat16 on GPUs), float32 or bfloat16.")] = "auto"
     device: DeviceOption = "auto"
     workers: Annotated[int, typer.Option(help="Threads that read ahead.", min=0)] = 2
-    mix: Annotated[list[str] | None, typer.Option("--mix", help="CONDITION=WEIGHT; others are left out. Repeat.")] = (
-        None
-    )
+    mixing: MixOptions
+    skip_bad: Annotated[
+        bool, typer.Option(help="Replace slices that cannot be read, and count them, instead of ending.")
+    ] = False
     cache: CacheOption = ""
     cache_gb: CacheSizeOption = CACHE_GB
-    window_shards: Annotated[int, typer.Option(help="Mix only so many shards at a time; 0 mixes all.", min=0)] = 0
     validate_every: Annotated[
         int | None, typer.Option(help="Samples between validations; 0 never validates. Default: by preset.", min=0)
     ] = None
@@ -89,8 +90,11 @@ class TrainOptions:
         Raises:
             SpecError: --mix or --cache-gb is not understood.
         """
-        mixture = tuple(_weight(item) for item in self.mix or [])
-        return DataSpec(shards, mixture, self.window_shards, self.cache, cache_bytes(self.cache_gb), self.workers)
+        mixing = self.mixing
+        return DataSpec(
+            shards, mixing.where, mixing.mixture(), mixing.mix_by, mixing.temperature, self.skip_bad, mixing.window_shards,
+            self.cache, cache_bytes(self.cache_gb), self.workers,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +145,3 @@ def cache_bytes(gigabytes: float) -> int:
     if not 0 <= gigabytes < math.inf:
         raise SpecError(f"--cache-gb is {gigabytes}; wanted a number from 0 on.")
     return int(gigabytes * 1e9)
-
-
-def _weight(item: str) -> tuple[str, float]:
-    name, _, weight = item.partition("=")
-    try:
-        return name, float(weight)
-    except ValueError:
-        raise SpecError(f"--mix {item} is not understood; wanted CONDITION=WEIGHT, such as acdc-mr=0.5.") from None

@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -251,28 +252,37 @@ def plan(spec: StreamSpec, steps: int, start_step: int = 0) -> Iterator[tuple[st
         yield stream.shard_set.names(stream.rows(step))
 
 
+def plan_world(spec: StreamSpec, steps: int, start_step: int = 0) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """Yield step, rank and keys for all ranks of `spec.world`, without opening a shard."""
+    whole = replace(spec, world=1, rank=0)
+    part = spec.batch_size // spec.world
+    for step, keys in enumerate(plan(whole, steps, start_step), start=start_step):
+        for rank in range(spec.world):
+            yield step, rank, keys[rank * part : (rank + 1) * part]
+
+
 def ahead(tasks: Iterator[Callable[[], Item]], workers: int) -> Generator[Item]:
     """Run tasks in order, up to `workers` + 1 of them ahead of the reader; with 0 workers, in the reader's
     own thread.
 
-    A task's error comes out where its result would have.
+    A task's error comes out where its result would have. `tasks` is closed at the end, if it is a generator.
     """
-    if workers <= 0:
-        for task in tasks:
-            yield task()
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="medvar-stream") as pool:
-        running: deque[Future[Item]] = deque()
-        try:
+    with ExitStack() as ends:
+        if isinstance(tasks, Generator):
+            ends.callback(tasks.close)
+        if workers <= 0:
             for task in tasks:
-                running.append(pool.submit(task))
-                if len(running) > workers + 1:
-                    yield running.popleft().result()
-            while running:
+                yield task()
+            return
+        pool = ends.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="medvar-stream"))
+        running: deque[Future[Item]] = deque()
+        ends.callback(lambda: [future.cancel() for future in running])
+        for task in tasks:
+            running.append(pool.submit(task))
+            if len(running) > workers + 1:
                 yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
+        while running:
+            yield running.popleft().result()
 
 
 def _check_cache(spec: StreamSpec, shard_set: ShardSet, pools: int) -> None:

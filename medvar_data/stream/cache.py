@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -39,7 +38,7 @@ class ShardCache:
         self.folder = folder / shard_set.digest[:16]
         self._fetchers: ThreadPoolExecutor | None = None
         self._coming: dict[int, Future[None]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), threading.Event()
 
     def open(self, shard: int) -> int:
         """Open the local copy of a shard, fetched if it is not there; returns a file descriptor.
@@ -79,15 +78,16 @@ class ShardCache:
     def close(self) -> None:
         """Give up what was begun ahead."""
         if self._fetchers is not None:
+            self._closed.set()  # whoever waits to try again gives up
             self._fetchers.shutdown(wait=False, cancel_futures=True)
-        self._fetchers, self._coming = None, {}
+        self._fetchers, self._coming, self._closed = None, {}, threading.Event()
 
     def _copy(self, shard: int) -> Path:
         return self.folder / self.shard_set.shards[shard]
 
     def _fetch(self, shard: int) -> None:
         """Fetch a shard unless another process or thread has done so meanwhile; a fetch that fails is tried again."""
-        copy = self._copy(shard)
+        copy, closed = self._copy(shard), self._closed
         with telling_of_full_disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{copy.name}.lock"):
@@ -95,9 +95,9 @@ class ShardCache:
             for attempt in range(ATTEMPTS):
                 if copy.exists():
                     return
-                if attempt:
-                    time.sleep(pause)
-                    pause *= 2
+                if attempt and closed.wait(pause):
+                    break
+                pause *= 2 if attempt else 1
                 cause = self._try(shard, copy)
                 if not cause:
                     return

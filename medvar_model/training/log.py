@@ -58,6 +58,12 @@ class StepClock:
     def __init__(self) -> None:
         self._marked = time.perf_counter()
         self._waiting_s = 0.0
+        self._all_s, self._all_waiting_s = 0.0, 0.0
+
+    @property
+    def share(self) -> float:
+        """Share of all steps' time that went into waiting for images."""
+        return self._all_waiting_s / self._all_s if self._all_s else 0.0
 
     def mark(self) -> None:
         """Begin a step."""
@@ -70,6 +76,8 @@ class StepClock:
     def numbers(self, images: int) -> dict[str, float]:
         """Return the speed of the step, and the share of its time that went into waiting."""
         elapsed_s = time.perf_counter() - self._marked
+        self._all_s += elapsed_s
+        self._all_waiting_s += self._waiting_s
         return {"images_per_second": images / elapsed_s, "waiting": self._waiting_s / elapsed_s}
 
 

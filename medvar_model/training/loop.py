@@ -136,12 +136,13 @@ class _Run:
             batches.close()
             if log is not None:
                 log.close()
-        return self._result(loss)
+        return self._result(loss, clock.share)
 
-    def _result(self, loss: float) -> TrainResult:
+    def _result(self, loss: float, waiting: float = 0.0) -> TrainResult:
         step, samples = self.progress.step, self.progress.step * self.settings.batch_size
         best, skipped = self.progress.best, self.progress.skipped
-        return TrainResult(self.job.out, step, self.settings.steps, samples, loss, best, skipped)
+        unreadable = len(self.loader.unreadable)
+        return TrainResult(self.job.out, step, self.settings.steps, samples, loss, best, skipped, waiting, unreadable)
 
     def _start(self) -> RunStart:
         return RunStart(

@@ -88,6 +88,8 @@ class TrainResult:
         loss: of the last step; NaN where nothing was left to do.
         best: lowest validation loss so far; None before the first.
         skipped: steps left out because the loss was not finite.
+        waiting: share of this call's time that went into waiting for images.
+        unreadable: slices that could not be read and were replaced (`DataSpec.skip_bad`), in this process.
     """
 
     out: Path
@@ -97,6 +99,8 @@ class TrainResult:
     loss: float
     best: float | None
     skipped: int
+    waiting: float = 0.0
+    unreadable: int = 0
 
     @property
     def is_finished(self) -> bool:

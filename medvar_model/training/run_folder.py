@@ -30,7 +30,7 @@ from medvar_model.training.reports import Job
 from medvar_model.training.settings import option_of
 
 FREE = {
-    "out", "tokenizer", "lpips_files", "data.shards", "data.cache", "data.cache_bytes", "data.workers",
+    "out", "tokenizer", "lpips_files", "data.shards", "data.cache", "data.cache_bytes", "data.workers", "data.skip_bad",
     "loop.micro_batch", "loop.checkpoint_every", "loop.validate_every", "loop.log_every",
     "loop.validation_slices", "loop.precision",
 }  # fmt: skip
@@ -38,7 +38,8 @@ FREE = {
 which is then another rounding of the same training."""
 
 OPTIONS = {
-    "data.mixture": "--mix", "data.window_shards": "--window-shards", "size": "--size", "init_from": "--init-from",
+    "data.mixture": "--mix", "data.window_shards": "--window-shards", "data.where": "--where", "data.mix_by": "--mix-by",
+    "data.temperature": "--temperature", "size": "--size", "init_from": "--init-from",
     "weights.perceptual": "--no-lpips (weight of the perceptual loss)",
 }  # fmt: skip
 """What sets a field that `settings.option_of` does not know."""

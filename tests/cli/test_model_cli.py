@@ -168,11 +168,11 @@ def test_without_a_terminal_a_line_comes_every_half_minute(capsys):
     feedback.begin(RunStart(Path("r"), "cpu", 1, "float32", 12, 64, 32, 1000, 20, 100, 8, ""))
     for step in range(21, 31):
         now[0] += 12.0
-        feedback.step(StepLog(step, 100, step * 8, {"loss": 0.5, "images_per_second": 9.0}))
+        feedback.step(StepLog(step, 100, step * 8, {"loss": 0.5, "images_per_second": 9.0, "waiting": 0.0}))
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "tokenizer: resumed at step 20 of 100 (160 of 800 images) in r, log in r/log.jsonl"
     assert "12 training slices of 32 pixels a side, averaged down from 64" in lines[1]
-    assert lines[2] == "tokenizer 184 of 800 images: loss 0.5000  (0.7 images/s, 15 min left)"
+    assert lines[2] == "tokenizer 184 of 800 images: loss 0.5000  (0.7 images/s, 0% waiting for images, 15 min left)"
     assert [line.split()[1] for line in lines[2:]] == ["184", "208", "232"]
 
 
@@ -231,7 +231,7 @@ def test_a_dry_run_shows_the_configuration_and_does_nothing(command, shards, tok
         (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "huge", "--no-lpips"], "no tokenizer preset 'huge'"),
         (["train", "tokenizer", "nowhere", "-o", "x", "--preset", "tiny", "--no-lpips"], "There is no folder nowhere"),
         (["train", "tokenizer", "{shards}", "-o", "x", "--preset", "demo", "--no-lpips"], "the network takes 64"),
-        (["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--mix", "alpha-ct"], "wanted CONDITION=WEIGHT"),
+        (["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--mix", "alpha-ct"], "wanted VALUE=WEIGHT"),
         (["train", "transformer", "{shards}", "-o", "x", "--tokenizer", "nowhere"], "holds no checkpoint"),
         (
             ["train", "transformer", "{shards}", "-o", "x", "--tokenizer", "t", "--size", "d1"],

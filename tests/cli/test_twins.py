@@ -75,6 +75,10 @@ DATA = {
         answer=lambda t: {"image": str(t["image"]), "mask": str(t["mask"]), "losses": asdict(t["losses"])},
     ),
     "sheets": Twin(needs=("shards",), made=("pictures",)),
+    "plan": Twin(
+        needs=("shards",), typed="--json",
+        answer=lambda twin: [{"step": step, "rank": rank, "keys": list(keys)} for step, rank, keys in twin["rows"]],
+    ),
     "demo": Twin(
         needs=("demo/work/salt", "demo/work-64/salt"), typed="--data {source} --workers 1",
         swaps={'DemoSpec(Path("demo"))': 'DemoSpec(Path("demo"), Path("{source}"))'}, made=("demo/shards", "demo/shards-64"),
