@@ -234,7 +234,7 @@ def _column_field(table: str, records: str, column: Column) -> dict[str, Any]:
 
 def _picture_records(suffix: str) -> Iterator[dict[str, Any]]:
     """Images and masks by key; what is no image to everybody is given as its bytes."""
-    how = "" if suffix == "png" else ", as bytes; docs/formats.md prints the reader of a dozen lines"
+    how = "" if suffix == "png" else ", as bytes; docs/formats.md prints a reader of them"
     for name, files, what in (("images", "image-files", "image"), ("masks", "mask-files", "label map")):
         content = {
             "@type": "cr:Field",

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.builders import pairs_toml
+from support.shard_sets import rows_of
 
 from medvar_data.audit.verify import verify
 from medvar_data.harmonize.run import run_harmonize
@@ -45,10 +46,6 @@ def document(store: Store) -> dict:
     return json.loads(store.read("croissant.json"))
 
 
-def rows_of(store: Store, table: str) -> list[dict]:
-    return pq.read_table(Path(store.url) / table).to_pylist()
-
-
 def plain(value: object) -> object:
     """A value of mlcroissant's as PyArrow would give it: text for bytes, pairs for records of label and value."""
     if isinstance(value, bytes):
@@ -66,12 +63,12 @@ class TestLoading:
             {key.removeprefix(f"{name}/"): plain(value) for key, value in record.items()}
             for record in opened(pipeline.store).records(name)
         ]
-        assert found == rows_of(pipeline.store, table)
+        assert found == rows_of(pipeline.shards, table)
         assert found
 
     @pytest.mark.parametrize(("records", "member"), [("images", 0), ("masks", 1)])
     def test_pictures_by_key(self, pipeline, records, member):
-        wanted = {r["key"]: r for r in rows_of(pipeline.store, "slices.parquet")}
+        wanted = {r["key"]: r for r in rows_of(pipeline.shards, "slices.parquet")}
         codec = codec_of(pipeline.store)
         for record in opened(pipeline.store).records(records):
             row = wanted.pop(record[f"{records}/key"].decode())
@@ -81,7 +78,7 @@ class TestLoading:
 
     @pytest.mark.parametrize(("records", "digest"), [("images", "image"), ("masks", "mask")])
     def test_codec_zstd_gives_the_bytes_of_its_members(self, zstd_set, records, digest):
-        wanted = {r["key"]: r for r in rows_of(zstd_set, "slices.parquet")}
+        wanted = {r["key"]: r for r in rows_of(Path(zstd_set.url), "slices.parquet")}
         for record in opened(zstd_set).records(records):
             row = wanted.pop(record[f"{records}/key"].decode())
             data, start = zstd_set.read(row["shard"]), row[f"{digest}_offset"]
@@ -144,7 +141,7 @@ class TestContent:
 
     def test_counts_are_those_of_the_tables(self, pipeline):
         found = document(pipeline.store)
-        slices = rows_of(pipeline.store, "slices.parquet")
+        slices = rows_of(pipeline.shards, "slices.parquet")
         for split in ("train", "val", "test"):
             assert f"{sum(r['split'] == split for r in slices)} {split}" in found["description"]
         assert "1 scan found and left out" in found["rai:dataCollectionMissingData"]
@@ -164,7 +161,7 @@ class TestContent:
     def test_nothing_private(self, pipeline):
         text = pipeline.store.read("croissant.json").decode()
         salt = pipeline.workspace.salt_digest()
-        patients = {row["patient"] for row in rows_of(pipeline.store, "cases.parquet")}
+        patients = {row["patient"] for row in rows_of(pipeline.shards, "cases.parquet")}
         groups = {case.group for name in pipeline.workspace.collections() for case in pipeline.workspace.cases(name)}
         for secret in (
             str(pipeline.workspace.path),
