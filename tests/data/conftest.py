@@ -4,6 +4,7 @@ import shutil
 import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.builders import (
@@ -100,6 +101,15 @@ def croissant_cache(tmp_path, monkeypatch, offline) -> None:
     extract = pytest.importorskip("mlcroissant._src.operation_graph.operations.extract")
     epath = pytest.importorskip("etils.epath")
     monkeypatch.setattr(extract, "EXTRACT_PATH", epath.Path(tmp_path / "croissant"))
+
+
+@pytest.fixture
+def hugging_face(tmp_path, monkeypatch, offline) -> ModuleType:
+    """Hugging Face datasets with a cache of its own."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hugging-face")
+    return datasets
 
 
 @pytest.fixture

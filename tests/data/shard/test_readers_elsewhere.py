@@ -146,15 +146,7 @@ class TestRules:
         assert all(note == {name: rows[note["key"]][name] for name in IN_SAMPLE} for note in notes)
 
 
-@pytest.fixture
-def hugging_face(tmp_path, monkeypatch, offline):
-    datasets = pytest.importorskip("datasets")
-    datasets.disable_progress_bars()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return datasets
-
-
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")  # of the loader
 class TestHuggingFace:
     @pytest.mark.parametrize("streaming", [False, True])
     def test_every_value_of_every_sample(self, hugging_face, some_set, streaming):
