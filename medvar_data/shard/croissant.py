@@ -171,8 +171,14 @@ def _file(name: str, description: str, encoding: str, digest: str, size: int) ->
 
 
 def _row_of(table: str) -> str:
-    rows = {"slices": "slice", "cases": "scan that was kept", "rejects": "scan that was left out"}
-    return rows.get(table.removesuffix(".parquet"), "line of the table")
+    rows = {
+        "slices": "slice",
+        "cases": "scan that was kept",
+        "rejects": "scan that was left out",
+        "stats": "combination of collection, modality, region, sequence and split",
+        "collections": "collection",
+    }
+    return rows[table.removesuffix(".parquet")]
 
 
 def _pictures(shards: Sequence[ShardEntry], suffix: str) -> Iterator[dict[str, Any]]:
