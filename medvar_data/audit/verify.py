@@ -1,7 +1,8 @@
 """Prove a shard set: every byte, row and promise of its tables is checked again, from the files alone.
 
 Checks, in order: dataset.json and the digests of tables and shards; the members of every tar and their offsets against
-slices.parquet; keys; sample JSON; pixels against digests and counts; patients in one split; the condition ids.
+slices.parquet; keys; sample JSON; pixels against digests and counts; patients in one split; the condition ids; the files that
+croissant.json lists.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from jaxtyping import UInt8
 from medvar_data.errors import ShardSetError
 from medvar_data.naming import is_key
 from medvar_data.records import Progress
+from medvar_data.shard.croissant import CROISSANT_FILE, contradictions
 from medvar_data.shardset.dataset import WAY_ON, Dataset, ShardEntry, crc32, read_dataset
 from medvar_data.shardset.schema import (
     SCHEMAS,
@@ -67,6 +69,7 @@ def verify(store: Store, progress: Callable[[Progress], None] = lambda _: None) 
     findings += _check_tables(slices, cases, dataset)
     stray = {n for n in store.names() if n.endswith(".tar")} - {entry.name for _, entry in entries}
     findings += [f"{name} lies in the folder but is not part of the set" for name in sorted(stray)]
+    findings += _check_croissant(store, dataset)
     return Verification(len(entries), slices.num_rows, cases.num_rows, tuple(findings[:MAX_FINDINGS]))
 
 
@@ -78,6 +81,15 @@ def _table(store: Store, name: str, dataset: Dataset, findings: list[str]) -> pa
     if sha256(data).hexdigest() != dataset.tables[name]:
         findings.append(f"{name} does not have the digest that dataset.json gives")
     return table_of(data, SCHEMAS[name], name, ShardSetError, WAY_ON)
+
+
+def _check_croissant(store: Store, dataset: Dataset) -> list[str]:
+    try:
+        return contradictions(store.read(CROISSANT_FILE), dataset)
+    except OSError:
+        return [f"{CROISSANT_FILE} is missing or cannot be read"]
+    except ShardSetError as error:
+        return [str(error)]
 
 
 def _check_shard(

@@ -1,4 +1,4 @@
-"""Write a set's tables and, last of all, dataset.json, which says that the set is complete."""
+"""Write a set's tables, croissant.json and, last of all, dataset.json, which says that the set is complete."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,8 @@ import pyarrow as pa
 from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize.dependencies import PIPELINE_VERSION
 from medvar_data.records import Reject
+from medvar_data.shard.croissant import CROISSANT_FILE, croissant_bytes
+from medvar_data.shard.datasheet import Origin, contents_of
 from medvar_data.shard.plan import ShardSpec, ShardTask
 from medvar_data.shard.statistics import statistics
 from medvar_data.shardset.dataset import DATASET_FILE, Dataset, ShardEntry, SplitEntry
@@ -42,6 +44,7 @@ class SetContents:
         rejects: of ingest and harmonize.
         condition_ids: of the conditions in the set.
         salt_digest: names the workspace's salt.
+        origins: the collections of the cases.
     """
 
     tasks: Sequence[ShardTask]
@@ -49,10 +52,11 @@ class SetContents:
     rejects: Sequence[Reject]
     condition_ids: Mapping[str, int]
     salt_digest: str
+    origins: Sequence[Origin]
 
 
 def write_manifests(store: Store, contents: SetContents, spec: ShardSpec) -> None:
-    """Write the tables and dataset.json into the store."""
+    """Write the tables, croissant.json and dataset.json into the store."""
     indices = [Path(task.index) for task in contents.tasks]
     again = "Delete it and run `medvar-data shard` again."
     tables = [table_of(index, SLICES_SCHEMA, str(index), WorkspaceError, again) for index in indices]
@@ -82,8 +86,11 @@ def write_manifests(store: Store, contents: SetContents, spec: ShardSpec) -> Non
             },
             tables={name: file_digest(local / name) for name in TABLES},
         )  # fmt: skip
+        sizes = {name: (local / name).stat().st_size for name in TABLES}
+        contained = contents_of(cases, len(contents.rejects))
+        write_bytes(local / CROISSANT_FILE, croissant_bytes(dataset, contained, sizes, contents.origins))
         write_bytes(local / DATASET_FILE, canonical_json(asdict(dataset)).encode())
-        for name in (*TABLES, DATASET_FILE):
+        for name in (*TABLES, CROISSANT_FILE, DATASET_FILE):
             store.put(local / name, name)
 
 

@@ -14,6 +14,7 @@ from medvar_data.engine.engine import Engine, as_engine, run_tasks
 from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize.dependencies import wanted_inputs
 from medvar_data.records import Progress, Reject
+from medvar_data.shard.datasheet import origins_of
 from medvar_data.shard.manifests import SetContents, write_manifests
 from medvar_data.shard.plan import ShardSpec, ShardTask, plan_digest, plan_shards
 from medvar_data.shard.rows import KeptCase, Numbering, PlannedSlice, case_row, planned_slices
@@ -66,7 +67,8 @@ def write_shards(
     n_done, missing = _write_missing(tasks, store, as_engine(engine), progress)
     if not missing:
         rows = [case_row(k, numbering) for k in kept]
-        write_manifests(store, SetContents(tasks, rows, rejects, ids, workspace.salt_digest()), spec)
+        origins = origins_of(k.spec for k in kept)
+        write_manifests(store, SetContents(tasks, rows, rejects, ids, workspace.salt_digest(), origins), spec)
     return ShardSummary(
         digest="" if missing else read_dataset(store).digest,
         n_slices={split: sum(s.split == split for s in slices) for split in SPLITS},

@@ -1,8 +1,10 @@
 """One finished pipeline from downloads to shards, made once; tests that damage it take a copy."""
 
 import shutil
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.builders import (
@@ -71,6 +73,43 @@ def pipeline(tmp_path_factory) -> Pipeline:
     store = Store(str(folder / "shards"))
     write_shards(workspace, store, spec, 1, lambda _: None)
     return Pipeline(sources, workspace, recipe, spec, store)
+
+
+@pytest.fixture(scope="session")
+def zstd_set(pipeline, tmp_path_factory) -> Store:
+    """The same set with the codec zstd."""
+    store = Store(str(tmp_path_factory.mktemp("zstd") / "shards"))
+    write_shards(pipeline.workspace, store, replace(pipeline.spec, codec="zstd"), 1, lambda _: None)
+    return store
+
+
+@pytest.fixture
+def offline(monkeypatch) -> None:
+    """No connection leaves the test."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("a test wanted the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+
+
+@pytest.fixture
+def croissant_cache(tmp_path, monkeypatch, offline) -> None:
+    """A folder of its own for mlcroissant, which unpacks a shard once per name, whatever set it is of."""
+    extract = pytest.importorskip("mlcroissant._src.operation_graph.operations.extract")
+    epath = pytest.importorskip("etils.epath")
+    monkeypatch.setattr(extract, "EXTRACT_PATH", epath.Path(tmp_path / "croissant"))
+
+
+@pytest.fixture
+def hugging_face(tmp_path, monkeypatch, offline) -> ModuleType:
+    """Hugging Face datasets with a cache of its own."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hugging-face")
+    return datasets
 
 
 @pytest.fixture

@@ -5,17 +5,21 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support.builders import nifti_bytes, scan, spaced, write_files
 from support.dicom_files import slices, structure_set, volume
+from support.shard_sets import rows_of
 from typer.main import get_command
 
 from medvar_data.catalog.load import load_conditions, parse_collection
 from medvar_data.ingest.find_cases import ingest
 from medvar_data.readers.read import read_scan
 from medvar_data.sources.tree import open_tree
+from medvar_data.storage.codec import PNG, pixel_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -90,17 +94,57 @@ def test_own_data_example_of_a_dicom_cohort_ingests(tmp_path):
     assert len({case.group for case in found.cases}) == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_webdataset_recipe_reads_the_shards(pipeline):
-    pytest.importorskip("webdataset")
-    (code,) = blocks("docs/webdataset.md", "python")
-    scope = {"SHARDS": sorted(str(p) for p in pipeline.shards.glob("train-*.tar"))}
-    exec(code, scope)
+def run_blocks(codes: list[str], shards: Path, folder: Path) -> dict[str, Any]:
+    """Run code of a page one block after the other, where `shards` lies beside it; gives what the names stand for."""
+    (folder / "shards").symlink_to(shards)
+    scope: dict[str, Any] = {}
+    for code in codes:
+        exec(code, scope)
     scope.pop("samples", None)
-    gc.collect()  # the recipe's `break` leaves webdataset's file open until here
-    assert scope["images"].dtype == np.uint8
-    assert (
-        scope["images"].shape
-        == scope["masks"].shape
-        == (len(scope["conditions"]), pipeline.recipe.side, pipeline.recipe.side)
-    )
+    gc.collect()  # the recipes' `break` leaves webdataset's file open until here
+    return scope
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other readers
+@pytest.mark.usefixtures("hugging_face", "croissant_cache")
+class TestOtherReaders:
+    """Every block of docs/other-readers.md, on a set with PNGs and, for the last, on one of codec zstd."""
+
+    @pytest.fixture(autouse=True)
+    def in_a_folder_of_its_own(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("CROISSANT_CACHE", str(tmp_path))  # the page sets it too
+
+    def holds_a_batch(self, scope: dict[str, Any], side: int) -> None:
+        assert scope["images"].dtype == scope["masks"].dtype == np.uint8
+        assert scope["images"].shape == scope["masks"].shape == (len(scope["conditions"]), side, side)
+        assert scope["images"].any()
+        assert scope["masks"].any()
+
+    def test_python(self, pipeline, tmp_path):
+        scope = run_blocks(blocks("docs/other-readers.md", "python")[:-1], pipeline.shards, tmp_path)
+        slices, cases = (pq.read_table(pipeline.shards / f"{name}.parquet") for name in ("slices", "cases"))
+        assert len(scope["table"]) == slices.num_rows
+        assert len(scope["frame"]) == cases.num_rows
+        assert sum(n for _, n, _ in scope["counts"]) == slices.num_rows
+        assert pixel_digest(PNG.decode(scope["image"])) == scope["row"].image_sha256
+        assert len(scope["rows"]) == slices.num_rows
+        assert len(list(scope["slices"])) == slices.num_rows
+        assert scope["picture"].size == (pipeline.recipe.side, pipeline.recipe.side)
+        self.holds_a_batch(scope, pipeline.recipe.side)
+
+    def test_webdataset_with_codec_zstd(self, pipeline, zstd_set, tmp_path):
+        pictures = [code for code in blocks("docs/formats.md", "python") if "def read_mvz" in code]
+        *_, usual, zstd = blocks("docs/other-readers.md", "python")
+        imports = usual.partition("samples =")[0]
+        scope = run_blocks([*pictures, imports, zstd], Path(zstd_set.url), tmp_path)
+        self.holds_a_batch(scope, pipeline.recipe.side)
+
+    def test_tar(self, pipeline, tmp_path):
+        (tmp_path / "shards").symlink_to(pipeline.shards)
+        for code in blocks("docs/other-readers.md", "sh"):
+            subprocess.run(["bash", "-ec", code], cwd=tmp_path, check=True)
+        keys = {path.name.partition(".")[0] for path in (tmp_path / "unpacked").iterdir()}
+        assert keys == {
+            row["key"] for row in rows_of(pipeline.shards, "slices.parquet") if row["shard"] == "train-000000.tar"
+        }

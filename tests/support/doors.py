@@ -16,13 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvar_data.audit.verify import verify
-from medvar_data.errors import MedvarError
+from medvar_data.errors import MedvarError, ShardSetError
 from medvar_data.harmonize.plan import pending_cases
 from medvar_data.harmonize.run import run_harmonize
 from medvar_data.ingest.run import run_ingest
+from medvar_data.shard.croissant import CROISSANT_FILE, contradictions
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shard.run import write_shards
-from medvar_data.shardset.dataset import codec_of, read_pair, read_reject_counts, read_statistics, read_table
+from medvar_data.shardset.dataset import (
+    codec_of,
+    read_dataset,
+    read_pair,
+    read_reject_counts,
+    read_statistics,
+    read_table,
+)
 from medvar_data.shardset.index import open_shard_set
 from medvar_data.storage.store import Store
 from medvar_data.stream.read import ShardReader
@@ -138,6 +146,14 @@ class Doors:
             republished(place)
         self._open_set(place)
 
+    def descriptions(self, rng: np.random.Generator, place: Path) -> None:
+        """Alter croissant.json; what it lists otherwise than dataset.json is refused, its words are free."""
+        written = Store(str(self.folder / "written"))
+        data = written.read(CROISSANT_FILE)
+        altered = altered_json(data, rng) if rng.random() < 0.5 else damaged(data, rng)
+        if found := contradictions(altered, read_dataset(written)):
+            raise ShardSetError(found[0])
+
     def shards(self, rng: np.random.Generator, place: Path) -> None:
         """Alter a shard, at equal length half the time; its digest fits again sometimes."""
         shutil.copytree(self.set, place)
@@ -200,7 +216,7 @@ class Doors:
         pending_cases(work, self.recipe)
 
 
-KINDS = ("dataset", "tables", "shards", "workspaces")
+KINDS = ("dataset", "tables", "shards", "descriptions", "workspaces")
 
 
 def outcome(kind: str, number: int, open_it: Callable[[np.random.Generator, Path], None], place: Path) -> str:

@@ -1,4 +1,4 @@
-"""Write a small shard set exactly as readers may expect it, without the data side's writer."""
+"""Write a small shard set exactly as readers may expect it, without the data side's writer; read back a table."""
 
 import hashlib
 import io
@@ -13,6 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 CONDITIONS = {"alpha-ct": 3, "beta-mr": 7, "gamma-mr": 12}  # global ids: not dense, not from zero
+
+
+def rows_of(folder: Path, name: str) -> list[dict]:
+    """The rows of one of a set's tables."""
+    return pq.read_table(folder / name).to_pylist()
 
 
 def picture(number: int, side: int) -> np.ndarray:

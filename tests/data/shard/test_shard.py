@@ -1,4 +1,4 @@
-"""Laws of the shard set: the same bytes whatever the workers, nothing lost, patients pure, and any loader reads it."""
+"""Laws of the shard set: the same bytes whatever the workers, nothing lost, patients pure. Other loaders: test_readers_elsewhere."""
 
 import hashlib
 import json
@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-import webdataset
 from support.builders import pairs_toml, small_recipe
+from support.shard_sets import rows_of
 
 from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize.plan import plan_harmonize
@@ -32,10 +31,6 @@ def quiet(_: object) -> None:
 
 def bytes_of(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
-
-
-def rows_of(folder: Path, name: str) -> list[dict]:
-    return pq.read_table(folder / name).to_pylist()
 
 
 def test_two_workers_write_the_same_bytes_as_one(pipeline, tmp_path):
@@ -170,76 +165,6 @@ def test_a_case_without_label_says_so(pipeline):
     assert len({r["case"] for r in unlabelled}) == 1
     assert all(r["foreground_pixels"] == 0 and r["label_pixels"] == [] for r in unlabelled)
     assert all(r["foreground_pixels"] > 0 for r in rows if r["has_label"])
-
-
-class TestJson:
-    def samples(self, pipeline) -> list[dict]:
-        rows = rows_of(pipeline.shards, "slices.parquet")
-        texts = []
-        for row in rows:
-            data = (pipeline.shards / row["shard"]).read_bytes()
-            texts.append(data[row["json_offset"] : row["json_offset"] + row["json_size"]])
-        return [json.loads(t) for t in texts]
-
-    def test_one_set_of_keys_and_one_type_each(self, pipeline):
-        samples = self.samples(pipeline)
-        for sample in samples:
-            assert {k: type(v) for k, v in sample.items()} == {k: type(v) for k, v in samples[0].items()}
-            assert all(type(v) in (str, int, float, bool) for v in sample.values())
-            assert all("." not in key for key in sample)
-            assert sample["condition"]
-            assert sample["split"] in ("train", "val", "test")
-
-
-class TestOtherLoaders:
-    """The shards as they lie, through the loaders people have."""
-
-    def wanted(self, pipeline) -> dict[str, dict]:
-        return {r["key"]: r for r in rows_of(pipeline.shards, "slices.parquet")}
-
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
-    def test_webdataset(self, pipeline):
-        urls = [str(p) for p in sorted(pipeline.shards.glob("*.tar"))]
-        wanted = self.wanted(pipeline)
-        seen = set()
-        for sample in webdataset.WebDataset(urls, shardshuffle=False):
-            row = wanted[sample["__key__"]]
-            assert {k for k in sample if not k.startswith("__")} == {"png", "mask.png", "json"}
-            assert pixel_digest(PNG.decode(sample["png"])) == row["image_sha256"]
-            assert pixel_digest(PNG.decode(sample["mask.png"])) == row["mask_sha256"]
-            assert json.loads(sample["json"])["case"] == row["case"]
-            seen.add(sample["__key__"])
-        assert seen == set(wanted)
-
-    @pytest.mark.filterwarnings("default")
-    @pytest.mark.parametrize("streaming", [False, True])
-    def test_hugging_face_datasets(self, pipeline, tmp_path, monkeypatch, streaming):
-        monkeypatch.setenv("HF_HOME", str(tmp_path))
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-        datasets = pytest.importorskip("datasets")
-        datasets.disable_progress_bars()
-        files = {
-            split: [str(p) for p in sorted(pipeline.shards.glob(f"{split}-*.tar"))]
-            for split in ("train", "val", "test")
-        }
-        loaded = datasets.load_dataset(
-            "webdataset", data_files=files, streaming=streaming, cache_dir=str(tmp_path / "cache")
-        )
-        wanted = self.wanted(pipeline)
-        seen = []
-        for split in files:
-            for sample in loaded[split]:
-                row = wanted[sample["__key__"]]
-                assert row["split"] == split
-                assert pixel_digest(np.asarray(sample["png"])) == row["image_sha256"]
-                assert pixel_digest(np.asarray(sample["mask.png"])) == row["mask_sha256"]
-                note = sample["json"]
-                assert note["low"] == row["low"]
-                assert note["condition_id"] == row["condition_id"]
-                assert note["has_label"] == row["has_label"]
-                seen.append(sample["__key__"])
-        assert sorted(seen) == sorted(wanted)
 
 
 class TestRefusals:

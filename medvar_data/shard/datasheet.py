@@ -1,0 +1,179 @@
+"""What a shard set says of itself in sentences: where its scans come from, what was done to them, what it is not good for.
+
+In: counts, the recipe, what is known of the collections. Out: schema.org's description and Croissant's `rai:` properties. Only
+what the set itself knows is said; what its publishers alone know (demographics, who annotated) is left to them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+from medvar_data.catalog.collection import CollectionSpec, license_text
+from medvar_data.shardset.dataset import Dataset
+from medvar_data.shardset.schema import SPLITS
+
+TERMS = ("commercial", "derivatives", "share_alike", "redistribute")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a collection whose scans are in the set; the names are those of `CollectionSpec`."""
+
+    name: str
+    title: str
+    license: str
+    license_confirmed: bool
+    license_url: str = ""
+    doi: str = ""
+    citation: str = ""
+    homepage: str = ""
+    commercial: str = "unknown"
+    derivatives: str = "unknown"
+    share_alike: str = "unknown"
+    redistribute: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of the set one collection × modality × region makes up."""
+
+    collection: str
+    modality: str
+    region: str
+    cases: int
+    patients: int
+    slices: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Counts of a set."""
+
+    shares: tuple[Share, ...]
+    rejected: int
+    labelled: int  # cases
+
+
+def origins_of(specs: Iterable[CollectionSpec]) -> tuple[Origin, ...]:
+    """The collections as their descriptions know them, each once, by name."""
+    by_name = {spec.name: spec for spec in specs}
+    names = [field.name for field in fields(Origin)]
+    return tuple(Origin(**{name: getattr(by_name[key], name) for name in names}) for key in sorted(by_name))
+
+
+def contents_of(cases: pa.Table, rejected: int) -> Contents:
+    """Count a set's cases.parquet."""
+    by = ["collection", "modality", "region"]
+    counts = [("case", "count"), ("patient", "count_distinct"), ("n_kept", "sum")]
+    counted = cases.group_by(by).aggregate(counts).select([*by, "case_count", "patient_count_distinct", "n_kept_sum"])
+    rows = counted.rename_columns([field.name for field in fields(Share)]).to_pylist()
+    shares = sorted((Share(**row) for row in rows), key=astuple)
+    return Contents(tuple(shares), rejected, sum(cases["has_label"].to_pylist()))
+
+
+def summary(dataset: Dataset, contents: Contents, origins: Sequence[Origin]) -> dict[str, Any]:
+    """Description, keywords and the properties of Croissant's vocabulary for responsible use."""
+    side, shares = dataset.image_side, contents.shares
+    counts = ", ".join(f"{dataset.splits[split].slices:,} {split}" for split in SPLITS)
+    about = sorted({word for share in shares for word in (share.modality, share.region)})
+    return {
+        "description": (
+            f"{side} x {side} pixel slices of CT and MR scans, each with its label map and with what was done to it: "
+            f"{counts}. {_count(shares)}. Made by medvar with the recipe {dataset.recipe['name']}; "
+            "every slice keeps the licence of the collection that its scan was published in (column license)."
+        ),
+        "keywords": ["medical imaging", *about],
+        "rai:dataCollection": (
+            "Scans of these collections, as whoever made this set had them: "
+            + ("; ".join(origin.title for origin in origins) or "none")
+            + ". medvar collected nothing itself."
+        ),
+        "rai:dataCollectionType": ["Secondary Data analysis"],
+        "rai:dataCollectionRawData": (
+            "The scans stay with their publishers. The columns source_sha256 and label_sha256 name the files that were read."
+        ),
+        "rai:dataCollectionMissingData": (
+            f"{_n(contents.rejected, 'scan')} found and left out; rejects.parquet gives the reason of each. "
+            f"{contents.labelled:,} of {_n(sum(s.cases for s in shares), 'scan')} with an annotation; the masks of the others are all zero "
+            "(column has_label)."
+        ),
+        "rai:dataPreprocessingProtocol": _steps(dataset),
+        "rai:dataAnnotationProtocol": [
+            "Label maps are those of the collections, their values mapped to ids from 1 within each collection; "
+            "the same id means different structures in different collections. Small separate parts are taken off as dust; "
+            "cases.parquet counts them."
+        ],
+        **_caveats(side, shares),
+    }
+
+
+def terms_of_use(origins: Sequence[Origin]) -> str:
+    """The terms of every collection in one line each."""
+    lines = [
+        f"{origin.name}: {license_text(origin.license, origin.license_confirmed)}; "
+        + ", ".join(f"{term.replace('_', ' ')} {getattr(origin, term)}" for term in TERMS)
+        for origin in origins
+    ]
+    return "\n".join(lines) or "No collection is in this set."
+
+
+def _count(shares: Sequence[Share]) -> str:
+    names = {share.collection for share in shares}
+    return f"{_n(sum(s.cases for s in shares), 'scan')} of {_n(len(names), 'collection')}"
+
+
+def _n(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _steps(dataset: Dataset) -> list[str]:
+    """What the recipe does, in its order; all its values are in dataset.json."""
+    recipe = dataset.recipe
+    fit = "stretched to" if recipe["aspect"] == "stretch" else "scaled alike along both axes to fit"
+    along = "the axis that the collection names" if recipe["slice_axis"] == "collection" else recipe["slice_axis"]
+    return [
+        "Scans are turned to canonical directions, without resampling, and cut into slices along " + along + ".",
+        "What lies outside the body (table, cushions, wires) is set to background; cases.parquet gives its volume.",
+        f"CT becomes 8 bit by {recipe['ct_normalizer']} (level {recipe['ct_level_hu']:g} HU, width {recipe['ct_width_hu']:g} HU"
+        + (", others by region" if recipe["ct_windows"] else "")
+        + f"), MR by {recipe['mr_normalizer']} ({recipe['mr_low_percentile']:g} and {recipe['mr_high_percentile']:g} of the scan); "
+        "the columns low and high hold the bounds of each slice.",
+        f"Slices are {fit} {dataset.image_side} x {dataset.image_side} pixels; the spacing before is in spacing_row_mm and spacing_col_mm.",
+        "Of annotated scans the slices with an annotation are kept, of others those with enough body.",
+        "Patients were put into train, val and test whole, by a hash; the slices of a split lie in a seeded random order.",
+    ]
+
+
+def _caveats(side: int, shares: Sequence[Share]) -> dict[str, Any]:
+    """Limits, biases, people, uses and upkeep."""
+    return {
+        "rai:dataLimitations": [
+            f"Slices, 8 bit, {side} x {side} pixels: intensities outside low to high, finer detail and the context of "
+            "neighbouring slices are lost.",
+            "Not for diagnosis or any other decision on a patient.",
+            "Structures too small for this size vanish from the label maps (vanished_labels in cases.parquet).",
+            "Some collections share scans with others; the split keeps a patient whole only where both name the patient alike.",
+        ],
+        "rai:dataBiases": [
+            "The collections are no sample of any population: each was chosen by its publishers, often for one disease, scanner or "
+            "protocol, and its share here follows from its size.",
+            *(
+                f"{s.collection}, {s.modality} of the {s.region}: {_n(s.cases, 'scan')} of {_n(s.patients, 'patient')}, "
+                f"{_n(s.slices, 'slice')}."
+                for s in shares
+            ),
+        ],
+        "rai:personalSensitiveInformation": [
+            "Medical images of people. Of the headers no name, date, identifier or free text is stored; patients are salted hashes. "
+            "Nothing was done to faces: slices of a head can show one where its publisher did not remove it."
+        ],
+        "rai:dataUseCases": [
+            "Training and evaluation of generative models and of segmentation on slices, within the terms of each collection."
+        ],
+        "rai:dataReleaseMaintenancePlan": (
+            "None is promised. The set can be made again from the same downloads with `medvar-data shard`; dataset.json names versions, "
+            "recipe and seed, and `medvar-data verify` checks every file."
+        ),
+    }
