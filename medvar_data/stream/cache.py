@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from medvar_data.storage.store import telling_of_full_disk
 ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.5  # before the second attempt; doubled before each later one
 FETCHES_AT_ONCE = 8
+ABANDONED_SECONDS = 3600.0  # a fetch that has not grown for so long has nobody waiting for it
 
 
 class ShardCache:
@@ -110,8 +112,10 @@ class ShardCache:
         """Fetch beside, check, rename; returns what went wrong and may go better the next time."""
         shard_set = self.shard_set
         wanted = shard_set.shard_bytes[shard]
-        _evict(self.folder, self.most_bytes - wanted)
-        partial = copy.with_name(f"{copy.name}.{uuid4().hex}.partial")
+        partial = copy.with_name(f"{copy.name}.{uuid4().hex}.{wanted}.partial")
+        with FileLock(self.folder / ".room.lock"):
+            _make_room(self.folder, self.most_bytes - wanted)
+            partial.touch()  # others count its whole length from now on
         try:
             with telling_of_full_disk(self.folder):
                 shard_set.filesystem.get_file(shard_set.path(shard), str(partial))
@@ -139,14 +143,20 @@ class ShardCache:
         return ""
 
 
-def _evict(folder: Path, allowed_bytes: int) -> None:
-    """Remove the least recently opened copies until the rest fits; another process may be doing the same."""
+def _make_room(folder: Path, allowed_bytes: int) -> None:
+    """Remove the least recently opened copies until the rest, and what is on its way, fits."""
     copies: list[tuple[float, int, Path]] = []
-    for path in folder.glob("*.tar"):
+    coming = 0
+    for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
             status = path.stat()
-            copies.append((status.st_mtime, status.st_size, path))
-    total = sum(size for _, size, _ in copies)
+            if path.suffix == ".tar":
+                copies.append((status.st_mtime, status.st_size, path))
+            elif path.suffix == ".partial" and time.time() - status.st_mtime > ABANDONED_SECONDS:
+                path.unlink()
+            elif path.suffix == ".partial":
+                coming += int(path.suffixes[-2].removeprefix("."))
+    total = coming + sum(size for _, size, _ in copies)
     for _, size, path in sorted(copies):
         if total <= allowed_bytes:
             return

@@ -123,7 +123,8 @@ class ShardReader:
     def _encoded(self, row: int, where: tuple[int, ...], masks: bool) -> tuple[bytes, ...]:
         """Read a row's image, and its mask if asked for, and compare their checksums."""
         shard, start, size, crc, mask_start, mask_size, mask_crc = where
-        number = self._descriptor(shard).number
+        held = self._descriptor(shard)  # open as long as it is held
+        number = held.number
         if masks and 0 <= mask_start - start - size <= NEAR:
             data = os.pread(number, mask_start + mask_size - start, start)
             image, mask = data[:size], data[mask_start - start :]
@@ -188,7 +189,7 @@ class ShardReader:
             self._unreadable[shard] = (error, time.monotonic() + PATIENCE_SECONDS)
             raise
         with self._lock:
-            self._open[shard] = opened
+            opened = self._open.setdefault(shard, opened)  # another thread may have been first
             while len(self._open) > self._most_open:
                 self._open.popitem(last=False)
         return opened
