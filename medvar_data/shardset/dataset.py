@@ -70,6 +70,8 @@ class Dataset:
         salt_sha256: names the workspace's salt without telling it.
         versions: of pipeline, encoder and libraries.
         tables: name -> sha256 of each Parquet table.
+        where: the condition in SQL that its slices fulfil; "" where none was set.
+        made_from: digest of the set that it was made from by `reshard`; "" where it came from a workspace.
     """
 
     schema_version: int
@@ -84,6 +86,8 @@ class Dataset:
     salt_sha256: str
     versions: dict[str, Any]
     tables: dict[str, Digest]
+    where: str = ""
+    made_from: str = ""
 
     def problem(self) -> str:
         """What contradicts itself in it; empty where nothing does."""

@@ -2,7 +2,7 @@
 
 In: the tables and a condition such as `modality = 'MR' AND spacing_row_mm < 1`. Out: which rows of `slices.parquet` fulfil it.
 Columns of `cases.parquet` may stand in the condition too, where `slices.parquet` has none of that name, and so may the terms of the
-licence (`commercial`, `derivatives`, `share_alike`, `redistribute`: 'yes', 'no' or 'unknown'), where the set tells them.
+licence (`commercial`, `derivatives`, `share_alike`, `redistribute`: 'yes', 'no' or 'unknown'), which `collections.parquet` tells.
 
     >>> table = pa.table({"modality": ["CT", "MR"], "z": [3, 4]})
     >>> rows_where("modality = 'MR' AND z > 3", table).tolist()
@@ -54,7 +54,7 @@ def rows_where(
         except duckdb.Error as error:
             cause = str(error).partition("\n")[0]
             raise SpecError(
-                f"--where {where!r} is no condition over the set's tables: {cause}. Columns are {', '.join(sorted(known))}."
+                f"--where {where!r} is no condition over the set's tables: {cause}. Columns are {', '.join(sorted(name for name in known if not name.startswith('__')))}."
             ) from None
     return chosen
 
