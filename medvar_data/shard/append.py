@@ -11,7 +11,6 @@ from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Int32
 
 from medvar_data.errors import ShardSetError, WorkspaceError
@@ -19,7 +18,7 @@ from medvar_data.shard.manifests import Earlier
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shardset.dataset import DATASET_FILE, Dataset, read_dataset
 from medvar_data.shardset.schema import CASE_IDENTITY, CASES_SCHEMA, SLICES_SCHEMA, SPLITS
-from medvar_data.storage.documents import table_of
+from medvar_data.storage.documents import table_of, tables_of
 from medvar_data.storage.store import Store, canonical_json, file_digest, scratch_path
 from medvar_data.workspace.workspace import Workspace
 
@@ -139,13 +138,9 @@ def _rows_by_case(cases: pa.Table) -> Mapping[CaseKey, str]:
 
 def _marks_of_set(earlier: Earlier) -> dict[CaseKey, int]:
     marks: dict[CaseKey, int] = {}
-    with pq.ParquetFile(earlier.slices, pre_buffer=False) as file:
-        if missing := set(SLICES_SCHEMA.names) - set(file.schema_arrow.names):
-            raise ShardSetError(f"The set's slices.parquet lacks the column {min(missing)}. {ANEW}")
-        for batch in file.iter_batches(batch_size=1 << 14, columns=list(MARKED), use_threads=False):
-            table = pa.table(batch)
-            names = list(zip(table["collection"].to_pylist(), table["case"].to_pylist(), strict=True))
-            _add_marks(marks, names, table)
+    for table in tables_of(earlier.slices, SLICES_SCHEMA, "slices.parquet", ShardSetError, ANEW, columns=MARKED):
+        names = list(zip(table["collection"].to_pylist(), table["case"].to_pylist(), strict=True))
+        _add_marks(marks, names, table)
     return marks
 
 

@@ -13,14 +13,13 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from medvar_data.errors import WorkspaceError
+from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.records import Reject
 from medvar_data.shard.collections import counted
 from medvar_data.shard.plan import ShardTask
 from medvar_data.shard.statistics import SliceCounts, statistics
-from medvar_data.shardset.dataset import DATASET_FILE, Dataset, ShardEntry, SplitEntry
+from medvar_data.shardset.dataset import DATASET_FILE, WAY_ON, Dataset, ShardEntry, SplitEntry
 from medvar_data.shardset.rejects import write_rejects
 from medvar_data.shardset.schema import (
     CASES_SCHEMA,
@@ -33,7 +32,7 @@ from medvar_data.shardset.schema import (
     ContentDigest,
 )
 from medvar_data.storage.codec import CODECS
-from medvar_data.storage.documents import table_of
+from medvar_data.storage.documents import table_of, tables_of
 from medvar_data.storage.parquet import write_table, write_tables
 from medvar_data.storage.store import Store, canonical_json, file_digest, write_bytes
 
@@ -48,7 +47,7 @@ class Provenance:
     split: Mapping[str, Any]
     seed: int
     salt_sha256: str
-    pipeline: int  # version of the code that made the pixels
+    pipeline: Any  # version of the code that made the pixels
     where: str = ""
     made_from: str = ""
 
@@ -69,10 +68,8 @@ class Earlier:
 
     def rows(self, split: str) -> Iterator[pa.Table]:
         """The rows of a split, in order."""
-        with pq.ParquetFile(self.slices, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=1 << 14, use_threads=False):
-                table = pa.Table.from_batches([batch]).cast(SLICES_SCHEMA)
-                yield table.filter(pc.equal(table["split"], split))
+        for table in tables_of(self.slices, SLICES_SCHEMA, "slices.parquet", ShardSetError, WAY_ON):
+            yield table.filter(pc.equal(table["split"], split)).cast(SLICES_SCHEMA)
 
 
 @dataclass(frozen=True)

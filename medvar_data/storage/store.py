@@ -238,6 +238,16 @@ class Store:
             return []
         return sorted(str(p).rsplit("/", 1)[-1] for p in fs.ls(path, detail=False))
 
+    def below(self, name: str) -> "Store":
+        """A folder in this store, as a store."""
+        return Store(f"{self.url.rstrip('/')}/{name}")
+
+    def remove_all(self) -> None:
+        """Remove the store's folder with everything in it, if it is there."""
+        fs, path = self.location
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
         fs, path = self.location

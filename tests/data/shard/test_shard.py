@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import webdataset
 from support.builders import pairs_toml, small_recipe
+from support.runs_of_shards import bytes_of, quiet, rows_of
 
 from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize.plan import plan_harmonize
@@ -24,18 +24,6 @@ from medvar_data.storage.codec import PNG, pixel_digest
 from medvar_data.storage.store import Store
 from medvar_data.workspace.case_file import read_case_file, read_pictures, read_slice_index
 from medvar_data.workspace.workspace import Workspace
-
-
-def quiet(_: object) -> None:
-    pass
-
-
-def bytes_of(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
-
-
-def rows_of(folder: Path, name: str) -> list[dict]:
-    return pq.read_table(folder / name).to_pylist()
 
 
 def test_two_workers_write_the_same_bytes_as_one(pipeline, tmp_path):
