@@ -9,6 +9,7 @@ of its worker processes apart) the system reports. The last line is one JSON obj
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -107,10 +108,17 @@ def child(folder: Path, workers: int) -> None:
     summary = write_shards(Workspace(folder / "work"), Store(str(folder / "shards")), spec, workers, progress)
     note = {
         "slices": sum(summary.n_slices.values()), "cases": summary.n_cases, "seconds": time.monotonic() - started,
+        "cpu": cpu_seconds(),
         "plan": planned[0][0] - started, "tables": time.monotonic() - planned[-1][0],
         "before": before, "peak_plan": planned[0][1], "peak": peak_resident_bytes(),
     }  # fmt: skip
     print(json.dumps(note))
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its workers that have ended: unlike wall time it says little of what else the machine does."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def peak_resident_bytes() -> int:
@@ -127,7 +135,7 @@ def measure(n_slices: int, workers: int) -> dict[str, float]:
         found = dict(json.loads(done.stdout))
     print(
         f"{found['slices']:9,d} slices of {found['cases']:,d} cases  {found['seconds']:6.1f} s (plan {found['plan']:.1f}, tables "
-        f"{found['tables']:.1f})  {found['slices'] / found['seconds']:,.0f} slices/s  start {found['before'] / 1e6:.0f} MB  "
+        f"{found['tables']:.1f})  {found['slices'] / found['seconds']:,.0f} slices/s  CPU {found['cpu']:.1f} s  start {found['before'] / 1e6:.0f} MB  "
         f"peak {found['peak'] / 1e6:.0f} MB (plan {found['peak_plan'] / 1e6:.0f})",
         flush=True,
     )
@@ -153,6 +161,7 @@ def main() -> None:
         "peak": {"value": round(two["peak"] / 1e6), "unit": "MB"},
         "growth_of_peak": {"value": round((two["peak"] - one["peak"]) / 1e6), "unit": "MB"},
         "time_2n_over_n": {"value": round(two["seconds"] / one["seconds"], 2), "unit": ""},
+        "cpu_2n_over_n": {"value": round(two["cpu"] / one["cpu"], 2), "unit": ""},
     }
     print(json.dumps(figures))
 

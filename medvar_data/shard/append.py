@@ -5,6 +5,7 @@ planned cases it holds already, after each was compared with the workspace.
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from hashlib import sha256
@@ -43,7 +44,11 @@ def open_earlier(workspace: Workspace, store: Store, spec: ShardSpec) -> Earlier
     for shard in (shard for split in SPLITS for shard in dataset.splits[split].shards):
         if store.size(shard.name) != shard.bytes:
             raise ShardSetError(f"{store.url} lacks {shard.name}, or it has another length than published. {ANEW}")
-    folder = workspace.path / "shards" / f"before-{sha256(store.read(DATASET_FILE)).hexdigest()[:16]}"
+    copies = workspace.path / "shards" / f"before-{sha256(store.url.encode()).hexdigest()[:16]}"
+    folder = copies / sha256(store.read(DATASET_FILE)).hexdigest()[:16]
+    for other in copies.glob("*"):
+        if other != folder:  # what the set was before it was added to the last time
+            shutil.rmtree(other, ignore_errors=True)
     for name in ("slices.parquet", "cases.parquet"):
         copy = folder / name
         if copy.exists() and file_digest(copy) == dataset.tables[name]:
