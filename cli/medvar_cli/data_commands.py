@@ -124,6 +124,7 @@ def shard_command(
     workspace: WorkspaceOption,
     output: Annotated[str, typer.Argument(help="Folder or fsspec URL of the shard set S.")],
     made_of: ShardOptions,
+    *,
     engine: Annotated[EngineOptions, Without(("memory",))],
     append: Annotated[
         bool,

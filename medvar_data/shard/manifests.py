@@ -116,26 +116,25 @@ def write_manifests(store: Store, contents: SetContents, made: Provenance) -> st
         dataset = Dataset(
             schema_version=SCHEMA_VERSION,
             digest=digest.hexdigest(),
-            image_side=made.image_side,
-            codec=made.codec,
             conditions=dict(contents.condition_ids),
             splits=_splits(entries, cases),
-            recipe=dict(made.recipe),
-            split=dict(made.split),
-            seed=made.seed,
-            salt_sha256=made.salt_sha256,
-            versions={
-                "pipeline": made.pipeline, "encoder": CODECS[made.codec].version, "numpy": np.__version__, "cv2": cv2.__version__,
-                "pyarrow": pa.__version__,
-            },
             tables={name: file_digest(local / name) for name in TABLES},
-            where=made.where,
-            made_from=made.made_from,
-        )  # fmt: skip
+            **_said(made),
+        )
         write_bytes(local / DATASET_FILE, canonical_json(asdict(dataset)).encode())
         for name in (*TABLES, DATASET_FILE):
             store.put(local / name, name)
     return dataset.digest
+
+
+def _said(made: Provenance) -> dict[str, Any]:
+    """What `dataset.json` says of how the set was made, by the names that it has there."""
+    said = {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(made).items()}
+    versions = {
+        "pipeline": said.pop("pipeline"), "encoder": CODECS[made.codec].version, "numpy": np.__version__, "cv2": cv2.__version__,
+        "pyarrow": pa.__version__,
+    }  # fmt: skip
+    return {**said, "versions": versions}
 
 
 def _slices(contents: SetContents, entries: Mapping[str, list[ShardEntry]]) -> Iterator[pa.Table]:
