@@ -1,10 +1,11 @@
-"""Measure what shard takes of time and memory as slices grow: a synthetic workspace of N and one of 2N slices.
+"""Measure what shard and reshard take of time and memory as slices grow: a synthetic workspace of N and one of 2N slices.
 
     python bench/shard.py [--quick] [--slices N] [--workers W]
 
 Pictures are 8 x 8 pixels, since the number of slices is what counts; N is half of the 438,905 slices of 8,325 cases that the
-collections of the paper are expected to give. Each workspace is sharded by a process of its own, whose peak resident memory (that
-of its worker processes apart) the system reports. The last line is one JSON object.
+collections of the paper are expected to give. Each workspace is sharded by a process of its own, and the set that came of it made
+into another order by a second one; their peak resident memory (that of their worker processes apart) the system reports. The last
+line is one JSON object.
 """
 
 import argparse
@@ -91,25 +92,29 @@ def harmonized_case(number: int, n_slices: int) -> object:
     )  # fmt: skip
 
 
-def child(folder: Path, workers: int) -> None:
-    """Shard a workspace in this process; print seconds, and the peaks before and after."""
+def child(folder: Path, what: str, workers: int) -> None:
+    """Shard a workspace, or the set that came of it, in this process; print seconds, and the peaks before and after."""
     from medvar_data.catalog.recipe import load_recipe
     from medvar_data.shard.plan import ShardSpec
+    from medvar_data.shard.reshard import ReshardSpec, reshard
     from medvar_data.shard.run import write_shards
     from medvar_data.storage.store import Store
     from medvar_data.workspace.workspace import Workspace
 
     spec, planned = ShardSpec(load_recipe(str(folder / "bench.toml"))), []
+    shards, again = Store(str(folder / "shards")), Store(str(folder / "again"))
     before, started = peak_resident_bytes(), time.monotonic()
 
     def progress(_: object) -> None:
         planned.append((time.monotonic(), peak_resident_bytes()))
 
-    summary = write_shards(Workspace(folder / "work"), Store(str(folder / "shards")), spec, workers, progress)
+    if what == "shard":
+        summary = write_shards(Workspace(folder / "work"), shards, spec, workers, progress)
+    else:
+        summary = reshard(shards, again, ReshardSpec(seed=1), workers, progress)
     note = {
         "slices": sum(summary.n_slices.values()), "cases": summary.n_cases, "seconds": time.monotonic() - started,
-        "cpu": cpu_seconds(),
-        "plan": planned[0][0] - started, "tables": time.monotonic() - planned[-1][0],
+        "cpu": cpu_seconds(), "plan": planned[0][0] - started, "tables": time.monotonic() - planned[-1][0],
         "before": before, "peak_plan": planned[0][1], "peak": peak_resident_bytes(),
     }  # fmt: skip
     print(json.dumps(note))
@@ -127,19 +132,37 @@ def peak_resident_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(n_slices: int, workers: int) -> dict[str, float]:
+def measure(n_slices: int, workers: int) -> dict[str, dict[str, float]]:
+    found = {}
     with tempfile.TemporaryDirectory() as name:
         write_workspace(Path(name), n_slices)
-        command = [sys.executable, __file__, "--child", name, "--workers", str(workers)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found = dict(json.loads(done.stdout))
+        for what in ("shard", "reshard"):
+            command = [sys.executable, __file__, "--child", name, "--what", what, "--workers", str(workers)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found[what] = dict(json.loads(done.stdout))
+            show(what, found[what])
+    return found
+
+
+def show(what: str, found: dict[str, float]) -> None:
     print(
-        f"{found['slices']:9,d} slices of {found['cases']:,d} cases  {found['seconds']:6.1f} s (plan {found['plan']:.1f}, tables "
-        f"{found['tables']:.1f})  {found['slices'] / found['seconds']:,.0f} slices/s  CPU {found['cpu']:.1f} s  start {found['before'] / 1e6:.0f} MB  "
-        f"peak {found['peak'] / 1e6:.0f} MB (plan {found['peak_plan'] / 1e6:.0f})",
+        f"{what:7s} {found['slices']:9,d} slices of {found['cases']:,d} cases  {found['seconds']:6.1f} s (plan {found['plan']:.1f}, "
+        f"tables {found['tables']:.1f})  {found['slices'] / found['seconds']:,.0f} slices/s  CPU {found['cpu']:.1f} s  "
+        f"start {found['before'] / 1e6:.0f} MB  peak {found['peak'] / 1e6:.0f} MB (plan {found['peak_plan'] / 1e6:.0f})",
         flush=True,
     )
-    return found
+
+
+def figures_of(what: str, one: dict[str, float], two: dict[str, float]) -> dict[str, dict[str, object]]:
+    return {
+        f"{what}_slices": {"value": two["slices"], "unit": "slices"},
+        f"{what}_speed": {"value": round(two["slices"] / two["seconds"]), "unit": "slices/s"},
+        f"{what}_time": {"value": round(two["seconds"], 1), "unit": "s"},
+        f"{what}_peak": {"value": round(two["peak"] / 1e6), "unit": "MB"},
+        f"{what}_growth_of_peak": {"value": round((two["peak"] - one["peak"]) / 1e6), "unit": "MB"},
+        f"{what}_time_2n_over_n": {"value": round(two["seconds"] / one["seconds"], 2), "unit": ""},
+        f"{what}_cpu_2n_over_n": {"value": round(two["cpu"] / one["cpu"], 2), "unit": ""},
+    }
 
 
 def main() -> None:
@@ -148,21 +171,16 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=SLICES)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--child", type=Path)
+    parser.add_argument("--what", default="shard")
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.workers)
+        child(options.child, options.what, options.workers)
         return
-    n_slices = 2_000 if options.quick else options.slices
+    n_slices = 1_000 if options.quick else options.slices
     one, two = measure(n_slices, options.workers), measure(2 * n_slices, options.workers)
-    figures = {
-        "slices": {"value": two["slices"], "unit": "slices"},
-        "speed": {"value": round(two["slices"] / two["seconds"]), "unit": "slices/s"},
-        "time": {"value": round(two["seconds"], 1), "unit": "s"},
-        "peak": {"value": round(two["peak"] / 1e6), "unit": "MB"},
-        "growth_of_peak": {"value": round((two["peak"] - one["peak"]) / 1e6), "unit": "MB"},
-        "time_2n_over_n": {"value": round(two["seconds"] / one["seconds"], 2), "unit": ""},
-        "cpu_2n_over_n": {"value": round(two["cpu"] / one["cpu"], 2), "unit": ""},
-    }
+    figures: dict[str, dict[str, object]] = {}
+    for what in one:
+        figures |= figures_of(what, one[what], two[what])
     print(json.dumps(figures))
 
 
