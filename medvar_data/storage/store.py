@@ -197,7 +197,6 @@ class Store:
                 shutil.copyfile(local, partial)
         else:  # object stores publish a put at its end; others may leave a part of it
             try:
-                fs.makedirs(target.rpartition("/")[0], exist_ok=True)
                 fs.put_file(str(local), target)
             except BaseException:
                 with suppress(Exception):  # the first failure is the one to tell
