@@ -44,7 +44,7 @@ CELLS: tuple[tuple[str, str, str, int, tuple[tuple[str, tuple[str, ...], int], .
 )  # fmt: skip
 
 
-def collections() -> str:
+def catalog() -> str:
     """One row a collection."""
     rows = [
         "| name | title | region | modality | licence | access | cases | checked on |",
@@ -109,11 +109,13 @@ def _arrow_type(kind: pa.DataType) -> str:
         return f"map of {kind.key_type} to {kind.item_type}"
     if pa.types.is_fixed_size_list(kind):
         return f"list of {kind.list_size} {kind.value_type}"
-    return f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
+    if pa.types.is_struct(kind):
+        return f"({', '.join(f'{field.name} {_arrow_type(field.type)}' for field in kind)})"
+    return f"list of {_arrow_type(kind.value_type)}" if pa.types.is_list(kind) else str(kind)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "collections": collections,
+    "catalog": catalog,
     "parity": parity,
     "workspace_cases": partial(columns, CASE_TABLE),
     "workspace_slices": partial(columns, SLICE_TABLE),

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     SOURCE_ERROR = "source_error"  # disk or network did not give the file; tried again by the next run
     KNOWN_BAD = "known_bad"  # the collection's description leaves it out and says why
     UNLABELLED = "unlabelled"  # no label, and the recipe takes labelled cases alone
+    NOT_SELECTED = "not_selected"  # no slice of it fulfils the condition that the set was made with
     WORKER_KILLED = "worker_killed"  # the process died on this case twice, the second time alone
 
 

@@ -1,4 +1,4 @@
-"""The program `medvar-data`, and its commands that make a shard set: `ingest`, `harmonize`, `shard`, and `demo` for all three.
+"""The program `medvar-data`, and its commands that make a shard set: `ingest`, `harmonize`, `shard`, `reshard`, and `demo` for the first three.
 
 A command parses, makes one value, calls one library function and prints what it returned.
 """
@@ -17,6 +17,7 @@ from medvar_cli.data_options import (
     DryRunOption,
     EngineOptions,
     RecipeOption,
+    ReshardOptions,
     ShardOptions,
     SourceEngineOptions,
     WorkersOption,
@@ -25,11 +26,13 @@ from medvar_cli.data_options import (
 from medvar_cli.option_groups import JsonOption, Without, takes_options
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.demo.demo import DemoSpec, run_data_demo
-from medvar_data.engine.engine import default_workers
+from medvar_data.engine.engine import Engine, default_workers
+from medvar_data.engine.memory import default_budget
 from medvar_data.errors import SourceError
 from medvar_data.harmonize.plan import plan_harmonize
 from medvar_data.harmonize.run import run_harmonize
 from medvar_data.ingest.run import run_ingest
+from medvar_data.shard.reshard import reshard
 from medvar_data.shard.run import write_shards
 from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace
@@ -122,7 +125,12 @@ def shard_command(
     workspace: WorkspaceOption,
     output: Annotated[str, typer.Argument(help="Folder or fsspec URL of the shard set S.")],
     made_of: ShardOptions,
+    *,
     engine: Annotated[EngineOptions, Without(("memory",))],
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add cases that came since to a finished set; its shards and splits stay."),
+    ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,7 +154,34 @@ def shard_command(
     if dry_run:
         return print_json(asdict(spec))
     with progress_bar("shard", quiet=as_json) as report:
-        summary = write_shards(Workspace(workspace), Store(output), spec, engine.engine(), report)
+        summary = write_shards(Workspace(workspace), Store(output), spec, engine.engine(), report, append=append)
+    return show_shards(summary, as_json=as_json)
+
+
+@app.command("reshard")
+@takes_options
+def reshard_command(
+    source: Annotated[str, typer.Argument(help="Folder or fsspec URL of the finished shard set.")],
+    output: Annotated[str, typer.Argument(help="Folder or fsspec URL of the new one.")],
+    made_of: ReshardOptions,
+    workers: WorkersOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a shard set from another one: other codec, size or order of shards, or fewer slices. The same command again resumes.
+
+    Example: medvar-data reshard shards shards-zstd --codec zstd
+
+    Python:
+
+    \b
+    from medvar_data.shard.reshard import ReshardSpec, reshard
+    from medvar_data.storage.store import Store
+    spec = ReshardSpec(codec="zstd")
+    summary = reshard(Store("shards"), Store("shards-zstd"), spec, 1, print)
+    """
+    engine = Engine(workers or default_workers(), default_budget())
+    with progress_bar("reshard", quiet=as_json) as report:
+        summary = reshard(Store(source), Store(output), made_of.spec(), engine, report)
     return show_shards(summary, as_json=as_json)
 
 

@@ -10,6 +10,7 @@ from medvar_data.catalog.recipe import load_recipe
 from medvar_data.engine.engine import Engine, default_workers, parse_part
 from medvar_data.engine.memory import default_budget, parse_size
 from medvar_data.shard.plan import ShardSpec
+from medvar_data.shard.reshard import ReshardSpec
 from medvar_data.shard.splits import SplitSpec
 from medvar_data.sources.archives import AccessSpec, read_passwords
 
@@ -18,6 +19,13 @@ RecipeOption = Annotated[str, typer.Option(help="Recipe name, or the path of you
 WorkersOption = Annotated[int, typer.Option(help="Processes; 0 takes one a processor.", min=0)]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration and stop.")]
 ShardsArgument = Annotated[str, typer.Argument(help="Shard set S.")]
+WhereOption = Annotated[
+    str,
+    typer.Option(
+        help="Take only slices that fulfil this condition in SQL over the columns of slices, cases and licences, such as "
+        "\"modality = 'MR' AND commercial = 'yes'\"."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +99,7 @@ class ShardOptions:
     codec: Annotated[
         str, typer.Option(help="Of the pictures: png, which everything reads, or zstd, which decodes fastest.")
     ] = "png"
+    where: WhereOption = ""
 
     def spec(self) -> ShardSpec:
         """Make the library's value.
@@ -99,4 +108,22 @@ class ShardOptions:
             MedvarError: there is no such recipe, or the fractions leave nothing to train on.
         """
         split = SplitSpec(self.val, self.test, self.seed)
-        return ShardSpec(load_recipe(self.recipe), split, self.seed, self.slices_per_shard, self.codec)
+        return ShardSpec(load_recipe(self.recipe), split, self.seed, self.slices_per_shard, self.codec, self.where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReshardOptions:
+    """What a shard set that is made from another one is made of."""
+
+    codec: Annotated[str, typer.Option(help="Of the pictures: png or zstd; that of the first set where absent.")] = ""
+    seed: Annotated[int | None, typer.Option(help="Of the order of slices; that of the first set where absent.")] = None
+    slices_per_shard: Annotated[int, typer.Option(help="Upper bound.", min=1)] = 1024
+    where: WhereOption = ""
+
+    def spec(self) -> ReshardSpec:
+        """Make the library's value.
+
+        Raises:
+            SpecError: there is no such codec.
+        """
+        return ReshardSpec(self.codec, self.slices_per_shard, self.seed, self.where)

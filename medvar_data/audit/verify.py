@@ -1,8 +1,8 @@
 """Prove a shard set: every byte, row and promise of its tables is checked again, from the files alone.
 
 Checks, in order: dataset.json and the digests of tables and shards; the members of every tar and their offsets against
-slices.parquet; keys; sample JSON; pixels against digests and counts; patients in one split; the condition ids; the files that
-croissant.json lists.
+slices.parquet; keys; sample JSON; pixels against digests and counts; patients in one split; the condition ids; cases counted by
+collection; the files that croissant.json lists.
 """
 
 from collections import Counter
@@ -54,23 +54,33 @@ def verify(store: Store, progress: Callable[[Progress], None] = lambda _: None) 
     dataset = read_dataset(store)
     findings: list[str] = []
     tables = {name: _table(store, name, dataset, findings) for name in TABLES}
-    slices, cases = tables["slices.parquet"], tables["cases.parquet"]
-    rows_of: dict[str, list[dict[str, Any]]] = {}
-    for row in slices.to_pylist():
-        rows_of.setdefault(row["shard"], []).append(row)
+    slices, cases = tables["slices.parquet"].combine_chunks(), tables["cases.parquet"]
+    rows_of = _rows_by_shard(slices)
     entries = [(split, entry) for split in SPLITS for entry in dataset.splits[split].shards]
     for done, (split, entry) in enumerate(entries, start=1):
-        findings += _check_shard(store, split, entry, rows_of.pop(entry.name, []), dataset)
+        rows = slices.take(rows_of.pop(entry.name, pa.array([], pa.int64()))).to_pylist()
+        findings += _check_shard(store, split, entry, rows, dataset)
         progress(Progress(done, len(entries), entry.name, "checked"))
         if len(findings) >= MAX_FINDINGS:
             break
     else:
         findings += [f"slices.parquet names {name}, which dataset.json does not" for name in rows_of]
     findings += _check_tables(slices, cases, dataset)
+    findings += _check_collections(tables["collections.parquet"], cases, tables["rejects.parquet"])
     stray = {n for n in store.names() if n.endswith(".tar")} - {entry.name for _, entry in entries}
     findings += [f"{name} lies in the folder but is not part of the set" for name in sorted(stray)]
     findings += _check_croissant(store, dataset)
     return Verification(len(entries), slices.num_rows, cases.num_rows, tuple(findings[:MAX_FINDINGS]))
+
+
+def _rows_by_shard(slices: pa.Table) -> dict[str, pa.Array]:
+    """The numbers of each shard's rows, in order: as objects all rows at once would take gigabytes."""
+    if not slices.num_rows:
+        return {}
+    shard = slices["shard"].combine_chunks().dictionary_encode()
+    codes = shard.indices.to_numpy()
+    parts = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    return {name: pa.array(part) for name, part in zip(shard.dictionary.to_pylist(), parts, strict=True)}
 
 
 def _table(store: Store, name: str, dataset: Dataset, findings: list[str]) -> pa.Table:
@@ -167,6 +177,26 @@ def _check_counts(mask: UInt8[np.ndarray, "h w"], row: dict[str, Any]) -> Iterat
         yield f"{row['key']}: its mask does not hold the pixels that foreground_pixels counts"
     if found and not row["has_label"]:
         yield f"{row['key']}: it has a mask, but has_label is false"
+
+
+def _check_collections(collections: pa.Table, cases: pa.Table, rejects: pa.Table) -> Iterator[str]:
+    kept, rejected = (Counter(table["collection"].to_pylist()) for table in (cases, rejects))
+    listed = Counter(collections["collection"].to_pylist())
+    yield from (f"{name} stands in collections.parquet {n} times" for name, n in listed.items() if n > 1)
+    yield from (
+        f"{name} has cases, but collections.parquet does not list it" for name in sorted({*kept, *rejected} - {*listed})
+    )
+    for row in collections.select(["collection", "n_found", "n_kept", "n_rejected"]).to_pylist():
+        name = row["collection"]
+        if (row["n_kept"], row["n_rejected"], row["n_found"]) != (
+            kept[name],
+            rejected[name],
+            kept[name] + rejected[name],
+        ):
+            yield (
+                f"{name}: {kept[name]} cases kept and {rejected[name]} rejected, collections.parquet says {row['n_kept']} and "
+                f"{row['n_rejected']} of {row['n_found']}"
+            )
 
 
 def _check_tables(slices: pa.Table, cases: pa.Table, dataset: Dataset) -> Iterator[str]:

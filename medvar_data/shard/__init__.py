@@ -1,1 +1,1 @@
-"""Workspace in, shard set out."""
+"""Workspace in, shard set out (`run`); shard set in, another one out (`reshard`)."""

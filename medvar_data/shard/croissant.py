@@ -216,26 +216,34 @@ def _table_records(table: str, columns: Iterable[Column]) -> dict[str, Any]:
 
 
 def _column_field(table: str, records: str, column: Column) -> dict[str, Any]:
-    """A column as a field; a map from labels to numbers as a list of pairs, a list as an array."""
+    """A column as a field; a map from labels to values as a list of pairs, a list as an array."""
     name = f"{records}/{column.name}"
     source = {"fileObject": {"@id": table}, "extract": {"column": column.name}}
     meaning = column.meaning + (f" ({column.unit})" if column.unit else "")
     field = {"@type": "cr:Field", "@id": name, "name": column.name, "description": meaning}
-    if pa.types.is_map(column.type):
-        parts = (("label", column.type.key_type, "$[0]"), ("value", column.type.item_type, "$[1]"))
-        pair = [
+    if parts := _parts(column.type):
+        parted = [
             {
                 "@type": "cr:Field", "@id": f"{name}/{part}", "name": part, "dataType": _TYPES[kind],
                 "source": {**source, "transform": {"jsonPath": place}},
             }
             for part, kind, place in parts
         ]  # fmt: skip
-        return {**field, "isArray": True, "arrayShape": "-1", "subField": pair}
+        return {**field, "isArray": True, "arrayShape": "-1", "subField": parted}
     if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         shape = column.type.list_size if pa.types.is_fixed_size_list(column.type) else -1
         array = {"isArray": True, "arrayShape": str(shape)}
         return {**field, **array, "dataType": _TYPES[column.type.value_type], "source": source}
     return {**field, "dataType": _TYPES[column.type], "source": source}
+
+
+def _parts(kind: pa.DataType) -> list[tuple[str, pa.DataType, str]]:
+    """Name, type and place of what each element of a map or of a list of structs consists of; empty for other types."""
+    if pa.types.is_map(kind):
+        return [("label", kind.key_type, "$[0]"), ("value", kind.item_type, "$[1]")]
+    if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+        return [(field.name, field.type, f"$.{field.name}") for field in kind.value_type]
+    return []
 
 
 def _picture_records(suffix: str) -> Iterator[dict[str, Any]]:

@@ -4,13 +4,13 @@ In: counts, the recipe, what is known of the collections. Out: schema.org's desc
 what the set itself knows is said; what its publishers alone know (demographics, who annotated) is left to them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
 
-from medvar_data.catalog.collection import CollectionSpec, license_text
+from medvar_data.catalog.collection import license_text
 from medvar_data.shardset.dataset import Dataset
 from medvar_data.shardset.schema import SPLITS
 
@@ -56,11 +56,11 @@ class Contents:
     labelled: int  # cases
 
 
-def origins_of(specs: Iterable[CollectionSpec]) -> tuple[Origin, ...]:
-    """The collections as their descriptions know them, each once, by name."""
-    by_name = {spec.name: spec for spec in specs}
-    names = [field.name for field in fields(Origin)]
-    return tuple(Origin(**{name: getattr(by_name[key], name) for name in names}) for key in sorted(by_name))
+def origins_of(collections: pa.Table) -> tuple[Origin, ...]:
+    """The collections of a set, from its collections.parquet."""
+    names = [field.name for field in fields(Origin) if field.name != "name"]
+    rows = collections.select(["collection", *names]).to_pylist()
+    return tuple(Origin(name=row.pop("collection"), **row) for row in sorted(rows, key=lambda row: row["collection"]))
 
 
 def contents_of(cases: pa.Table, rejected: int) -> Contents:

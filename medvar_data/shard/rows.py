@@ -4,16 +4,19 @@ In: kept cases as the workspace has them. Out: values by column name; which of t
 (`shardset.schema`), so a number that harmonize adds to `HarmonizedCase` reaches the table by a line there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.harmonize.dependencies import PIPELINE_VERSION
 from medvar_data.records import Case, HarmonizedCase
-from medvar_data.shardset.schema import CASE_COLUMNS, CASE_IDENTITY
+from medvar_data.shardset.schema import CASE_COLUMNS, SLICES_SCHEMA
+from medvar_data.storage.parquet import table_from_rows
 from medvar_data.workspace.case_file import read_slice_index
 from medvar_data.workspace.workspace import Workspace
 
@@ -32,6 +35,7 @@ class KeptCase:
     done: HarmonizedCase
     spec: CollectionSpec
     recipe: Recipe
+    rows_sha256: str  # names its slices
 
 
 @dataclass(frozen=True)
@@ -43,30 +47,37 @@ class Numbering:
     workspace: Workspace
 
 
-@dataclass(frozen=True)
-class PlannedSlice:
-    """A slice on its way into a shard."""
-
-    key: str
-    split: str
-    path: str  # of its case file
-    row: int  # in that file
-    columns: Mapping[str, Any]  # of slices.parquet, but for the shard's
+PLANNED_SCHEMA = pa.schema([
+    pa.field("__case", pa.int32()),  # number of its case
+    pa.field("__row", pa.int32()),  # in the case's file
+    *(SLICES_SCHEMA.field(name) for name in ("key", "z", "slice_index", "body_pixels", "foreground_pixels", "label_pixels")),
+    *(SLICES_SCHEMA.field(name) for name in ("image_sha256", "mask_sha256")),
+])  # fmt: skip
+"""What is known of a slice on its way into a shard, but for what its case says of it."""
 
 
-def planned_slices(kept: KeptCase, numbering: Numbering) -> Iterator[PlannedSlice]:
-    """Give the slices of a case, in rising order of z, without their pictures."""
-    values = _values(kept, numbering)
-    split = values["split"]
-    common = {column.name: values[column.name] for column in CASE_IDENTITY} | {"split": split}
-    for row, entry in enumerate(read_slice_index(kept.path)):
-        key = f"{kept.case.collection}-{kept.case.case}-z{entry['z']:04d}"
-        slice_index = entry.pop("source_index")
-        yield PlannedSlice(key, split, str(kept.path), row, {**common, **entry, "key": key, "slice_index": slice_index})
+def planned_slices(kept: KeptCase, number: int) -> pa.Table:
+    """Give the slices of a case, in rising order of z, without their pictures; rows of `PLANNED_SCHEMA`.
+
+    Args:
+        kept: the case.
+        number: of the case in the plan.
+
+    Raises:
+        WorkspaceError: its file is not as harmonize wrote it.
+    """
+    rows = [
+        {
+            **entry, "__case": number, "__row": row, "key": f"{kept.case.collection}-{kept.case.case}-z{entry['z']:04d}",
+            "slice_index": entry["source_index"],
+        }
+        for row, entry in enumerate(read_slice_index(kept.path))
+    ]  # fmt: skip
+    return table_from_rows(rows, PLANNED_SCHEMA)
 
 
 def case_row(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
-    """Make a case's row of cases.parquet."""
+    """Make a case's row of cases.parquet, which says all that its rows of slices.parquet say of the case."""
     values = _values(kept, numbering)
     return {column.name: values[column.name] for column in CASE_COLUMNS}
 
@@ -79,6 +90,7 @@ def _values(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
         **asdict(case),
         **{name: list(value.items()) if isinstance(value, dict) else value for name, value in measured.items()},
         **asdict(done.statistics),
+        "n_not_selected": 0,  # before any condition chose
         "removed_label_share": list(done.removed_label_share().items()),
         "patient": numbering.workspace.patient_hash(case.group),
         "split": numbering.splits[case.group],

@@ -70,6 +70,8 @@ class Dataset:
         salt_sha256: names the workspace's salt without telling it.
         versions: of pipeline, encoder and libraries.
         tables: name -> sha256 of each Parquet table.
+        where: the condition in SQL that its slices fulfil; "" where none was set.
+        made_from: digest of the set that it was made from by `reshard`; "" where it came from a workspace.
     """
 
     schema_version: int
@@ -84,6 +86,8 @@ class Dataset:
     salt_sha256: str
     versions: dict[str, Any]
     tables: dict[str, Digest]
+    where: str = ""
+    made_from: str = ""
 
     def problem(self) -> str:
         """What contradicts itself in it; empty where nothing does."""
@@ -188,27 +192,39 @@ def read_pair(
     Raises:
         ShardSetError: a picture is missing, another one than was published, or cannot be decoded.
     """
+    image, mask = read_encoded(store, row)
+    return codec.decode(image), codec.decode(mask)
+
+
+def read_encoded(store: Store, row: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Read image and mask of one row of slices.parquet as they are stored, each by one request.
+
+    Args:
+        store: where the set lies.
+        row: of slices.parquet, with `PAIR_COLUMNS`.
+
+    Raises:
+        ShardSetError: a picture is missing, or another one than was published.
+    """
     if not re.fullmatch(SHARD, row["shard"]):
         raise ShardSetError(
             f"{store.url}: slices.parquet names the shard {printable(row['shard'], 40)!r}, which is none. {WAY_ON}"
         )
     pair = []
     try:
-        with store.open(row["shard"]) as stream:
-            for member in ("image", "mask"):
-                size = row[f"{member}_size"]
-                if not (0 < size <= MOST_PICTURE_BYTES and row[f"{member}_offset"] >= 0):
-                    raise ShardSetError(
-                        f"{row['shard']}: the {member} of {printable(row['key'])} cannot have {size:,} bytes. {WAY_ON}"
-                    )
-                stream.seek(row[f"{member}_offset"])
-                data = stream.read(size)
-                if crc32(data) != row[f"{member}_crc32"]:
-                    raise ShardSetError(
-                        f"{row['shard']}: the {member} of {printable(row['key'])} is not the one that was published. `medvar-data verify` lists "
-                        "all damage; fetch or rebuild that shard."
-                    )
-                pair.append(codec.decode(data))
+        for member in ("image", "mask"):
+            start, size = row[f"{member}_offset"], row[f"{member}_size"]
+            if not (0 < size <= MOST_PICTURE_BYTES and start >= 0):
+                raise ShardSetError(
+                    f"{row['shard']}: the {member} of {printable(row['key'])} cannot have {size:,} bytes. {WAY_ON}"
+                )
+            data = store.read_range(row["shard"], start, size)
+            if crc32(data) != row[f"{member}_crc32"]:
+                raise ShardSetError(
+                    f"{row['shard']}: the {member} of {printable(row['key'])} is not the one that was published. `medvar-data verify` lists "
+                    "all damage; fetch or rebuild that shard."
+                )
+            pair.append(data)
     except OSError:
         raise ShardSetError(f"{store.url} lacks {row['shard']}, or it cannot be read. {WAY_ON}") from None
     return pair[0], pair[1]

@@ -104,12 +104,11 @@ class ShardSet:
             ShardSetError: a table cannot be read.
         """
         store, own = Store(self.url), SCHEMAS["slices.parquet"].names
-        joined = {keys: table for keys, table in JOINED.items() if table in SCHEMAS}
-        known = {name for table in ("slices.parquet", *joined.values()) for name in SCHEMAS[table].names}
+        known = {name for table in ("slices.parquet", *JOINED.values()) for name in SCHEMAS[table].names}
         named = set(re.findall(r"\w+", condition))
         others = {
             keys: read_table(store, table)
-            for keys, table in joined.items()
+            for keys, table in JOINED.items()
             if named & (set(SCHEMAS[table].names) - set(own))
         }
         columns = [name for name in own if name in named or any(name in keys for keys in others)]

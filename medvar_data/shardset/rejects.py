@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from medvar_data.errors import MedvarError, Reason
 from medvar_data.records import Reject
 from medvar_data.shardset.schema import (
@@ -30,7 +32,12 @@ def read_rejects(data: bytes, where: str, error: type[MedvarError], way_on: str)
         error: what to raise.
         way_on: what the user does next.
     """
-    rows = table_of(data, REJECTS_SCHEMA, where, error, way_on).to_pylist()
+    return rejects_of(table_of(data, REJECTS_SCHEMA, where, error, way_on), where, error, way_on)
+
+
+def rejects_of(table: pa.Table, where: str, error: type[MedvarError], way_on: str) -> list[Reject]:
+    """Read the rows of a table of rejected cases; as `read_rejects`."""
+    rows = table.to_pylist()
     if any(row["reason"] not in set(Reason) for row in rows):
         raise error(f"{where} is damaged (it names a reason that is none). {way_on}")
     return [Reject(**{**row, "reason": Reason(row["reason"])}) for row in rows]

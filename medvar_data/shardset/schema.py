@@ -2,7 +2,7 @@
 
 The lists below make the Parquet schemas (with the meanings as field metadata), pick the columns of each row, and decide
 what goes into a sample's JSON and into docs/formats.md. A new column is a line here plus its value, where
-`shard.rows` (slices, cases) or `shard.statistics` makes it.
+`shard.rows` (slices, cases), `shard.collections` or `shard.statistics` makes it.
 """
 
 import json
@@ -131,6 +131,7 @@ CASE_COLUMNS = (
     Column("n_kept", _i32, "slices in the shard set", "slices"),
     Column("n_without_foreground", _i32, "slices left out because they hold no annotation, or too little body where there is no label", "slices"),
     Column("n_emptied_by_cleanup", _i32, "slices left out because cleanup or resizing left no annotation", "slices"),
+    Column("n_not_selected", _i32, "slices left out because they do not fulfil the set's condition (`where`)", "slices"),
     *_shared("normalizer", "low", "high"),
     Column("body_threshold", _f64, "intensity above which a voxel may be body", "HU in CT, the scanner's unit in MR"),
     Column("body_fill", _f64, "intensity that everything outside the body was set to", "HU in CT, the scanner's unit in MR"),
@@ -182,14 +183,61 @@ STATS_COLUMNS = (
     _LICENSE_CONFIRMED,
 )  # fmt: skip
 
+COLLECTION_COLUMNS = (
+    _COLLECTION,
+    Column("title", _text, "name of the collection as its publisher writes it"),
+    replace(_REGION, meaning='part of the body that the collection shows; "header" where each scan says its own'),
+    replace(_MODALITY, meaning="CT or MR; scans of single layouts may be of the other"),
+    Column("family", _text, "collections published together share this name; empty where it stands alone"),
+    Column("homepage", _text, "page of the publisher"),
+    Column("doi", _text, "DOI of the data or of the paper that describes them"),
+    Column("citation", _text, "what the publisher asks to be cited"),
+    _LICENSE,
+    Column("license_url", _text, "where the licence's text stands"),
+    _LICENSE_CONFIRMED,
+    Column("license_evidence", _text, "where the licence was read, or what could not be read"),
+    Column("license_read", _text, "day on which the licence was read"),
+    Column("license_conflict", _text, "other answers for the same scans; the strictest stands in the four terms"),
+    Column("commercial", _text, "may it be used for profit: yes, no, unknown"),
+    Column("derivatives", _text, "may what is made of it be passed on: yes, no, unknown"),
+    Column("share_alike", _text, "must what is made of it carry the same licence: yes, no, unknown"),
+    Column("redistribute", _text, "may it be passed on as it is: yes, no, unknown"),
+    Column("access", _text, "what it takes to download it, such as a registration"),
+    Column("labels", pa.map_(pa.int16(), _text), "name of each label id that its masks may hold"),
+    Column("n_expected", _i32, "scans that the publisher counts; 0 where unknown", "cases"),
+    Column(
+        "layouts",
+        pa.list_(pa.struct([("layout", _text), ("found", _i32), ("expected", _i32), ("unlabelled", _i32)])),
+        "scans of each published layout: found by ingest, counted by the publisher (0 where unknown), found without their label",
+        "cases",
+    ),
+    Column(
+        "overlaps",
+        pa.list_(
+            pa.struct([
+                ("collection", _text), ("title", _text), ("cases", _text), ("numbers", _text), ("theirs", _text),
+                ("n_cases", _i32), ("certainty", _text),
+            ])
+        ),
+        "scans shared with other collections: which, their cases here and their keys there, how many (0 where unknown), and how that is known",
+    ),
+    Column("n_found", _i32, "scans found in the download: kept and rejected together", "cases"),
+    Column("n_kept", _i32, "scans that the set holds", "cases"),
+    Column("n_rejected", _i32, "scans left out, each a row of rejects.parquet", "cases"),
+    Column("collection_sha256", _text, "sha256 of the collection's description (TOML)"),
+)  # fmt: skip
+
 TABLES: dict[str, tuple[Column, ...]] = {
     "slices.parquet": SLICE_COLUMNS,
     "cases.parquet": CASE_COLUMNS,
     "rejects.parquet": REJECT_COLUMNS,
     "stats.parquet": STATS_COLUMNS,
+    "collections.parquet": COLLECTION_COLUMNS,
 }
 SCHEMAS: dict[str, pa.Schema] = {name: schema_of(columns) for name, columns in TABLES.items()}
-SLICES_SCHEMA, CASES_SCHEMA, REJECTS_SCHEMA, STATS_SCHEMA = SCHEMAS.values()
+SLICES_SCHEMA, CASES_SCHEMA, REJECTS_SCHEMA, STATS_SCHEMA, COLLECTIONS_SCHEMA = SCHEMAS.values()
+TERMS = ("family", "commercial", "derivatives", "share_alike", "redistribute", "access")
+"""Columns of collections.parquet that a condition over slices may name."""
 CONTENT_COLUMNS = ("key", "split", "image_sha256", "mask_sha256", "condition", "condition_id")
 
 _SAMPLE_TYPES: dict[pa.DataType, type] = {_text: str, _f64: float, _i32: int, _bool: bool}
@@ -206,9 +254,25 @@ def sample_json(row: Mapping[str, Any]) -> bytes:
     return json.dumps(note, sort_keys=True, separators=(",", ":")).encode()
 
 
-def content_digest(slices: pa.Table) -> str:
+class ContentDigest:
     """Name a set's content: sha256 over key, pixels, mask and condition of every slice, in the set's order."""
-    digest = sha256()
-    for row in zip(*(slices[name].to_pylist() for name in CONTENT_COLUMNS), strict=True):
-        digest.update(json.dumps(row).encode())
+
+    def __init__(self) -> None:
+        self._digest = sha256()
+
+    def add(self, slices: pa.Table) -> None:
+        """Take in further rows of slices.parquet."""
+        for batch in slices.select(CONTENT_COLUMNS).to_batches(max_chunksize=1 << 13):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                self._digest.update(json.dumps(row).encode())
+
+    def hexdigest(self) -> str:
+        """The digest of all rows so far."""
+        return self._digest.hexdigest()
+
+
+def content_digest(slices: pa.Table) -> str:
+    """Name the content of a set whose rows are at hand; as `ContentDigest`."""
+    digest = ContentDigest()
+    digest.add(slices)
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 In: the tables and a condition such as `modality = 'MR' AND spacing_row_mm < 1`. Out: which rows of `slices.parquet` fulfil it.
 Columns of `cases.parquet` may stand in the condition too, where `slices.parquet` has none of that name, and so may the terms of the
-licence (`commercial`, `derivatives`, `share_alike`, `redistribute`: 'yes', 'no' or 'unknown'), where the set tells them.
+licence (`commercial`, `derivatives`, `share_alike`, `redistribute`: 'yes', 'no' or 'unknown'), which `collections.parquet` tells.
 
     >>> table = pa.table({"modality": ["CT", "MR"], "z": [3, 4]})
     >>> rows_where("modality = 'MR' AND z > 3", table).tolist()
@@ -60,8 +60,9 @@ def rows_where(
             chosen[connection.execute(query).fetchnumpy()["__row"]] = True
         except duckdb.Error as error:
             cause = str(error).partition("\n")[0]
+            shown = ", ".join(sorted(name for name in offered or known if not name.startswith("__")))
             raise SpecError(
-                f"--where {where!r} is no condition over the set's tables: {cause}. Columns are {', '.join(sorted(offered or known))}."
+                f"--where {where!r} is no condition over the set's tables: {cause}. Columns are {shown}."
             ) from None
     return chosen
 

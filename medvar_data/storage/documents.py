@@ -4,7 +4,8 @@ Every JSON file and Parquet table that the product opens comes through here (`au
 is named by its place in the file, never by a traceback.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,7 @@ from medvar_data.errors import MedvarError
 from medvar_data.naming import printable
 
 MOST_JSON_BYTES = 256 << 20  # a description of 400,000 slices is far below
+ROWS_AT_ONCE = 1 << 14
 
 
 def decode_json(data: bytes, kind: Any, where: str, error: type[MedvarError], way_on: str) -> Any:
@@ -80,7 +82,38 @@ def table_of(
         MedvarError: of the class `error`.
         FileNotFoundError: there is none.
     """
-    wanted = [schema.field(name) for name in columns or schema.names]
+    names = list(columns or schema.names)
+    with _opened(source, [schema.field(name) for name in names], where, error, way_on) as file:
+        table = file.read(names, use_threads=False)
+    if problem := _nulls(table):
+        raise error(f"{where} is damaged ({problem}). {way_on}")
+    for name, value in equal.items():
+        table = table.filter(pc.equal(table[name], value))
+    return table
+
+
+def tables_of(
+    source: Path, schema: pa.Schema, where: str, error: type[MedvarError], way_on: str, *, columns: Sequence[str] = ()
+) -> Iterator[pa.Table]:
+    """Read a Parquet table as `table_of` does, in pieces of which one is held at a time.
+
+    Raises:
+        MedvarError: of the class `error`.
+    """
+    names = list(columns or schema.names)
+    with _opened(source, [schema.field(name) for name in names], where, error, way_on) as file:
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names, use_threads=False):
+            table = pa.Table.from_batches([batch]).select(names)
+            if problem := _nulls(table):
+                raise error(f"{where} is damaged ({problem}). {way_on}")
+            yield table
+
+
+@contextmanager
+def _opened(
+    source: Path | bytes, wanted: Sequence[pa.Field], where: str, error: type[MedvarError], way_on: str
+) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that has the wanted columns; what reading it raises becomes an error of the class `error`."""
     try:
         # One thread, nothing read ahead: a thread of Arrow's that still holds Python's bytes as the interpreter ends aborts it.
         with pq.ParquetFile(
@@ -88,18 +121,17 @@ def table_of(
         ) as file:
             if problem := next(filter(None, (_mismatch(file.schema_arrow, field) for field in wanted)), ""):
                 raise error(f"{where} is damaged ({problem}). {way_on}")
-            table = file.read([field.name for field in wanted], use_threads=False)
+            yield file
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException, ValueError, KeyError, RecursionError) as wrong:
         first = next(iter(str(wrong).splitlines()), "")
         raise error(f"{where} is damaged (Parquet: {printable(first, 80)}). {way_on}") from None
+
+
+def _nulls(table: pa.Table) -> str:
     empty = next((name for name in table.column_names if table[name].null_count), "")
-    if empty:
-        raise error(f"{where} is damaged (column {empty} holds {table[empty].null_count} nulls). {way_on}")
-    for name, value in equal.items():
-        table = table.filter(pc.equal(table[name], value))
-    return table
+    return f"column {empty} holds {table[empty].null_count} nulls" if empty else ""
 
 
 def _mismatch(found: pa.Schema, wanted: pa.Field) -> str:

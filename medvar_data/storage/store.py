@@ -189,20 +189,35 @@ class Store:
         return Path(path) if isinstance(fs, LocalFileSystem) else None
 
     def put(self, local: Path, name: str) -> None:
-        """Move a finished local file into the store under `name`; never visible in part."""
+        """Move a finished local file into the store under `name`; never visible in part, and gone where it fails half-way."""
         fs, path = self.location
         target = f"{path}/{name}"
         if isinstance(fs, LocalFileSystem):
             with atomic_path(Path(target)) as partial:
                 shutil.copyfile(local, partial)
-        else:  # object stores publish a put at its end
-            fs.put_file(str(local), target)
+        else:  # object stores publish a put at its end; others may leave a part of it
+            try:
+                fs.put_file(str(local), target)
+            except BaseException:
+                with suppress(Exception):  # the first failure is the one to tell
+                    self.remove(name)
+                raise
         local.unlink()
 
     def read(self, name: str) -> bytes:
         """Read a whole file."""
         fs, path = self.location
         return bytes(fs.cat_file(f"{path}/{name}"))
+
+    def get(self, name: str, local: Path) -> None:
+        """Copy a whole file to a local one."""
+        fs, path = self.location
+        fs.get_file(f"{path}/{name}", str(local))
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """Read `size` bytes from byte `start` of a file, in one request; fewer where the file ends before."""
+        fs, path = self.location
+        return bytes(fs.cat_file(f"{path}/{name}", start=start, end=start + size))
 
     def open(self, name: str) -> Any:
         """Open a file for seeking reads."""
@@ -221,6 +236,16 @@ class Store:
         if not fs.exists(path):
             return []
         return sorted(str(p).rsplit("/", 1)[-1] for p in fs.ls(path, detail=False))
+
+    def below(self, name: str) -> "Store":
+        """A folder in this store, as a store."""
+        return Store(f"{self.url.rstrip('/')}/{name}")
+
+    def remove_all(self) -> None:
+        """Remove the store's folder with everything in it, if it is there."""
+        fs, path = self.location
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""

@@ -72,6 +72,7 @@ class CaseFile:
     inputs: Inputs
     harmonized: HarmonizedCase | None
     reject: Reject | None
+    rows_sha256: str  # names its slices, pictures included
 
 
 def write_kept(path: Path, volume: HarmonizedVolume, case: Case, inputs: Inputs) -> None:
@@ -99,7 +100,7 @@ def read_case_file(path: Path) -> CaseFile:
     reject = None
     if note.reason:
         reject = Reject(note.collection, note.case, "harmonize", note.reason, note.detail)
-    return CaseFile(note.collection, note.case, note.inputs, note.harmonized, reject)
+    return CaseFile(note.collection, note.case, note.inputs, note.harmonized, reject, note.rows_sha256)
 
 
 def read_slice_index(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ W/ingest/<name>.parquet             one row a case          (+ .rejects.parquet,
 W/rejected/<name>.json              the files of cases that ingest rejected, which are named nowhere else
 W/rejected/<name>.harmonize.json    the files of those that harmonize rejected
 W/harmonized/<name>/<case>.parquet  one file a finished case
-W/shards/<plan>/                    index of finished shards, for resuming
+W/shards/<plan>/                    rows of finished shards, for resuming; while they are written, the plan
 """
 
 import re
@@ -207,7 +207,11 @@ class Workspace:
 
     def case_file(self, case: Case) -> Path:
         """Where a case's result lies."""
-        return self.path / "harmonized" / case.collection / f"{case.case}.parquet"
+        return self.case_path(case.collection, case.case)
+
+    def case_path(self, collection: str, case: str) -> Path:
+        """Where the result of a case lies, by its two names."""
+        return self.path / "harmonized" / collection / f"{case}.parquet"
 
     def harmonize_rejects(self, name: str) -> Iterator[Reject]:
         """Cases of one collection that harmonize rejected."""

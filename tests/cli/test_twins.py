@@ -67,6 +67,7 @@ DATA = {
         needs=("work",), typed="--recipe small.toml --workers 1",
         swaps=RECIPE | {'"shards"': '"made"', "work shards": "work made"}, made=("made",),
     ),
+    "reshard": Twin(needs=("shards",), typed="--workers 1", made=("shards-zstd",)),
     "stats": Twin(needs=("shards",), typed="--json", answer=lambda twin: twin["rows"]),
     "verify": Twin(needs=("shards",), typed="--json", answer=lambda twin: asdict(twin["result"])),
     "trace": Twin(needs=("shards", "work"), swaps=KEYS, answer=lambda twin: twin["report"]),

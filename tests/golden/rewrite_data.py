@@ -19,6 +19,7 @@ def schemas() -> dict[str, dict[str, str]]:
         "cases.parquet": schema.CASES_SCHEMA,
         "rejects.parquet": schema.REJECTS_SCHEMA,
         "stats.parquet": schema.STATS_SCHEMA,
+        "collections.parquet": schema.COLLECTIONS_SCHEMA,
         "ingest": tables.CASE_SCHEMA,
         "case file": case_file.SLICE_SCHEMA,
     }

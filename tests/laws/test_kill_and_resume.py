@@ -198,6 +198,21 @@ def test_parts_together_give_the_same_bytes(undisturbed):
     assert digests(folder) == digests(undisturbed)
 
 
+@pytest.mark.parametrize("kind", ["parent", "worker"])
+def test_a_set_from_a_set_is_killed_and_resumed(undisturbed, kind):
+    folder = undisturbed.parent / f"reshard-{kind}"
+    made = {
+        name: ["reshard", str(undisturbed / "shards"), str(folder / name / "shards"), "--codec", "zstd", "--slices-per-shard", "2"]
+        for name in ("struck", "whole")
+    }  # fmt: skip
+    workers = ["--workers", "2" if kind == "worker" else "1"]
+    kill_when([*made["struck"], *workers], lambda: finished_shards(folder / "struck") >= 3, kind)
+    run([*made["struck"], *workers])
+    run([*made["whole"], *workers])
+    assert digests(folder / "struck") == digests(folder / "whole")
+    assert not (folder / "struck" / "shards" / "unfinished").exists()
+
+
 def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on(undisturbed):
     """On a real file system of 100 kB, in a mount namespace of the test's own; all commands in one process, whose start costs seconds."""
     folder = undisturbed.parent / "full"

@@ -73,7 +73,7 @@ def write_shard_set(
     dataset = {
         "schema_version": 3, "digest": digest, "image_side": side, "codec": "png",
         "conditions": conditions, "splits": splits, "recipe": {}, "split": {}, "seed": 0, "salt_sha256": "", "versions": {},
-        "tables": dict.fromkeys(("cases.parquet", "rejects.parquet", "stats.parquet"), "0" * 64),
+        "tables": dict.fromkeys(("cases.parquet", "rejects.parquet", "stats.parquet", "collections.parquet"), "0" * 64),
     }  # fmt: skip
     (root / "dataset.json").write_text(json.dumps(dataset))
     return republished(root)

@@ -47,11 +47,12 @@ def document(store: Store) -> dict:
 
 
 def plain(value: object) -> object:
-    """A value of mlcroissant's as PyArrow would give it: text for bytes, pairs for records of label and value."""
+    """A value of mlcroissant's as PyArrow would give it: text for bytes, pairs for records of label and value, structs for other records."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, dict):
-        return tuple(plain(part) for part in value.values())
+        named = {key.rpartition("/")[2]: plain(part) for key, part in value.items()}
+        return tuple(named.values()) if set(named) == {"label", "value"} else named
     return [plain(part) for part in value] if isinstance(value, list) else value
 
 

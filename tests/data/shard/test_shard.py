@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.builders import pairs_toml, small_recipe
-from support.shard_sets import rows_of
+from support.runs_of_shards import bytes_of, quiet, rows_of
 
 from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize.plan import plan_harmonize
@@ -23,14 +23,6 @@ from medvar_data.storage.codec import PNG, pixel_digest
 from medvar_data.storage.store import Store
 from medvar_data.workspace.case_file import read_case_file, read_pictures, read_slice_index
 from medvar_data.workspace.workspace import Workspace
-
-
-def quiet(_: object) -> None:
-    pass
-
-
-def bytes_of(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
 def test_two_workers_write_the_same_bytes_as_one(pipeline, tmp_path):

@@ -1,0 +1,59 @@
+"""Choose the slices of a set by a condition, and make its case rows fit; whoever is left out whole becomes a reject.
+
+In: a plan's slices, the rows of cases.parquet and collections.parquet. Out: which slices are taken, the rows of what is left.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Int
+
+from medvar_data.errors import Reason
+from medvar_data.naming import printable
+from medvar_data.records import Reject
+from medvar_data.shard.collections import with_column
+from medvar_data.shardset.schema import TERMS
+from medvar_data.shardset.select import rows_where
+
+
+def chosen_slices(
+    where: str, slices: pa.Table, cases: pa.Table, collections: pa.Table, case_key: Sequence[str]
+) -> Bool[np.ndarray, " slices"]:
+    """Tell which slices fulfil a condition; all where there is none.
+
+    Args:
+        where: a condition in SQL, or "".
+        slices: of the plan.
+        cases: rows of cases.parquet, with the columns of `case_key`.
+        collections: rows of collections.parquet.
+        case_key: columns by which a slice finds its case.
+
+    Raises:
+        SpecError: it is no condition over these tables.
+    """
+    if not where:
+        return np.ones(slices.num_rows, dtype=np.bool_)
+    terms = collections.select(["collection", *TERMS])
+    return rows_where(where, slices, {tuple(case_key): cases, ("collection",): terms})
+
+
+def left_of_cases(cases: pa.Table, counts: Int[np.ndarray, " cases"], where: str) -> tuple[pa.Table, list[Reject]]:
+    """Count the slices that are left of each case.
+
+    Args:
+        cases: rows of cases.parquet.
+        counts: slices that the set takes of each.
+        where: the condition that chose them.
+
+    Returns:
+        The rows with their counts, and a reject for each case of which no slice is left.
+    """
+    kept = cases["n_kept"].to_numpy()
+    left_out = cases["n_not_selected"].to_numpy() + kept - counts
+    cases = with_column(cases, "n_kept", counts.tolist())
+    cases = with_column(cases, "n_not_selected", left_out.tolist())
+    gone = cases.filter(pa.array(counts == 0)).select(["collection", "case"]).to_pylist()
+    detail = f"none of its slices fulfils the condition {printable(where, 500)}"
+    rejects = [Reject(row["collection"], row["case"], "shard", Reason.NOT_SELECTED, detail) for row in gone]
+    return cases, rejects
