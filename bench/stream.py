@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 SLICES_OF_THE_PAPER = 438_905
 SMALL_SHARD = 64  # slices, in the remote set
 SAME = "_same_png"
+PARTS = ("one-core", "two-cores", "index")
 Figures = dict[str, dict[str, object]]
 Rates = dict[str, list[float]]  # slices a second in each round
 
@@ -59,8 +60,14 @@ class Bench:
 
     def once(self, rival: Rival, **request: object) -> dict:
         """Let a process do one thing on the first core; returns its answer."""
+        done = self.scratch / f"{Path(str(request['out'])).name}.json" if "out" in request else None
+        if done and done.exists():  # made by an earlier run in this folder
+            return json.loads(done.read_text())
         with self.started(rival, {"cores": self.cores[:1], **request}) as process:
-            return answer_of(process, rival, self.scratch)
+            answer = answer_of(process, rival, self.scratch)
+        if done:
+            done.write_text(json.dumps(answer))
+        return answer
 
     @contextmanager
     def started(self, rival: Rival, request: Mapping[str, object]) -> Iterator[subprocess.Popen]:
@@ -86,9 +93,10 @@ def answer_of(process: subprocess.Popen, rival: Rival, scratch: Path) -> dict:
     return json.loads(line)
 
 
-def race(bench: Bench, rivals: list[Rival], workers: int) -> Rates:
-    """Let all rivals read an epoch in turns, in every round another one first."""
-    rates: Rates = {rival.name: [] for rival in rivals}
+def race(bench: Bench, rivals: list[Rival], workers: int) -> dict[str, Rates]:
+    """Let all rivals read an epoch in turns, in every round another one first; rates by the clock and by CPU time."""
+    file = bench.scratch / f"rounds_{rivals[0].name}_{workers}.json"
+    rates = earlier_rounds(file, rivals)
     cores = bench.cores[: max(1, workers)]
     with ExitStack() as stack:
         running = []
@@ -102,13 +110,23 @@ def race(bench: Bench, rivals: list[Rival], workers: int) -> Rates:
                 process.stdin.write("epoch\n")
                 process.stdin.flush()
                 found = answer_of(process, rival, bench.scratch)
-                rates[rival.name].append(found["slices"] / found["seconds"])
+                for what, of in rates.items():
+                    of[rival.name].append(found["slices"] / found[what])
+            file.write_text(json.dumps(rates))
     return rates
+
+
+def earlier_rounds(file: Path, rivals: list[Rival]) -> dict[str, Rates]:
+    """The rounds that a run of the same rivals left in the kept folder."""
+    names = [rival.name for rival in rivals]
+    if file.exists() and list((rates := json.loads(file.read_text()))["seconds"]) == names:
+        return rates
+    return {what: {name: [] for name in names} for what in ("seconds", "cpu")}
 
 
 def compare(bench: Bench, rates: Rates, suffix: str) -> None:
     """Note each rival's rate and the ratios of the rounds, and print them."""
-    print(f"\nslices a second{suffix.replace('_', ' ') or ' on one core'} ({bench.rounds} rounds)")
+    print(f"\nslices a second{suffix.replace('_', ' ') or ' on one core'}, {len(next(iter(rates.values())))} rounds")
     for name, found in rates.items():
         middle = statistics.median(found)
         print(f"  {name:22s} {middle:8.0f}   rounds {min(found):.0f} to {max(found):.0f}")
@@ -136,12 +154,16 @@ def our_sets(bench: Bench, workspace: Path | None, shards: Path | None, quick: b
     options = {"medvar_png": ("png", 1024), "medvar_zstd": ("zstd", 1024), "small": ("png", SMALL_SHARD)}
     if shards:
         for name in ("medvar_zstd", "small"):
-            repack(shards, sets[name], *options[name])
+            if not sets[name].exists():
+                repack(shards, sets[name], *options[name])
         sets["medvar_png"] = shards
     else:
         if not workspace:
-            what = {"cells": ["brain-mr"], "patients": 8} if quick else {"cells": ["brain-mr", "spine-ct"], "patients": 16}
-            bench.once(ours, do="synthetic", folder=str(scratch), **what)
+            what = (
+                {"cells": ["brain-mr"], "patients": 8} if quick else {"cells": ["brain-mr", "spine-ct"], "patients": 16}
+            )
+            if not (scratch / "work").exists():
+                bench.once(ours, do="synthetic", folder=str(scratch), **what)
             workspace = scratch / "work"
         for name, (codec, per_shard) in options.items():
             request = {"workspace": str(workspace), "out": str(sets[name]), "codec": codec, "per_shard": per_shard}
@@ -172,7 +194,9 @@ def their_sets(bench: Bench, interpreters: dict[str, str], source: Path) -> list
             note_writing(bench, rival.name, bench.once(rival, do="write", **request))
             n_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
             bench.note(f"{rival.name}_disk", n_bytes / 1e6, "MB", 1)
-            readers.append(Rival(rival.name, "stream_peers.py", {"do": "read", "peer": peer, "folder": str(out)}, python))
+            readers.append(
+                Rival(rival.name, "stream_peers.py", {"do": "read", "peer": peer, "folder": str(out)}, python)
+            )
     return readers
 
 
@@ -192,7 +216,8 @@ def interpreters_of(bench: Bench, named: list[str]) -> dict[str, str]:
 def measure_index(bench: Bench, source: Path, n_slices: int) -> None:
     """Open the index of a set as large as the paper's."""
     out, ours = bench.scratch / "index", Rival("index", "stream_ours.py", {})
-    large_index(source, out, n_slices)
+    if not out.exists():
+        large_index(source, out, n_slices)
     found = [bench.once(ours, do="index", shards=str(out)) for _ in range(min(5, bench.rounds))]
     assert all(run["slices"] == n_slices for run in found)
     bench.note("index_open_s", statistics.median(run["seconds"] for run in found), "s")
@@ -209,7 +234,7 @@ def measure_remote(bench: Bench, source: Path) -> None:
         Rival("local", "stream_ours.py", {**order, "shards": str(source)}),
         Rival("remote", "stream_ours.py", {**order, **cache, "shards": f"slow://{source}"}),
     ]
-    rates = race(bench, rivals, 2)
+    rates = race(bench, rivals, 2)["seconds"]
     compare(bench, rates, "_2_workers")
     bench.note("remote_vs_local", ratio(rates["remote"], rates["local"]), "times")
     bench.note("remote_shards", len(sizes), "shards", 0)
@@ -223,15 +248,24 @@ def main() -> None:
     parser.add_argument("--peer-python", action="append", default=[], metavar="[PEER=]PATH")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--quick", action="store_true", help="three rounds")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*PARTS, "remote"], default=PARTS, help="a part of the measurements"
+    )
     parser.add_argument("--remote", action="store_true", help="measure a set that is far away, too")
     parser.add_argument("--latency", type=float, default=20, help="of a remote request, in ms")
     parser.add_argument("--bandwidth", type=float, default=1000, help="of the remote store, in MB a second")
     parser.add_argument("--index-slices", type=int, default=SLICES_OF_THE_PAPER)
+    parser.add_argument(
+        "--keep", type=Path, help="folder for what is made; a further run adds its rounds to those there"
+    )
     args = parser.parse_args()
     os.environ |= {"LATENCY_MS": str(args.latency), "BANDWIDTH_MB": str(args.bandwidth)}
     cores = sorted(os.sched_getaffinity(0))[:2]
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), cores, 3 if args.quick else args.rounds, {})
+        if args.keep:
+            args.keep = args.keep.resolve()
+            args.keep.mkdir(exist_ok=True)
+        bench = Bench(args.keep or Path(folder), cores, 3 if args.quick else args.rounds, {})
         run(bench, args)
     print(json.dumps(bench.figures))
 
@@ -243,13 +277,20 @@ def run(bench: Bench, args: argparse.Namespace) -> None:
     bench.note("train_slices", train.slices, "slices", 0)
     tars = [str(sets["medvar_png"] / shard.name) for shard in train.shards]
     decode = Rival("decode_only", "stream_peers.py", {"do": "decode", "tars": tars})
-    rivals = [Rival(n, "stream_ours.py", {"do": "stream", "shards": str(sets[n])}) for n in ("medvar_png", "medvar_zstd")]
-    rivals += their_sets(bench, interpreters_of(bench, args.peer_python), sets["medvar_png"])
-    compare(bench, race(bench, [decode, *rivals], 0), "")
-    if len(bench.cores) > 1:
-        compare(bench, race(bench, rivals, 2), "_2_workers")
-    measure_index(bench, sets["medvar_png"], args.index_slices)
-    if args.remote:
+    rivals = [
+        Rival(n, "stream_ours.py", {"do": "stream", "shards": str(sets[n])}) for n in ("medvar_png", "medvar_zstd")
+    ]
+    if {"one-core", "two-cores"} & set(args.only):
+        rivals += their_sets(bench, interpreters_of(bench, args.peer_python), sets["medvar_png"])
+    if "one-core" in args.only:
+        rates = race(bench, [decode, *rivals], 0)
+        compare(bench, rates["seconds"], "")
+        compare(bench, rates["cpu"], "_cpu")
+    if "two-cores" in args.only and len(bench.cores) > 1:
+        compare(bench, race(bench, rivals, 2)["seconds"], "_2_workers")
+    if "index" in args.only:
+        measure_index(bench, sets["medvar_png"], args.index_slices)
+    if args.remote or "remote" in args.only:
         measure_remote(bench, sets["small"])
 
 

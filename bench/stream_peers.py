@@ -13,6 +13,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import sys
 import tarfile
 import time
@@ -165,12 +166,12 @@ def serve(epoch: Epoch, answer: Callable[[dict], None]) -> None:
     """Read one epoch to warm up, then one for each line of standard input; tell slices and seconds."""
     for asked in chain([""], iter(sys.stdin.readline, "")):
         gc.collect()
-        started, n_slices = time.perf_counter(), 0
+        started, cpu, n_slices = time.perf_counter(), time.process_time(), 0
         for images, masks in epoch():
             n_slices += len(images)
             assert len(images) == len(masks)
         assert n_slices, "no slice was read"
-        note = {"slices": n_slices, "seconds": time.perf_counter() - started}
+        note = {"slices": n_slices, "seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
         answer(note if asked else {"ready": True, **note})
 
 
@@ -210,6 +211,7 @@ def main(request: dict) -> None:
     elif request["do"] == "write":
         write = {"webdataset": write_webdataset, "litdata": write_litdata, "mosaicml": write_mosaicml}[peer]
         out = Path(request["out"])
+        shutil.rmtree(out, ignore_errors=True)  # half-written by a run that was stopped
         out.mkdir(parents=True)
         per_file = -(-request["slices"] // FILES)
         started = time.perf_counter()

@@ -34,9 +34,7 @@ def repack(source: Path, out: Path, codec: str, per_shard: int) -> None:
                 for what in ("image", "mask", "json"):
                     member = next(placed)
                     row |= {f"{what}_offset": member.offset, f"{what}_size": member.size}
-            entries[split].append(
-                ShardEntry(name, file_digest(out / name), (out / name).stat().st_size, len(some))
-            )
+            entries[split].append(ShardEntry(name, file_digest(out / name), (out / name).stat().st_size, len(some)))
             rows += some
     for name in set(dataset.tables) - {"slices.parquet"}:
         (out / name).write_bytes((source / name).read_bytes())
@@ -83,7 +81,9 @@ def large_index(source: Path, out: Path, n_slices: int) -> None:
         place = table.schema.get_field_index(name)
         table = table.set_column(place, SLICES_SCHEMA.field(name), pa.array(values, SLICES_SCHEMA.field(name).type))
     longest = int(pa.compute.max(some["json_offset"]).as_py()) + (1 << 20)
-    entries = tuple(ShardEntry(name, "0" * 64, longest, min(1024, n_slices - 1024 * i)) for i, name in enumerate(shards))
+    entries = tuple(
+        ShardEntry(name, "0" * 64, longest, min(1024, n_slices - 1024 * i)) for i, name in enumerate(shards)
+    )
     none = {split: replace(dataset.splits[split], slices=0, shards=()) for split in SPLITS}
     _publish(
         out,
