@@ -7,16 +7,17 @@ Out: lines of JSON, as bench/stream_peers.py gives them.
 
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import cv2
 import numpy as np
 from stream_peers import BATCH, Epoch, answers, peak_bytes, serve
-from stream_remote import register
+from stream_remote import LINE, register
 
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.demo.phantoms import write_phantoms
@@ -25,28 +26,60 @@ from medvar_data.ingest.run import run_ingest
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shard.run import write_shards
 from medvar_data.storage.store import Store
-from medvar_data.stream import StreamSpec, open_shard_set, open_stream
+from medvar_data.stream import Stream, StreamSpec, open_shard_set, open_stream
 from medvar_data.workspace.workspace import Workspace
 
 MASKS_IN_BATCH = "masks" in {field.name for field in fields(StreamSpec)}  # else they are read by a call of their own
 
 
-def epoch_of(request: dict) -> Epoch:
-    """Each call goes on where the last one ended; whole batches only."""
-    register()
+def opened(request: dict) -> Stream:
     options = {"masks": True} if MASKS_IN_BATCH else {}
     names = ("cache", "cache_bytes", "window_shards")
     options |= {name: request[name] for name in names if name in request}
-    stream = open_stream(StreamSpec(shards=request["shards"], batch_size=BATCH, **options))
-    steps, start = len(stream.selected) // BATCH, 0
+    return open_stream(StreamSpec(shards=request["shards"], batch_size=BATCH, **options))
+
+
+def epoch_of(request: dict) -> Epoch:
+    """Each call goes on where the last one ended; whole batches only."""
+    stream, start = opened(request), 0
 
     def epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         nonlocal start
-        for batch in stream.batches(start_step=start, steps=steps, workers=request["workers"]):
-            yield batch.images, batch.masks if MASKS_IN_BATCH else stream.masks(batch.rows)
+        steps = len(stream.selected) // BATCH
+        yield from read(stream, start, steps, request["workers"])
         start += steps
 
     return epoch
+
+
+def read(stream: Stream, start: int, steps: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for batch in stream.batches(start_step=start, steps=steps, workers=workers):
+        yield batch.images, batch.masks if MASKS_IN_BATCH else stream.masks(batch.rows)
+
+
+def first_epoch_of(request: dict) -> tuple[Epoch, Callable[[], dict]]:
+    """Each call opens the set anew and finds an empty cache: a reader that stays open may keep what it fetched, whatever the bound.
+
+    Returns:
+        The epoch, and what tells how often the last one fetched the set; it fails where that is less than once.
+    """
+    register()
+    fetched = 0
+
+    def epoch() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        nonlocal fetched
+        shutil.rmtree(request.get("cache", ""), ignore_errors=True)
+        before, stream = LINE.carried, opened(request)
+        yield from read(stream, 0, len(stream.selected) // BATCH, request["workers"])
+        fetched = LINE.carried - before
+
+    def told() -> dict:
+        if "cache" not in request:
+            return {}
+        assert fetched >= request["set_bytes"], f"only {fetched:,} of {request['set_bytes']:,} bytes came from far away"
+        return {"fetched": fetched / request["set_bytes"]}
+
+    return epoch, told
 
 
 def shard(request: dict) -> dict:
@@ -69,9 +102,14 @@ def synthetic(request: dict) -> dict:
 def open_index(request: dict) -> dict:
     """Open a shard set that this process has not seen; seconds, and growth of the peak of resident memory."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, at what is held now
-    before, started = peak_bytes(), time.perf_counter()
+    before, started, cpu = peak_bytes(), time.perf_counter(), time.process_time()
     shard_set = open_shard_set(request["shards"], "train")
-    return {"seconds": time.perf_counter() - started, "bytes": peak_bytes() - before, "slices": len(shard_set)}
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu": time.process_time() - cpu,
+        "bytes": peak_bytes() - before,
+        "slices": len(shard_set),
+    }
 
 
 def main(request: dict) -> None:
@@ -81,8 +119,10 @@ def main(request: dict) -> None:
     once = {"shard": shard, "synthetic": synthetic, "index": open_index}
     if request["do"] in once:
         answer(once[request["do"]](request))
+    elif request["do"] == "first epoch":
+        serve(*first_epoch_of(request), answer)
     else:
-        serve(epoch_of(request), answer)
+        serve(epoch_of(request), dict, answer)
 
 
 if __name__ == "__main__" and sys.argv[1:2] == ["--child"]:

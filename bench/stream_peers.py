@@ -162,8 +162,8 @@ def stack_tensors(samples: list) -> tuple:
     return tuple(torch.from_numpy(part) for part in stack(samples))
 
 
-def serve(epoch: Epoch, answer: Callable[[dict], None]) -> None:
-    """Read one epoch to warm up, then one for each line of standard input; tell slices and seconds."""
+def serve(epoch: Epoch, told: Callable[[], dict], answer: Callable[[dict], None]) -> None:
+    """Read one epoch to warm up, then one for each line of standard input; tell slices, seconds and what `told` adds."""
     for asked in chain([""], iter(sys.stdin.readline, "")):
         gc.collect()
         started, cpu, n_slices = time.perf_counter(), time.process_time(), 0
@@ -172,6 +172,7 @@ def serve(epoch: Epoch, answer: Callable[[dict], None]) -> None:
             assert len(images) == len(masks)
         assert n_slices, "no slice was read"
         note = {"slices": n_slices, "seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+        note |= told()
         answer(note if asked else {"ready": True, **note})
 
 
@@ -207,7 +208,7 @@ def main(request: dict) -> None:
     if request["do"] == "versions":
         answer(versions())
     elif request["do"] == "decode":
-        serve(decode_only(request["tars"]), answer)
+        serve(decode_only(request["tars"]), dict, answer)
     elif request["do"] == "write":
         write = {"webdataset": write_webdataset, "litdata": write_litdata, "mosaicml": write_mosaicml}[peer]
         out = Path(request["out"])
@@ -219,7 +220,7 @@ def main(request: dict) -> None:
         answer({"seconds": time.perf_counter() - started, "peak": peak_bytes()})
     else:
         read = {"webdataset": read_webdataset, "litdata": read_litdata, "mosaicml": read_mosaicml}[peer]
-        serve(read(Path(request["folder"]), request["workers"]), answer)
+        serve(read(Path(request["folder"]), request["workers"]), dict, answer)
 
 
 if __name__ == "__main__" and sys.argv[1:2] == ["--child"]:

@@ -18,12 +18,13 @@ class _Line:
     """The line to the store, which all requests share."""
 
     def __init__(self) -> None:
-        self.lock, self.free = threading.Lock(), 0.0
+        self.lock, self.free, self.carried = threading.Lock(), 0.0, 0
 
     def carry(self, n_bytes: int) -> None:
         """Wait as long as a request for so many bytes takes."""
         asked = time.monotonic() + float(os.environ["LATENCY_MS"]) / 1e3
         with self.lock:
+            self.carried += n_bytes
             self.free = max(self.free, asked) + n_bytes / (float(os.environ["BANDWIDTH_MB"]) * 1e6)
             until = self.free
         time.sleep(max(0.0, until - time.monotonic()))

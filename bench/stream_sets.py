@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from medvar_data.shard.write import transcoded
 from medvar_data.shardset.dataset import DATASET_FILE, Dataset, ShardEntry, crc32, read_dataset
-from medvar_data.shardset.schema import SLICES_SCHEMA, SPLITS, VERSION_NOTE
+from medvar_data.shardset.schema import SLICES_SCHEMA, SPLITS, VERSION_NOTE, sample_json
 from medvar_data.storage.codec import CODECS
 from medvar_data.storage.parquet import table_from_rows, write_table
 from medvar_data.storage.store import Store, canonical_json, file_digest
@@ -54,7 +54,7 @@ def _members(rows: list[dict], pictures: list[tuple[bytes, bytes]], suffix: str)
     for row, (image, mask) in zip(rows, pictures, strict=True):
         yield f"{row['key']}.{suffix}", image
         yield f"{row['key']}.mask.{suffix}", mask
-        yield f"{row['key']}.json", b"{}"
+        yield f"{row['key']}.json", sample_json(row)
 
 
 def large_index(source: Path, out: Path, n_slices: int) -> None:
