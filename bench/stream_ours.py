@@ -11,7 +11,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import cv2
@@ -29,11 +28,10 @@ from medvar_data.storage.store import Store
 from medvar_data.stream import Stream, StreamSpec, open_shard_set, open_stream
 from medvar_data.workspace.workspace import Workspace
 
-MASKS_IN_BATCH = "masks" in {field.name for field in fields(StreamSpec)}  # else they are read by a call of their own
 
 
 def opened(request: dict) -> Stream:
-    options = {"masks": True} if MASKS_IN_BATCH else {}
+    options = {"masks": True}
     names = ("cache", "cache_bytes", "window_shards")
     options |= {name: request[name] for name in names if name in request}
     return open_stream(StreamSpec(shards=request["shards"], batch_size=BATCH, **options))
@@ -54,7 +52,7 @@ def epoch_of(request: dict) -> Epoch:
 
 def read(stream: Stream, start: int, steps: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for batch in stream.batches(start_step=start, steps=steps, workers=workers):
-        yield batch.images, batch.masks if MASKS_IN_BATCH else stream.masks(batch.rows)
+        yield batch.images, batch.masks
 
 
 def first_epoch_of(request: dict) -> tuple[Epoch, Callable[[], dict]]:

@@ -42,6 +42,44 @@ def test_ranks_and_workers_change_nothing(shards, extra):
             assert global_keys(fields, world, workers, 4) == wanted
 
 
+ORDERS = (
+    {},
+    {"window_shards": 2},
+    {"mixture": (("alpha-ct", 0.137), ("beta-mr", 0.274), ("gamma-mr", 0.589))},
+    {"temperature": 0.4, "mix_by": "modality", "window_shards": 1},
+    {"where": "has_label", "temperature": 0.0},
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_interrupted_anywhere_on_any_ranks_and_workers_the_sequence_is_the_same(shards, data):
+    """Ranks, workers and interruptions change; the samples, one after the other, are those of the undisturbed stream."""
+    extra = data.draw(st.sampled_from(ORDERS))
+    whole = open_stream(StreamSpec(shards, batch_size=1, seed=4, **extra))
+    state, got = {"samples": 0, "drawn": []}, []
+    for _ in range(data.draw(st.integers(1, 3))):
+        world = data.draw(st.integers(1, 16))
+        batch_size = world * data.draw(st.integers(1, 3))
+        steps, workers = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([0, 1, 2, 8]))
+        parts = []
+        for rank in range(world):
+            spec = StreamSpec(shards, batch_size=batch_size, seed=4, world=world, rank=rank, **extra)
+            stream = open_stream(spec, workers)
+            stream.load_state_dict(state)
+            batches = iter(stream)
+            parts.append([next(batches).keys for _ in range(steps)])
+            batches.close()
+        got += [key for step in zip(*parts, strict=True) for part in step for key in part]
+        state = json.loads(json.dumps(stream.state_dict()))
+    wanted = [key for step in range(len(got)) for key in whole.shard_set.names(whole.rows(step))]
+    assert got == wanted
+    assert state["samples"] == len(got)
+    if not extra:
+        epochs = [got[start : start + 23] for start in range(0, len(got) - 22, 23)]
+        assert all(len(set(epoch)) == 23 for epoch in epochs)
+
+
 def test_resuming_at_every_step_gives_the_rest(shards):
     spec = StreamSpec(shards, batch_size=4, seed=1)
     stream = open_stream(spec)
@@ -134,6 +172,26 @@ def test_a_mixture_walks_each_condition_in_epochs(shards):
     assert [sum(key.startswith(name) for key in keys) for name, _ in mixture] == [40, 20, 20]
     gamma = [key for key in keys if key.startswith("gamma")]
     assert len(set(gamma[:3])) == len(set(gamma[3:6])) == 3  # three such slices: each once, then again
+
+
+def test_a_mixture_in_windows(shards):
+    mixture = (("alpha-ct", 0.5), ("beta-mr", 0.5))
+    stream = open_stream(StreamSpec(shards, batch_size=1, mixture=mixture, window_shards=1))
+    rows = np.array([int(stream.rows(step)[0]) for step in range(24)])
+    of_alpha = stream.shard_set.condition_id[rows] == CONDITIONS["alpha-ct"]
+    assert abs(np.cumsum(of_alpha) - np.arange(1, 25) / 2).max() < 1
+    shard = stream.shard_set.shard[rows[of_alpha]]
+    assert np.flatnonzero(np.diff(shard)).size == len(set(shard)) - 1  # one shard of a condition after the other
+
+
+def test_temperature_weighs_by_size(shards):
+    for temperature, counts in ((1.0, [12, 8, 3]), (0.0, [8, 8, 7])):
+        spec = StreamSpec(shards, batch_size=23, temperature=temperature)
+        (keys,) = plan(spec, 1)
+        found = [sum(key.startswith(name) for key in keys) for name in CONDITIONS]
+        assert np.abs(np.array(found) - counts).max() <= 1
+    by_modality = open_stream(StreamSpec(shards, batch_size=23, temperature=0.0, mix_by="modality"))
+    assert abs(sum("-ct-" in key for key in by_modality.shard_set.names(by_modality.rows(0))) - 11.5) < 1
 
 
 def test_the_order_is_the_documented_one():
