@@ -29,7 +29,6 @@ from medvar_data.stream import Stream, StreamSpec, open_shard_set, open_stream
 from medvar_data.workspace.workspace import Workspace
 
 
-
 def opened(request: dict) -> Stream:
     options = {"masks": True}
     names = ("cache", "cache_bytes", "window_shards")
