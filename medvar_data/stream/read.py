@@ -18,6 +18,7 @@ from jaxtyping import Int64, UInt8
 from medvar_data.errors import ShardSetError
 from medvar_data.shardset.dataset import crc32
 from medvar_data.shardset.index import ShardSet
+from medvar_data.stream.buffers import Buffers
 from medvar_data.stream.cache import ShardCache
 
 MOST_OPEN_SHARDS = 256  # descriptors held; most systems allow a process 1,024
@@ -75,7 +76,7 @@ class ShardReader:
             self._most_open = min(MOST_OPEN_SHARDS, max(4, cache_bytes // max(shard_set.shard_bytes, default=1)))
         self._open: OrderedDict[int, _Descriptor] = OrderedDict()
         self._unreadable: dict[int, tuple[ShardSetError, float]] = {}  # why, and until when it is not tried again
-        self._lock = threading.Lock()
+        self._lock, self._buffers = threading.Lock(), Buffers()
 
     def read(self, rows: Int64[np.ndarray, " rows"], masks: bool = False, skip_bad: bool = False) -> Pictures:
         """Read the images of some rows, and their label maps if asked for.
@@ -98,7 +99,7 @@ class ShardReader:
                 failed[place] = error
         decoded = {}
         for member, pictures in encoded.items():
-            decoded[member] = np.zeros(shape, dtype=np.uint8)
+            decoded[member] = self._buffers.array(shape)
             self._decode(rows, member, pictures, decoded[member], failed)
         if failed and not skip_bad:
             raise failed[min(failed)]
