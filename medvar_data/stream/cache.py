@@ -113,7 +113,7 @@ class ShardCache:
         shard_set = self.shard_set
         wanted = shard_set.shard_bytes[shard]
         partial = copy.with_name(f"{copy.name}.{uuid4().hex}.{wanted}.partial")
-        with FileLock(self.folder / ".room.lock"):
+        with FileLock(self.folder / ".room.lock", poll_interval=0.005):
             _make_room(self.folder, self.most_bytes - wanted)
             partial.touch()  # others count its whole length from now on
         try:

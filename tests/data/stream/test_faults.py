@@ -85,6 +85,9 @@ def flaky(shards, monkeypatch):
             filesystem.pipe_file(f"/far/{name}", file.read())
     monkeypatch.setattr(cache, "FIRST_PAUSE_SECONDS", 0.001)
     yield "flaky://far"
+    for thread in threading.enumerate():  # what was given up may still be under way
+        if thread.name.startswith("medvar-fetch"):
+            thread.join()
     Flaky.store.clear()
 
 
