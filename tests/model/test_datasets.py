@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,3 +125,16 @@ def test_a_dead_worker_ends_the_loader(shards):
     os.kill(batches._workers[0].pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"DataLoader worker .* (killed|exited)"):
         keys_of(batches, 50)
+
+
+def test_the_page_on_streaming_runs(tmp_path, monkeypatch):
+    write_shard_set(tmp_path / "shards", {"train": 23, "val": 7})
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text()
+    codes = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
+    assert len(codes) == 3
+    scope: dict = {}
+    for code in codes:
+        exec(code, scope)
+    assert scope["batch"]["image"].shape == (32, 1, 32, 32)
+    assert len(scope["loader"]) == 1

@@ -112,7 +112,7 @@ def write_shard(path, split, split_number, numbers, side, pattern, conditions):
             rows.append({
                 "key": key, "split": split, "shard": path.name, **where, "collection": collection,
                 "condition": condition, "condition_id": np.int32(conditions[condition]),
-                "has_label": number % 4 != 0, "region": "chest", "modality": modality, "sequence": "",
+                "has_label": number % 4 != 0, "region": "chest", "modality": modality.upper(), "sequence": "",
                 "case": key, "patient": key, "slice_index": np.int32(1),
                 "spacing_row_mm": 1.0, "spacing_col_mm": 1.0,
                 "image_sha256": hashlib.sha256(f"{side}x{side}:".encode() + image.tobytes()).hexdigest(),
