@@ -207,9 +207,9 @@ def _check_rows(
                 f"{url}: slices.parquet says that the {member} of {printable(table['key'][row].as_py())} has {size[row]:,} bytes from "
                 f"byte {start[row]:,}, but its shard has {lengths[shards[row]]:,}. {WAY_ON}"
             )
-    are_keys = pa.compute.match_substring_regex(table["key"], rf"^{KEY}\z")
-    if not pa.compute.all(are_keys).as_py():
-        odd = table["key"].filter(pa.compute.invert(are_keys))[0].as_py()
+    odd_keys = table["key"].filter(pa.compute.invert(pa.compute.match_substring_regex(table["key"], rf"^{KEY}\z")))
+    if len(odd_keys):
+        odd = odd_keys[0].as_py()
         raise ShardSetError(f"{url}: slices.parquet has the key {printable(odd)!r}, which is none. {WAY_ON}")
     pairs = table.group_by(["condition", "condition_id"]).aggregate([]).to_pylist()
     for pair in pairs:

@@ -200,8 +200,7 @@ class Doors:
             opened = open_shard_set(str(place), split)
             reader = ShardReader(opened)
             for row in range(len(opened)):
-                reader.image(row)
-                reader.mask(row)
+                reader.read(np.array([row]), masks=True)
 
     def _open_workspace(self, work: Workspace) -> None:
         for name in work.collections():
