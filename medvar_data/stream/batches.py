@@ -24,6 +24,7 @@ from jaxtyping import Int32, Int64, UInt8
 
 from medvar_data.errors import SpecError
 from medvar_data.shardset.index import ShardSet, open_shard_set
+from medvar_data.stream.cache import Coming
 from medvar_data.stream.read import Pictures, ShardReader
 from medvar_data.stream.spec import StreamSpec, order_of, selected_rows
 
@@ -210,21 +211,19 @@ class Stream:
         if cache is None:
             yield from tasks
             return
-        coming: deque[np.ndarray] = deque()  # shards of each batch from the next one on
-        room = cache.most_bytes - max(self.shard_set.shard_bytes)
+        coming = Coming(self.shard_set.shard_bytes, cache.most_bytes - max(self.shard_set.shard_bytes))
         try:
             for here, task in enumerate(tasks, start=step):
                 most = MOST_BATCHES_AHEAD if last is None else min(MOST_BATCHES_AHEAD, last - here)
-                known = np.unique(np.concatenate(coming)) if coming else np.empty(0, dtype=np.int64)
-                new = []
-                while len(coming) < most and sum(self.shard_set.shard_bytes[shard] for shard in known) < room:
+                new: list[int] = []
+                while len(coming) < most:
                     shards = np.unique(self.shard_set.shard[self.rows(here + len(coming), start_sample)])
-                    coming.append(shards)
-                    new += [int(shard) for shard in shards if shard not in known]
-                    known = np.union1d(known, shards)
-                cache.fetch_ahead(dict.fromkeys(new))
+                    if not coming.takes(shards):
+                        break
+                    new += coming.add(shards)
+                cache.fetch_ahead(new)
                 yield task
-                coming.popleft()
+                coming.pass_by()
         finally:
             cache.close()
 

@@ -9,7 +9,8 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -23,6 +24,7 @@ from medvar_data.storage.store import telling_of_full_disk
 ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.5  # before the second attempt; doubled before each later one
 FETCHES_AT_ONCE = 8
+UNREAD_SECONDS = 3600.0  # by which the time of a copy that nobody has opened yet lies ahead, so that others go first
 ABANDONED_SECONDS = 3600.0  # a fetch that has not grown for so long has nobody waiting for it
 
 
@@ -32,7 +34,7 @@ class ShardCache:
     Args:
         shard_set: where the shards lie.
         folder: of the copies; those of this set go into a folder of their own in it.
-        most_bytes: that folder's bound; the least recently opened copies go first.
+        most_bytes: that folder's bound; the least recently opened copies go first, those that were fetched ahead last.
     """
 
     def __init__(self, shard_set: ShardSet, folder: Path, most_bytes: int) -> None:
@@ -58,7 +60,7 @@ class ShardCache:
                 else:
                     self._fetch(shard)
             with contextlib.suppress(FileNotFoundError):
-                os.utime(copy)  # marks the copy as recently used
+                os.utime(copy)  # marks the copy as read, just now
                 return os.open(copy, os.O_RDONLY)
         raise ShardSetError(
             f"{copy.name} keeps vanishing from the cache; its bound of {self.most_bytes / 1e9:.1f} GB is "
@@ -126,6 +128,8 @@ class ShardCache:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != shard_set.shard_sha256[shard]:
                 return "what came has another digest than dataset.json says"
+            unread = time.time() + UNREAD_SECONDS
+            os.utime(partial, (unread, unread))
             partial.replace(copy)
         except FileNotFoundError:
             raise ShardSetError(
@@ -141,6 +145,46 @@ class ShardCache:
         finally:
             partial.unlink(missing_ok=True)
         return ""
+
+
+class Coming:
+    """The shards of the batches to come, as far as there is room for them.
+
+    Args:
+        shard_bytes: of every shard of the split.
+        room: bytes that the shards of all batches may have together; the next batch's may have more.
+    """
+
+    def __init__(self, shard_bytes: Sequence[int], room: int) -> None:
+        self._bytes, self._room = shard_bytes, room
+        self._batches: deque[list[int]] = deque()
+        self._uses: Counter[int] = Counter()
+        self._held = 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def takes(self, shards: Iterable[int]) -> bool:
+        """Tell whether there is room for a further batch."""
+        more = sum(self._bytes[shard] for shard in shards if shard not in self._uses)
+        return not self._batches or self._held + more <= self._room
+
+    def add(self, shards: Iterable[int]) -> list[int]:
+        """Add a batch; gives those of its shards that no batch before it has."""
+        mine = [int(shard) for shard in shards]
+        new = [shard for shard in mine if shard not in self._uses]
+        self._held += sum(self._bytes[shard] for shard in new)
+        self._uses.update(mine)
+        self._batches.append(mine)
+        return new
+
+    def pass_by(self) -> None:
+        """Leave the first batch behind."""
+        for shard in self._batches.popleft():
+            self._uses[shard] -= 1
+            if not self._uses[shard]:
+                del self._uses[shard]
+                self._held -= self._bytes[shard]
 
 
 def _make_room(folder: Path, allowed_bytes: int) -> None:
