@@ -23,7 +23,7 @@ WhereOption = Annotated[
     str,
     typer.Option(
         help="Take only slices that fulfil this condition in SQL over the columns of slices, cases and licences, such as "
-        "\"modality = 'MR' AND commercial = 'yes'\"."
+        "\"modality = 'MR' AND commercial\"."
     ),
 ]
 

@@ -13,8 +13,7 @@ import pyarrow as pa
 from medvar_data.catalog.collection import license_text
 from medvar_data.shardset.dataset import Dataset
 from medvar_data.shardset.schema import SPLITS
-
-TERMS = ("commercial", "derivatives", "share_alike", "redistribute")
+from medvar_data.shardset.select import LICENSE_TERMS
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def terms_of_use(origins: Sequence[Origin]) -> str:
     """The terms of every collection in one line each."""
     lines = [
         f"{origin.name}: {license_text(origin.license, origin.license_confirmed)}; "
-        + ", ".join(f"{term.replace('_', ' ')} {getattr(origin, term)}" for term in TERMS)
+        + ", ".join(f"{term.replace('_', ' ')} {getattr(origin, term)}" for term in LICENSE_TERMS)
         for origin in origins
     ]
     return "\n".join(lines) or "No collection is in this set."

@@ -2,7 +2,8 @@
 
 In: the tables and a condition such as `modality = 'MR' AND spacing_row_mm < 1`. Out: which rows of `slices.parquet` fulfil it.
 Columns of `cases.parquet` may stand in the condition too, where `slices.parquet` has none of that name, and so may the terms of the
-licence (`commercial`, `derivatives`, `share_alike`, `redistribute`: 'yes', 'no' or 'unknown'), which `collections.parquet` tells.
+licence, which `collections.parquet` tells: `commercial`, `derivatives`, `share_alike` and `redistribute` are true, false or, where it is
+unknown, NULL, so `modality = 'MR' AND commercial` takes what certainly may be used, and `commercial = 'yes'` means the same.
 
     >>> table = pa.table({"modality": ["CT", "MR"], "z": [3, 4]})
     >>> rows_where("modality = 'MR' AND z > 3", table).tolist()
@@ -17,6 +18,7 @@ from jaxtyping import Bool
 
 from medvar_data.errors import SpecError
 
+LICENSE_TERMS = ("commercial", "derivatives", "share_alike", "redistribute")
 JOINED = {
     ("collection", "case"): "cases.parquet",
     ("collection",): "collections.parquet",
@@ -50,7 +52,7 @@ def rows_where(
         for number, (keys, table) in enumerate((others or {}).items()):
             new = [name for name in table.column_names if name not in known]
             known |= set(new)
-            connection.register(f"t{number}", table.select([*keys, *new]))
+            connection.register(f"t{number}", _with_terms(table.select([*keys, *new])))
             joins.append(f"LEFT JOIN t{number} USING ({', '.join(_quoted(key) for key in keys)})")
             columns += [f"t{number}.{_quoted(name)}" for name in new]
         query = f"SELECT __row FROM (SELECT {', '.join(columns)} FROM s {' '.join(joins)}) WHERE ({where}\n)"
@@ -65,6 +67,15 @@ def rows_where(
                 f"--where {where!r} is no condition over the set's tables: {cause}. Columns are {shown}."
             ) from None
     return chosen
+
+
+def _with_terms(table: pa.Table) -> pa.Table:
+    """The table with the terms of licences as truth values: yes, no, and null for what is unknown."""
+    for name in LICENSE_TERMS:
+        if name in table.column_names:
+            truth = pa.array([{"yes": True, "no": False}.get(value) for value in table[name].to_pylist()], pa.bool_())
+            table = table.set_column(table.column_names.index(name), name, truth)
+    return table
 
 
 def _quoted(name: str) -> str:

@@ -63,10 +63,16 @@ def test_rows_and_pixels_are_those_of_the_first_set(pipeline, tmp_path, spec, wo
 def test_who_is_left_out_is_a_reject_and_two_conditions_both_hold(pipeline, tmp_path):
     first, second = Store(str(tmp_path / "1")), Store(str(tmp_path / "2"))
     reshard(pipeline.store, first, ReshardSpec(where="modality = 'MR'"), 1, quiet)
-    reshard(first, second, ReshardSpec(where="foreground_pixels > 0 AND commercial <> 'no' AND mean > 0"), 1, quiet)
+    reshard(
+        first,
+        second,
+        ReshardSpec(where="foreground_pixels > 0 AND commercial IS DISTINCT FROM false AND mean > 0"),
+        1,
+        quiet,
+    )
     assert (
         read_dataset(second).where
-        == "(modality = 'MR') AND (foreground_pixels > 0 AND commercial <> 'no' AND mean > 0)"
+        == "(modality = 'MR') AND (foreground_pixels > 0 AND commercial IS DISTINCT FROM false AND mean > 0)"
     )
     assert verify(second).findings == ()
     cases, rejects = rows_of(tmp_path / "2", "cases.parquet"), rows_of(tmp_path / "2", "rejects.parquet")

@@ -13,7 +13,7 @@ from medvar_data.shard.run import write_shards
 from medvar_data.shardset.dataset import read_dataset
 from medvar_data.storage.store import Store
 
-WHERE = "modality = 'MR' AND commercial <> 'no' AND z <> 1"
+WHERE = "modality = 'MR' AND commercial IS DISTINCT FROM false AND z <> 1"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ SLICES = pa.table({
     "collection": ["a", "a", "b", "b"], "case": ["1", "2", "1", "1"], "modality": ["CT", "MR", "MR", None], "z": [0, 1, 2, 3],
 })  # fmt: skip
 CASES = pa.table({"collection": ["a", "a", "b"], "case": ["1", "2", "1"], "mean": [1.0, 2.0, 3.0], "z": [9, 9, 9]})
-TERMS = pa.table({"collection": ["a", "b"], "commercial": ["yes", "no"]})
+TERMS = pa.table({"collection": ["a", "b"], "commercial": ["yes", "no"], "share_alike": ["unknown", "no"]})
 OTHERS = {("collection", "case"): CASES, ("collection",): TERMS}
 
 
@@ -21,6 +21,10 @@ OTHERS = {("collection", "case"): CASES, ("collection",): TERMS}
         ("modality = 'MR' AND z < 2", [1]),
         ("mean >= 2", [1, 2, 3]),
         ("commercial = 'yes'", [0, 1]),
+        ("commercial", [0, 1]),
+        ("modality = 'MR' and commercial", [1]),
+        ("NOT share_alike", [2, 3]),
+        ("share_alike IS NULL", [0, 1]),
         ("z = 9", []),
         ("modality <> 'CT'", [1, 2]),
         ("\"case\" = '1'", [0, 2, 3]),
