@@ -62,7 +62,7 @@ def main() -> None:
 def _train_step(transformer: Transformer, batch: int, device: torch.device) -> Callable[[], None]:
     """One forward, backward and optimizer step on random tokens; encoding the images is not counted."""
     config = transformer.config
-    generator = torch.Generator(device).manual_seed(0)
+    draws = torch.rand(batch, transformer.draws_per_image)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-4, fused=device.type == "cuda")
     tokens = torch.randint(config.vocabulary, (batch, config.n_tokens), device=device)
     first = transformer.schedule.lengths[0]
@@ -71,7 +71,7 @@ def _train_step(transformer: Transformer, batch: int, device: torch.device) -> C
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = transformer(rows, inputs, generator=generator)
+            logits = transformer(rows, inputs, draws_BU=draws)
         loss = next_scale_loss(logits, tokens.split(transformer.schedule.lengths, dim=1)).mean
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         inputs_BLC: Float[Tensor, "batch positions channels"],
         *,
         drop_condition_B: Bool[Tensor, " batch"] | None = None,
-        generator: torch.Generator | None = None,
+        draws_BU: Float[Tensor, "batch draws"] | None = None,
     ) -> Float32[Tensor, "batch tokens vocabulary"]:
         """Give the logits of all scales in one masked pass (teacher forcing).
 
@@ -133,13 +133,12 @@ class Transformer(nn.Module):
             inputs_BLC: what the L - 1 positions after the first are shown: `torch.cat(pyramid.inputs(tokens), 1)`.
             drop_condition_B: true where the condition is replaced by "no condition". None: drawn in training
                 mode with the configured chance, nowhere in evaluation mode.
-            generator: draws condition dropout and drop-path. Needed in training mode unless both chances are
-                0; never used in evaluation mode.
+            draws_BU: `draws_per_image` numbers in [0, 1) for each image, by which condition and branches are
+                dropped. Needed in training mode unless both chances are 0; never used in evaluation mode.
 
         Returns:
             Logits; position p of scale k predicts position p of token map k (nothing is shifted).
         """
-        batch = len(condition_B)
         if inputs_BLC.shape[1] != self.schedule.total - 1:
             raise ConfigMismatch(
                 f"The transformer was shown {inputs_BLC.shape[1]} positions, but its scales "
@@ -147,14 +146,14 @@ class Transformer(nn.Module):
                 "torch.cat(pyramid.inputs(tokens), 1) of a tokenizer with the same scales."
             )
         if drop_condition_B is None:
-            drop_condition_B = self._draw(batch, self.config.condition_dropout, generator, condition_B.device)
+            drop_condition_B = self._dropped(draws_BU, 0, self.config.condition_dropout, condition_B.device)
         if drop_condition_B is not None:
             condition_B = torch.where(drop_condition_B, self.config.n_conditions, condition_B)
         condition_BD = self.condition_embedding(condition_B)
         x_BLD = torch.cat([self._start(condition_BD), self._show(inputs_BLC)], dim=1) + self._places()
 
         visible_LL = self.schedule.visible(x_BLD.device)
-        keeps = self._drop_paths(batch, generator, x_BLD.device)
+        keeps = self._drop_paths(draws_BU, x_BLD.device)
         for block, keep_2B in zip(self._blocks(), keeps, strict=True):
             x_BLD = block(x_BLD, block.modulate(condition_BD), visible_LL, keep_2B=keep_2B)
         return self._logits(x_BLD, self.head_modulation(F.silu(condition_BD)).unflatten(1, (2, -1)))
@@ -244,29 +243,35 @@ class Transformer(nn.Module):
         scale, shift = modulation_B2D[:, :, None].unbind(1)
         return self.head(normalised(x_BLD) * (1 + scale) + shift).float()
 
-    def _draw(
-        self, batch: int, chance: float, generator: torch.Generator | None, device: torch.device
-    ) -> Tensor | None:
-        """Draw for each image whether something happens; None where nothing can happen."""
+    @property
+    def draws_per_image(self) -> int:
+        """Random numbers that an image takes in training: one for its condition, two for each block's branches."""
+        return 1 + 2 * self.config.depth
+
+    def _dropped(
+        self, draws_BU: Float[Tensor, "batch draws"] | None, column: int, chance: float, device: torch.device
+    ) -> Bool[Tensor, " batch"] | None:
+        """Say for each image whether something is dropped; None where nothing can be."""
         if not self.training or chance == 0:
             return None
-        if generator is None:
+        if draws_BU is None or draws_BU.shape[1] != self.draws_per_image:
             raise ConfigMismatch(
                 "The transformer is in training mode, where conditions and branches are dropped at random, "
-                "but no generator was given. Pass generator=, call eval(), or set condition_dropout and "
-                "drop_path to 0."
+                f"but was not given {self.draws_per_image} random numbers for each image. Pass draws_BU=, call eval(), or "
+                "set condition_dropout and drop_path to 0."
             )
-        return (torch.rand(batch, generator=generator, device=generator.device) < chance).to(device)
+        return (draws_BU[:, column] < chance).to(device)
 
     def _drop_paths(
-        self, batch: int, generator: torch.Generator | None, device: torch.device
+        self, draws_BU: Float[Tensor, "batch draws"] | None, device: torch.device
     ) -> Iterator[Tensor | None]:
         """Give each block's factors for its two branches: 0 where dropped, 1 / (1 - chance) where kept."""
         last = max(1, self.config.depth - 1)
         for index in range(self.config.depth):
             chance = self.config.drop_path_rate * index / last
-            dropped = self._draw(2 * batch, chance, generator, device)
-            yield None if dropped is None else (~dropped).view(2, batch) / (1 - chance)
+            pair = [self._dropped(draws_BU, 1 + 2 * index + branch, chance, device) for branch in range(2)]
+            dropped = [one for one in pair if one is not None]
+            yield ~torch.stack(dropped) / (1 - chance) if dropped else None
 
     @staticmethod
     def _compute_dtype(like: Tensor) -> torch.dtype:

@@ -196,7 +196,7 @@ class _Run:
         sums: dict[str, Tensor] = {}
         for start in range(0, count, size):
             part = examples.part(start, min(start + size, count))
-            draw = Draw(settings.seed, step, self.process.rank * count + start, settings.batch_size)
+            draw = Draw(settings.seed, step, self.process.rank * count + start)
             self._exchange_gradients(start + size >= count)
             with self.autocast:
                 losses = self.replica(part, draw)

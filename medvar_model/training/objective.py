@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
@@ -25,22 +24,18 @@ class Draw:
         seed: of the run.
         step: number of the global batch.
         first: place of the pass's first image in the global batch.
-        batch_size: of the global batch.
     """
 
     seed: int
     step: int
     first: int
-    batch_size: int
 
-    def uniforms(self) -> Float64[np.ndarray, " rest"]:
-        """Return a number in [0, 1) for each image of the global batch from this pass's first on."""
-        return np.random.default_rng((self.seed, self.step)).random(self.batch_size)[self.first :]
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """Return a fresh generator for this pass."""
-        mixed = (self.seed * 0x9E3779B97F4A7C15 + self.step * 0xBF58476D1CE4E5B9 + self.first) % 2**63
-        return torch.Generator(device=device).manual_seed(mixed)
+    def uniforms(self, images: int, count: int) -> Float64[np.ndarray, "images count"]:
+        """Return numbers in [0, 1) for the images of this pass, `count` for each; they depend on seed, step and the image's place
+        in the global batch alone.
+        """
+        rng = np.random.default_rng((self.seed, self.step))
+        return rng.random((self.first + images, count))[self.first :]
 
 
 Forget = Callable[[nn.Parameter, Tensor], None]

@@ -161,29 +161,25 @@ class TransformerObjective(Objective):
 
     def forward(self, examples: Examples, draw: Draw) -> dict[str, Tensor]:
         """Return `loss` (mean cross-entropy of all tokens, nats), `accuracy`, and the loss of each scale."""
-        chance = self.network.config.condition_dropout
-        drop_B = torch.from_numpy(draw.uniforms()[: len(examples)] < chance).to(examples.images.device)
-        return self._compare(examples, drop_B, draw.generator(examples.images.device))
+        return self._compare(examples, torch.from_numpy(draw.uniforms(len(examples), self.network.draws_per_image)))
 
     def validate(self, batches: Iterator[Examples]) -> dict[str, float]:
         """Return the mean of what `forward` returns, with every condition told, over all images."""
         names = ["loss", "accuracy", *_scale_names(len(self.network.config.scale_sides))]
         sums = torch.zeros(len(names) + 1, dtype=torch.float64)
         for examples in batches:
-            parts = self._compare(examples, None, None)
+            parts = self._compare(examples, None)
             terms = torch.stack([*parts.values(), parts["loss"].new_ones(())])
             sums += terms.double().cpu() * len(examples)
         *totals, images = processes.total(sums.to(self.network.head.weight.device)).tolist()
         return {name: value / images for name, value in zip(names, totals, strict=True)}
 
-    def _compare(
-        self, examples: Examples, drop_B: Tensor | None, generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
+    def _compare(self, examples: Examples, draws_BU: Tensor | None) -> dict[str, Tensor]:
         with torch.no_grad(), torch.autocast(examples.images.device.type, enabled=False):
             tokens = self.tokenizer.encode(examples.images)
             inputs_BLC = torch.cat(self.tokenizer.pyramid.inputs(tokens), 1)
         conditions_B = examples.conditions
-        logits_BLV = self.network(conditions_B, inputs_BLC, drop_condition_B=drop_B, generator=generator)
+        logits_BLV = self.network(conditions_B, inputs_BLC, draws_BU=draws_BU)
         outcome = next_scale_loss(logits_BLV, tokens)
         lengths = outcome.accuracy.new_tensor([ids.shape[1] for ids in tokens])
         accuracy = (outcome.accuracy * lengths).sum() / lengths.sum()

@@ -57,7 +57,8 @@ def numbers() -> dict[str, object]:
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.05)
     transformer_losses = []
     for _ in range(STEPS):
-        loss = next_scale_loss(transformer(condition, inputs_BLC, generator=dropping), tokens).mean
+        draws_BU = torch.rand(len(condition), transformer.draws_per_image, generator=dropping)
+        loss = next_scale_loss(transformer(condition, inputs_BLC, draws_BU=draws_BU), tokens).mean
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -21,6 +21,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def draws(transformer: Transformer, images: int, seed: int) -> torch.Tensor:
+    return torch.rand(images, transformer.draws_per_image, generator=seeded(seed))
+
+
 def awake(config: TransformerConfig = TINY) -> Transformer:
     """A transformer whose gates are open and whose head is not shrunk, so that everything shows in the
     logits."""
@@ -150,17 +154,17 @@ def test_every_parameter_learns(inputs):
     assert [name for name, p in transformer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-def test_training_mode_asks_for_a_generator(inputs):
+def test_training_mode_asks_for_random_numbers(inputs):
     transformer = Transformer(TINY, seeded()).train()
-    with pytest.raises(ConfigMismatch, match="generator"):
+    with pytest.raises(ConfigMismatch, match="random numbers"):
         transformer(torch.tensor([0, 1, 2]), inputs)
 
 
-def test_training_mode_repeats_with_its_generator(inputs):
+def test_training_mode_repeats_with_its_numbers(inputs):
     transformer, condition = awake().train(), torch.tensor([0, 1, 2])
-    first = transformer(condition, inputs, generator=seeded(1))
-    assert torch.equal(first, transformer(condition, inputs, generator=seeded(1)))
-    others = [transformer(condition, inputs, generator=seeded(seed)) for seed in range(2, 12)]
+    first = transformer(condition, inputs, draws_BU=draws(transformer, 3, 1))
+    assert torch.equal(first, transformer(condition, inputs, draws_BU=draws(transformer, 3, 1)))
+    others = [transformer(condition, inputs, draws_BU=draws(transformer, 3, seed)) for seed in range(2, 12)]
     assert any(not torch.equal(first, other) for other in others)
 
 
@@ -175,15 +179,17 @@ def test_conditions_are_dropped_as_often_as_configured():
     transformer = Transformer(config, seeded()).train()
     with torch.no_grad():
         transformer.condition_embedding.weight[3] = 100.0
-    logits = transformer(torch.zeros(4000, dtype=torch.int64), torch.zeros(4000, 4, 4), generator=seeded(1))
-    nobody = transformer(torch.tensor([3]), torch.zeros(1, 4, 4), generator=seeded(1))
+    logits = transformer(
+        torch.zeros(4000, dtype=torch.int64), torch.zeros(4000, 4, 4), draws_BU=draws(transformer, 4000, 1)
+    )
+    nobody = transformer(torch.tensor([3]), torch.zeros(1, 4, 4), draws_BU=draws(transformer, 1, 1))
     share = (logits - nobody).abs().amax((1, 2)) < 1e-5
     assert float(share.float().mean()) == pytest.approx(0.25, abs=0.03)
 
 
 def test_drop_path_grows_with_depth_and_keeps_the_mean():
     transformer = Transformer(TransformerConfig(5, 3, drop_path=0.4, head_width=4), seeded()).train()
-    keeps = list(transformer._drop_paths(20_000, seeded(), torch.device("cpu")))
+    keeps = list(transformer._drop_paths(draws(transformer, 20_000, 0), torch.device("cpu")))
     assert keeps[0] is None
     for index, keep in enumerate(keeps[1:], start=1):
         assert float((keep == 0).float().mean()) == pytest.approx(0.1 * index, abs=0.01)

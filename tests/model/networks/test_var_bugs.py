@@ -174,7 +174,8 @@ def test_12_every_parameter_takes_part_in_every_step(transformer):
     tokens = ScaleSchedule(config.scale_sides).split(torch.zeros(1, 30, dtype=torch.int64))
     for seed in range(5):
         transformer.zero_grad()
-        logits = transformer(torch.tensor([0]), torch.zeros(1, 29, 8), generator=seeded(seed))
+        draws = torch.rand(1, transformer.draws_per_image, generator=seeded(seed))
+        logits = transformer(torch.tensor([0]), torch.zeros(1, 29, 8), draws_BU=draws)
         next_scale_loss(logits, tokens).mean.backward()
         assert all(parameter.grad is not None for parameter in transformer.parameters())
 

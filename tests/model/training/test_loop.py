@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,7 +17,7 @@ from support.shard_sets import write_shard_set
 
 from medvar_data.errors import SpecError
 from medvar_model.checkpoints.checkpoint import load_tokenizer, read_checkpoint
-from medvar_model.config import TOKENIZERS, transformer_config
+from medvar_model.config import TOKENIZERS, TransformerConfig, transformer_config
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ModelError
 from medvar_model.loader import DataSpec, Loader
 from medvar_model.networks.tokenizer import Tokenizer
@@ -151,13 +152,14 @@ def test_validation_is_the_same_twice_and_told_every_condition(shards, tokenizer
     assert mean == pytest.approx(validated[0]["loss"], rel=1e-5)
 
 
-def test_dropping_hangs_on_seed_and_step_and_image_alone():
-    whole = Draw(seed=3, step=5, first=0, batch_size=8).uniforms()
+def test_dropping_depends_on_seed_and_step_and_place_alone():
+    whole = Draw(seed=3, step=5, first=0).uniforms(8, 5)
     for first in range(8):
-        assert Draw(3, 5, first, 8).uniforms().tolist() == whole[first:].tolist()
-    assert Draw(3, 6, 0, 8).uniforms().tolist() != whole.tolist() != Draw(4, 5, 0, 8).uniforms().tolist()
-    rand = [torch.rand(4, generator=Draw(3, step, 0, 8).generator(CPU)).tolist() for step in (5, 5, 6)]
-    assert rand[0] == rand[1] != rand[2]
+        for images in range(1, 9 - first):
+            assert np.array_equal(Draw(3, 5, first).uniforms(images, 5), whole[first : first + images])
+    assert not np.array_equal(Draw(3, 6, 0).uniforms(8, 5), whole)
+    assert not np.array_equal(Draw(4, 5, 0).uniforms(8, 5), whole)
+    assert len(np.unique(whole)) == whole.size
 
 
 class Poisoned(Exception):
@@ -343,6 +345,19 @@ def test_bfloat16_trains(shards, tokenizer, tmp_path):
     assert all(math.isfinite(log.numbers["loss"]) for log in logs)
     assert logs[0].numbers["loss"] == pytest.approx(exact[0].numbers["loss"], rel=0.01)
     assert logs[0].numbers["loss"] != exact[0].numbers["loss"]
+
+
+def test_how_a_batch_is_cut_changes_nothing_but_rounding(shards, tokenizer, tmp_path, monkeypatch):
+    """With drop-path and condition dropout on: whole batches, passes of one image, and of three."""
+    monkeypatch.setattr(TransformerConfig, "drop_path_rate", 0.5)
+    losses = {}
+    for micro_batch in (0, 1, 3):
+        logs: list = []
+        spec = transformer_spec(shards, tmp_path / str(micro_batch), tokenizer, micro_batch=micro_batch)
+        run(spec, logs.append)
+        losses[micro_batch] = [log.numbers["loss"] for log in logs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[3] == pytest.approx(losses[0], rel=1e-5)
 
 
 @pytest.mark.slow
