@@ -6,7 +6,7 @@ compared with their cases column by column, never as Python objects, so that mem
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -43,6 +43,7 @@ GEOMETRY = (
 COUNTS = ("n_slices", "n_kept", "n_without_foreground", "n_emptied_by_cleanup", "n_not_selected")
 MADE_BY = ("recipe", "recipe_sha256", "pipeline_version", "has_label", "label_sha256")
 Tables = Mapping[str, pa.Table]
+Plans = Sequence[SlicePlan | None]
 
 
 def check_tables(tables: Tables, dataset: Dataset) -> Iterator[str]:
@@ -53,14 +54,14 @@ def check_tables(tables: Tables, dataset: Dataset) -> Iterator[str]:
         dataset: as read.
     """
     slices, cases = tables["slices.parquet"], tables["cases.parquet"]
-    owners = matched(slices, cases, CASE_KEY)
+    owners, plans = matched(slices, cases, CASE_KEY), _plans(cases)
     for findings in (
         (f"{key} appears {n} times" for (key,), n in repeated(slices, ["key"])),
         (f"{c}/{k} stands in cases.parquet {n} times" for (c, k), n in repeated(cases, CASE_KEY)),
         _check_patients(slices, cases),
         _check_owners(slices, cases, owners),
-        _check_cases(cases, dataset),
-        _check_slice_indices(slices, cases, owners),
+        _check_cases(cases, plans, dataset),
+        _check_slice_indices(slices, plans, owners),
         _check_collections(tables["collections.parquet"], cases, tables["rejects.parquet"]),
         _check_statistics(tables, dataset),
         _check_rejects(tables["rejects.parquet"], cases, dataset),
@@ -96,10 +97,11 @@ def _check_owners(slices: pa.Table, cases: pa.Table, owners: Int64[np.ndarray, "
             yield f"{key}: its {name} is not that of its case in cases.parquet (so in {len(other):,} slices)"
 
 
-def _check_cases(cases: pa.Table, dataset: Dataset) -> Iterator[str]:
+def _check_cases(cases: pa.Table, plans: Plans, dataset: Dataset) -> Iterator[str]:
     recipe = _recipe(dataset)
     if isinstance(recipe, str):
         yield recipe
+    planned = iter(plans)
     for batch in cases.select(sorted({*CASE_KEY, *GEOMETRY, *COUNTS, *MADE_BY})).to_batches(CASES_AT_ONCE):
         for row in batch.to_pylist():
             name = f"{row['collection']}/{row['case']}"
@@ -111,7 +113,7 @@ def _check_cases(cases: pa.Table, dataset: Dataset) -> Iterator[str]:
             if row["has_label"] != bool(row["label_sha256"]):
                 yield f"{name}: has_label is {row['has_label']}, its label_sha256 says otherwise"
             yield from (f"{name}: {finding}" for finding in _check_made_by(row, recipe, dataset))
-            yield from (f"{name}: {finding}" for finding in _check_geometry(row))
+            yield from (f"{name}: {finding}" for finding in _check_geometry(row, next(planned)))
 
 
 def _recipe(dataset: Dataset) -> Recipe | str:
@@ -145,8 +147,12 @@ def _plan(row: Mapping[str, Any]) -> SlicePlan | None:
     return plan
 
 
-def _check_geometry(row: Mapping[str, Any]) -> Iterator[str]:
-    plan = _plan(row)
+def _plans(cases: pa.Table) -> list[SlicePlan | None]:
+    batches = cases.select(GEOMETRY).to_batches(CASES_AT_ONCE)
+    return [_plan(row) for batch in batches for row in batch.to_pylist()]
+
+
+def _check_geometry(row: Mapping[str, Any], plan: SlicePlan | None) -> Iterator[str]:
     if plan is None:
         yield "its source_shape, source_affine and plane name no grid"
         return
@@ -161,15 +167,10 @@ def _check_geometry(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"its orientation or n_slices is not what its affine and shape give ({plan.orientation}, {plan.n_slices})"
 
 
-def _check_slice_indices(slices: pa.Table, cases: pa.Table, owners: Int64[np.ndarray, " slices"]) -> Iterator[str]:
+def _check_slice_indices(slices: pa.Table, plans: Plans, owners: Int64[np.ndarray, " slices"]) -> Iterator[str]:
     """The index along the stored axis is z, or counted from the other end, as the case's affine says."""
-    n_slices, flipped = np.zeros(cases.num_rows, dtype=np.int64), np.zeros(cases.num_rows, dtype=np.bool_)
-    number = 0
-    for batch in cases.select(GEOMETRY).to_batches(CASES_AT_ONCE):
-        for row in batch.to_pylist():
-            if plan := _plan(row):
-                n_slices[number], flipped[number] = plan.n_slices, plan.flips[plan.axis]
-            number += 1
+    n_slices = np.array([plan.n_slices if plan else 0 for plan in plans], dtype=np.int64)
+    flipped = np.array([bool(plan and plan.flips[plan.axis]) for plan in plans], dtype=np.bool_)
     owned = np.flatnonzero(owners >= 0)
     z, index = (np.asarray(slices[name])[owned].astype(np.int64) for name in ("z", "slice_index"))
     of = owners[owned]
