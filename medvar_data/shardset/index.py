@@ -208,7 +208,7 @@ def _check_rows(
                 f"byte {start[row]:,}, but its shard has {lengths[shards[row]]:,}. {WAY_ON}"
             )
     are_keys = pa.compute.match_substring_regex(table["key"], rf"^{KEY}\z")
-    if not pa.compute.all(are_keys).as_py():
+    if not pa.compute.all(are_keys, min_count=0).as_py():
         odd = table["key"].filter(pa.compute.invert(are_keys))[0].as_py()
         raise ShardSetError(f"{url}: slices.parquet has the key {printable(odd)!r}, which is none. {WAY_ON}")
     pairs = table.group_by(["condition", "condition_id"]).aggregate([]).to_pylist()
