@@ -24,7 +24,7 @@ from medvar_data.naming import printable
 from medvar_data.shard.statistics import BY, SliceCounts, statistics
 from medvar_data.shard.write import SAID_BY_CASE
 from medvar_data.shardset.dataset import Dataset
-from medvar_data.shardset.schema import SPLITS, content_digest
+from medvar_data.shardset.schema import CASE_COLUMNS, SPLITS, content_digest
 
 CASE_KEY = ("collection", "case")
 FEW = 10  # findings of one kind
@@ -40,7 +40,8 @@ GEOMETRY = (
     "through_plane_mm",
     "n_slices",
 )
-COUNTS = ("n_slices", "n_kept", "n_without_foreground", "n_emptied_by_cleanup", "n_not_selected")
+COUNTS = tuple(column.name for column in CASE_COLUMNS if column.name.startswith("n_") and column.name != "n_slices")
+"""What became of a case's `n_slices` slices."""
 MADE_BY = ("recipe", "recipe_sha256", "pipeline_version", "has_label", "label_sha256")
 Tables = Mapping[str, pa.Table]
 Plans = Sequence[SlicePlan | None]
@@ -105,7 +106,7 @@ def _check_cases(cases: pa.Table, plans: Plans, dataset: Dataset) -> Iterator[st
     for batch in cases.select(sorted({*CASE_KEY, *GEOMETRY, *COUNTS, *MADE_BY})).to_batches(CASES_AT_ONCE):
         for row in batch.to_pylist():
             name = f"{row['collection']}/{row['case']}"
-            left = row["n_slices"] - sum(row[column] for column in COUNTS[1:])
+            left = row["n_slices"] - sum(row[column] for column in COUNTS)
             if left:
                 yield f"{name}: {row['n_slices']} slices, of which {left} are neither kept nor counted as left out"
             if row["n_not_selected"] and not dataset.where:

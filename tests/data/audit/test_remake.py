@@ -1,6 +1,7 @@
 """Slices made again from their sources: a sound set passes, and what was changed in it is named with whoever is to blame."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from medvar_data.audit.remake import RemakeSpec, disagreement
 from medvar_data.audit.verify import verify
 from medvar_data.errors import SpecError
 from medvar_data.ingest.run import run_ingest
+from medvar_data.shard.reshard import ReshardSpec, reshard
+from medvar_data.shard.run import write_shards
 from medvar_data.storage.codec import pixel_digest
 from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace
@@ -33,6 +36,14 @@ def tampered(store: Store, *how) -> Store:
 def test_every_slice_of_a_sound_set(pipeline, zstd_set):
     assert findings(pipeline.store, pipeline.workspace) == ""
     assert findings(zstd_set, pipeline.workspace) == ""
+
+
+def test_a_part_of_a_set_and_its_reshard_in_another_codec(pipeline, tmp_path):
+    part, other = Store(str(tmp_path / "part")), Store(str(tmp_path / "other"))
+    spec = replace(pipeline.spec, where="z <> 1 AND collection <> 'own'")
+    write_shards(pipeline.workspace, part, spec, 1, lambda _: None)
+    reshard(part, other, ReshardSpec("zstd", 7, 3, "z <> 2"), 1, lambda _: None)
+    assert findings(part, pipeline.workspace) == findings(other, pipeline.workspace) == ""
 
 
 def test_the_draw_is_of_so_many_slices_and_follows_the_seed(pipeline):
