@@ -1,4 +1,4 @@
-"""The commands of `medvar-data` that explain and prove a shard set: `stats`, `verify`, `trace`, `reconstruct`, `sheets`."""
+"""The commands of `medvar-data` that explain and prove a shard set: `stats`, `verify`, `seal`, `diff`, `trace`, `reconstruct`, `sheets`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
-from medvar_cli.console import WRONG, console, print_json, progress_bar
-from medvar_cli.data_feedback import show_losses, show_statistics, show_verification
+from medvar_cli.console import DIFFERENT, WRONG, console, fail, print_json, progress_bar
+from medvar_cli.data_feedback import show_difference, show_losses, show_statistics, show_verification
 from medvar_cli.data_options import ArchiveOptions, ShardsArgument
 from medvar_cli.option_groups import JsonOption, takes_options
 from medvar_data.audit.contact_sheets import contact_sheets
+from medvar_data.audit.diff import diff
 from medvar_data.audit.reconstruct import measure_losses, reconstruct, write_reconstruction
+from medvar_data.audit.remake import RemakeSpec
+from medvar_data.audit.seal import SEAL_FILE, seal
+from medvar_data.audit.seal import new_key as make_key
 from medvar_data.audit.trace import trace
 from medvar_data.audit.verify import verify
 from medvar_data.shardset.dataset import read_reject_counts, read_statistics
@@ -23,6 +27,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `medvar-data`."""
     app.command("stats")(stats_command)
     app.command("verify")(verify_command)
+    app.command("seal")(seal_command)
+    app.command("diff")(diff_command)
     app.command("trace")(trace_command)
     app.command("reconstruct")(reconstruct_command)
     app.command("sheets")(sheets_command)
@@ -46,26 +52,100 @@ def stats_command(shards: ShardsArgument, as_json: JsonOption = False) -> None:
     return show_statistics(rows, read_reject_counts(Store(shards)))
 
 
-def verify_command(shards: ShardsArgument, as_json: JsonOption = False) -> None:
-    """Check every digest, offset, count and split of a shard set. Exit code 2 where something is wrong.
+@takes_options
+def verify_command(
+    shards: ShardsArgument,
+    *,
+    workspace: Annotated[
+        Path | None, typer.Option("-w", "--workspace", help="For --remake: what S was made from.")
+    ] = None,
+    remake: Annotated[
+        int, typer.Option(help="Make this many slices again from their sources, and compare.", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draw of these slices.", min=0)] = 0,
+    seal: Annotated[Path | None, typer.Option(help="Public key (PEM) of whoever is to have sealed S.")] = None,
+    archives: ArchiveOptions,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte, count and promise of a shard set. Exit code 2 where something is wrong.
 
-    Example: medvar-data verify shards
+    Example: medvar-data verify shards -w work --remake 20 --seal public.pem
 
     Python:
 
     \b
+    from pathlib import Path
+    from medvar_data.audit.remake import RemakeSpec
     from medvar_data.audit.verify import verify
     from medvar_data.storage.store import Store
-    result = verify(Store("shards"))
+    from medvar_data.workspace.workspace import Workspace
+    spec, key = RemakeSpec(Workspace(Path("work")), 20), Path("public.pem")
+    result = verify(Store("shards"), remake=spec, public_key=key)
     """
+    if bool(remake) != bool(workspace):
+        fail("--remake N and -w go together: slices are made again with the workspace that the set was made from.")
+    spec = RemakeSpec(Workspace(workspace), remake, seed, archives.access()) if workspace else None
     with progress_bar("verify", quiet=as_json) as report:
-        result = verify(Store(shards), report)
+        result = verify(Store(shards), report, remake=spec, public_key=seal)
     if as_json:
         print_json(asdict(result))
     else:
         show_verification(result)
     if result.findings:
         raise typer.Exit(WRONG)
+
+
+def seal_command(
+    shards: Annotated[str, typer.Argument(help="Shard set S.")] = "",
+    key: Annotated[Path | None, typer.Option(help="File with your private key.")] = None,
+    new_key: Annotated[
+        Path | None, typer.Option(help="Make a private key in this new file, and print the public one.")
+    ] = None,
+) -> None:
+    """Sign a shard set as its publisher: writes seal.json, which `verify --seal` checks with the public key.
+
+    Example: medvar-data seal shards --key private.pem
+
+    Python:
+
+    \b
+    from pathlib import Path
+    from medvar_data.audit.seal import seal
+    from medvar_data.storage.store import Store
+    made = seal(Store("shards"), Path("private.pem"))
+    """
+    if bool(new_key) == bool(shards) or bool(key) != bool(shards):
+        fail("Wanted either a shard set and --key FILE, or --new-key FILE alone.")
+    if new_key:
+        return print(make_key(new_key), end="")
+    assert key, "checked above"
+    made = seal(Store(shards), key)
+    return console.print(f"{SEAL_FILE} written, by the key {made.public_key_sha256}", markup=False)
+
+
+def diff_command(
+    first: Annotated[str, typer.Argument(help="A shard set.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what changed between two shard sets. Exit code 0 where they are equal, 1 where they differ.
+
+    Example: medvar-data diff shards newer
+
+    Python:
+
+    \b
+    from medvar_data.audit.diff import diff
+    from medvar_data.storage.store import Store
+    found = diff(Store("shards"), Store("newer"))
+    """
+    found = diff(Store(first), Store(second))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        show_difference(found)
+    if found:
+        raise typer.Exit(DIFFERENT)
 
 
 @takes_options
@@ -114,6 +194,7 @@ def reconstruct_command(
 
     \b
     from pathlib import Path
+    from medvar_data.audit.diff import diff
     from medvar_data.audit.reconstruct import measure_losses, reconstruct
     from medvar_data.audit.reconstruct import write_reconstruction
     from medvar_data.storage.store import Store

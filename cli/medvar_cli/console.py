@@ -25,6 +25,7 @@ from medvar_data.errors import MedvarError
 from medvar_data.naming import printable
 
 OK, SOME_REJECTED, WRONG = 0, 1, 2
+DIFFERENT = 1  # of two sets
 INTERRUPTED = 130  # the shell's number for a process that an interrupt ended
 REPORT_SECONDS = 30.0  # between two lines of progress where no terminal shows a bar
 STOPPED = "Stopped. What is finished stays; the same command goes on from here."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medvar_cli.console import MOST_LETTERS, console, print_json, print_table
+from medvar_data.audit.diff import Changed, Difference
 from medvar_data.audit.reconstruct import Losses
 from medvar_data.audit.verify import Verification
 from medvar_data.catalog.collection import license_text
@@ -154,6 +155,32 @@ def show_verification(result: Verification) -> None:
         console.print(printable(f"wrong: {finding}", MOST_LETTERS), markup=False)
     verdict = f"{len(result.findings)} things are wrong" if result.findings else "sound"
     console.print(f"{result.n_shards:,} shards, {result.n_slices:,} slices, {result.n_cases:,} cases: {verdict}")
+
+
+def show_difference(found: Difference) -> None:
+    """Print what differs, or that nothing does."""
+    if not found:
+        console.print("equal")
+        return
+    said = [(name, str(one), str(other)) for name, (one, other) in found.dataset.items()]
+    if said:
+        print_table("dataset.json", ("field", "first", "second"), said)
+    for name in ("collections", "cases", "slices", "statistics"):
+        changed: Changed = getattr(found, name)
+        rows: list[tuple[str, str, int, str]] = [
+            *((f"in the {which} alone", collection, n, ", ".join(changed.shown[f"only_{which}"][:3]))
+              for which in ("first", "second") for collection, n in getattr(changed, f"only_{which}").items()),
+            *(("changed", column, n, ", ".join(changed.shown[column][:3])) for column, n in changed.changed.items()),
+        ]  # fmt: skip
+        if rows:
+            print_table(
+                f"\n{'stats' if name == 'statistics' else name}.parquet",
+                ("what", "collection or column", "rows", "such as"),
+                rows,
+            )
+    if found.rejects:
+        rejects = [(name, one, other) for name, (one, other) in found.rejects.items()]
+        print_table("\nrejects.parquet", ("collection, stage, reason", "first", "second"), rejects)
 
 
 def show_losses(losses: Losses) -> None:

@@ -9,6 +9,7 @@ import typer
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.engine.engine import Engine, default_workers, parse_part
 from medvar_data.engine.memory import default_budget, parse_size
+from medvar_data.shard.choose import REQUIREMENTS, required
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shard.reshard import ReshardSpec
 from medvar_data.shard.splits import SplitSpec
@@ -24,6 +25,12 @@ WhereOption = Annotated[
     typer.Option(
         help="Take only slices that fulfil this condition in SQL over the columns of slices, cases and licences, such as "
         "\"modality = 'MR' AND commercial\"."
+    ),
+]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"Take only collections whose terms allow it for certain: {', '.join(REQUIREMENTS)}. Repeat; unknown is no."
     ),
 ]
 
@@ -100,15 +107,17 @@ class ShardOptions:
         str, typer.Option(help="Of the pictures: png, which everything reads, or zstd, which decodes fastest.")
     ] = "png"
     where: WhereOption = ""
+    require: RequireOption = None
 
     def spec(self) -> ShardSpec:
         """Make the library's value.
 
         Raises:
-            MedvarError: there is no such recipe, or the fractions leave nothing to train on.
+            MedvarError: there is no such recipe or requirement, or the fractions leave nothing to train on.
         """
         split = SplitSpec(self.val, self.test, self.seed)
-        return ShardSpec(load_recipe(self.recipe), split, self.seed, self.slices_per_shard, self.codec, self.where)
+        where = required(self.require or (), self.where)
+        return ShardSpec(load_recipe(self.recipe), split, self.seed, self.slices_per_shard, self.codec, where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +128,13 @@ class ReshardOptions:
     seed: Annotated[int | None, typer.Option(help="Of the order of slices; that of the first set where absent.")] = None
     slices_per_shard: Annotated[int, typer.Option(help="Upper bound.", min=1)] = 1024
     where: WhereOption = ""
+    require: RequireOption = None
 
     def spec(self) -> ReshardSpec:
         """Make the library's value.
 
         Raises:
-            SpecError: there is no such codec.
+            SpecError: there is no such codec, or no such requirement.
         """
-        return ReshardSpec(self.codec, self.slices_per_shard, self.seed, self.where)
+        where = required(self.require or (), self.where)
+        return ReshardSpec(self.codec, self.slices_per_shard, self.seed, where)

@@ -14,7 +14,7 @@ import numpy as np
 from isal import igzip
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-from medvar_data.audit.source import recipe_of, source_case
+from medvar_data.audit.source import recipe_of, source_case, source_grid
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.geometry import (
@@ -22,7 +22,6 @@ from medvar_data.geometry import (
     as_stored,
     canonical,
     pad_to_square,
-    plan_along,
     resample_image,
     resample_mask,
     slices_first,
@@ -30,7 +29,7 @@ from medvar_data.geometry import (
 )
 from medvar_data.harmonize.body import BodyParams, apply_body, find_body
 from medvar_data.harmonize.dependencies import recipe_for
-from medvar_data.harmonize.harmonize import PLANES, label_table
+from medvar_data.harmonize.harmonize import label_table
 from medvar_data.harmonize.intensity import IntensityParams, invert_intensity
 from medvar_data.readers.read import read_scan
 from medvar_data.records import Geometry
@@ -100,7 +99,7 @@ def reconstruct(store: Store, name: str) -> Reconstruction:
         raise ShardSetError(
             f"The set holds {len(rows)} of the case's {case['n_kept']} slices; `medvar-data verify` tells more."
         )
-    geometry, plan = _source_grid(case)
+    geometry, plan = source_grid(case)
     recipe = recipe_of(store)
     params = IntensityParams(case["normalizer"], case["low"], case["high"])
     shape = slices_first(canonical(np.empty(geometry.shape, dtype=np.bool_), plan), plan.axis).shape
@@ -154,7 +153,7 @@ def measure_losses(
     spec = workspace.spec(case.collection)
     recipe = recipe_for(case, recipe_of(store))
     row = _case_row(store, f"{case.collection}-{case.case}")
-    _, plan = _source_grid(row)
+    _, plan = source_grid(row)
     with open_access(archives):
         scan = read_scan(case, spec)
     source = np.ascontiguousarray(slices_first(canonical(scan.image.voxels, plan), plan.axis))
@@ -220,12 +219,6 @@ def _from_square(
 
 def _dice(a: Bool[np.ndarray, "i j k"], b: Bool[np.ndarray, "i j k"]) -> float:
     return 2.0 * int(np.count_nonzero(a & b)) / (int(np.count_nonzero(a)) + int(np.count_nonzero(b)))
-
-
-def _source_grid(case: dict[str, Any]) -> tuple[Geometry, SlicePlan]:
-    i, j, k = case["source_shape"]
-    geometry = Geometry((i, j, k), np.asarray(case["source_affine"], dtype=np.float64).reshape(4, 4))
-    return geometry, plan_along(geometry, PLANES.index(case["plane"]))
 
 
 def _case_row(store: Store, name: str) -> dict[str, Any]:

@@ -1,11 +1,15 @@
-"""Go from a shard set back to what it was made from: its recipe, and the workspace's case of a row."""
+"""Go from a shard set back to what it was made from: its recipe, the grid of a source, and the workspace's case of a row."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from medvar_data.catalog.recipe import Recipe, parse_recipe
 from medvar_data.errors import WorkspaceError
-from medvar_data.records import Case
+from medvar_data.geometry import SlicePlan, plan_along
+from medvar_data.harmonize.harmonize import PLANES
+from medvar_data.records import Case, Geometry
 from medvar_data.shardset.dataset import read_dataset
 from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace
@@ -31,3 +35,10 @@ def source_case(workspace: Workspace, row: Mapping[str, Any]) -> Case:
     if case is None:
         raise WorkspaceError("The workspace does not hold this case; give the one that the set was made from.")
     return case
+
+
+def source_grid(row: Mapping[str, Any]) -> tuple[Geometry, SlicePlan]:
+    """Shape and affine of a case's source, and how its slices were cut, by its row of cases.parquet."""
+    i, j, k = row["source_shape"]
+    geometry = Geometry((i, j, k), np.asarray(row["source_affine"], dtype=np.float64).reshape(4, 4))
+    return geometry, plan_along(geometry, PLANES.index(row["plane"]))

@@ -3,23 +3,28 @@
 from pathlib import Path
 from typing import Any
 
-from medvar_data.audit.source import recipe_of, source_case
-from medvar_data.errors import ShardSetError, WorkspaceError
+from medvar_data.audit.remake import MadeAgain, changed_columns, disagreement, make_again
+from medvar_data.audit.source import recipe_of
+from medvar_data.errors import CaseRejected, ShardSetError, WorkspaceError
 from medvar_data.harmonize.dependencies import recipe_for
-from medvar_data.harmonize.harmonize import harmonize, recorded_params, replay
-from medvar_data.readers.read import read_scan
+from medvar_data.harmonize.harmonize import recorded_params, replay
 from medvar_data.records import HarmonizedSlice
+from medvar_data.shard.write import SAID_BY_CASE
 from medvar_data.shardset.dataset import codec_of, read_pair, read_table
 from medvar_data.sources.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.storage.codec import pixel_digest
 from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace, archives_of
 
+Pair = tuple[Any, Any]
+
 
 def trace(
     store: Store, key: str, workspace: Workspace | None = None, archives: AccessSpec = DEFAULT_ACCESS
 ) -> dict[str, Any]:
     """Tell everything that is known of one slice.
+
+    The verdict comes first: `sound`, or `wrong` and what is to blame (the shard, its row, its case, or a source that has changed).
 
     Args:
         store: the shard set.
@@ -42,16 +47,17 @@ def trace(
         {"collection": row["collection"], "case": row["case"]},
         "cases.parquet lacks the case.",
     )
-    in_shard = pixel_digest(read_pair(store, row, codec_of(store))[0])
-    checks = {"pixels_match_row": in_shard == row["image_sha256"]}
+    pair = read_pair(store, row, codec_of(store))
+    blamed, checks = _compare_rows(row, case, pair)
     source: dict[str, Any] = {}
     if workspace:
         with open_access(archives):
-            source = _source(store, row, case, workspace)
-    failed = [name for name, value in {**checks, **source}.items() if value is False]
-    verdict = f"wrong: not {', not '.join(failed)}" if failed else "sound"
+            found, source = _source(store, (row, case, pair), workspace)
+        blamed = found or blamed
+    verdict = f"wrong: {blamed[0]}" if blamed else "sound"
     return {
         "verdict": verdict if source else f"{verdict}; no workspace, source not read",
+        "blamed": blamed,
         **checks,
         "license": row["license"],
         "license_confirmed": row["license_confirmed"],
@@ -68,26 +74,69 @@ def _one(store: Store, table: str, equal: dict[str, str], missing: str) -> dict[
     return dict(rows[0])
 
 
-def _has_digests(made: HarmonizedSlice, row: dict[str, Any]) -> bool:
-    return (pixel_digest(made.image), pixel_digest(made.mask)) == (row["image_sha256"], row["mask_sha256"])
+def _compare_rows(row: dict[str, Any], case: dict[str, Any], pair: Pair) -> tuple[list[str], dict[str, bool]]:
+    """What row, case and shard alone say against each other."""
+    wrong = [
+        member
+        for member, picture in zip(("image", "mask"), pair, strict=True)
+        if pixel_digest(picture) != row[f"{member}_sha256"]
+    ]
+    other = [name for name in SAID_BY_CASE if row[name] != case[name]]
+    blamed = [f"the {member} in the shard does not have the digest of its row" for member in wrong]
+    blamed += [f"its row says another {name} than cases.parquet" for name in other]
+    return blamed, {"pixels_match_row": not wrong, "row_matches_case": not other}
 
 
-def _source(store: Store, row: dict[str, Any], published: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
+def _has_digests(made: HarmonizedSlice | None, row: dict[str, Any]) -> bool:
+    found = (pixel_digest(made.image), pixel_digest(made.mask)) if made else ("", "")
+    return found == (row["image_sha256"], row["mask_sha256"])
+
+
+def _source(
+    store: Store, published: tuple[dict[str, Any], dict[str, Any], Pair], workspace: Workspace
+) -> tuple[list[str], dict[str, Any]]:
+    """What is to blame by the source, and what was found out about it."""
+    row, case_row, pair = published
+    recipe = recipe_of(store)
     try:
-        case = source_case(workspace, row)
-    except WorkspaceError as error:
-        return {"found": False, "note": str(error)}
-    spec, notes = workspace.spec(case.collection), workspace.archive_notes()
-    recipe = recipe_for(case, recipe_of(store))
-    scan = read_scan(case, spec)
-    again = next((s for s in harmonize(scan, case, spec, recipe).slices if s.z == row["z"]), None)
-    replayed = replay(scan, case, spec, recipe, recorded_params(published), [row["z"]])[0]
-    return {
+        again = make_again(workspace, case_row, recipe)
+    except (CaseRejected, WorkspaceError) as error:
+        return [f"it cannot be made again: {error}"], {"found": False, "note": str(error)}
+    case, notes = again.case, workspace.archive_notes()
+    made = again.slices.get(row["z"])
+    params, spec = recorded_params(case_row), workspace.spec(case.collection)
+    replayed = replay(again.scan, case, spec, recipe_for(case, recipe), params, [row["z"]])[0]
+    by_params = _has_digests(replayed, row)
+    return _blame(again, (row, case_row, pair), replayed), {
         "found": True,
         "image": [str(Path(case.root) / path) for path in case.image],
         "label": [str(Path(case.root) / path) for path in case.label],
         "archive_sha256": {path.name: notes[path].sha256 for path in sorted(archives_of(case)) if path in notes},
-        "image_unchanged": scan.image.digest == row["source_sha256"],
-        "same_pixels_when_made_again": again is not None and _has_digests(again, row),
-        "same_pixels_by_the_recorded_parameters": _has_digests(replayed, row),
+        "image_unchanged": again.scan.image.digest == row["source_sha256"],
+        "label_unchanged": (again.scan.label.digest if again.scan.label else "") == row["label_sha256"],
+        "same_pixels_when_made_again": _has_digests(made, row),
+        "same_pixels_by_the_recorded_parameters": by_params,
     }
+
+
+def _blame(
+    again: MadeAgain, published: tuple[dict[str, Any], dict[str, Any], Pair], replayed: HarmonizedSlice
+) -> list[str]:
+    """Who is wrong, most telling first; nothing where all agree."""
+    row, case_row, pair = published
+    if not again.unchanged:
+        return ["its source has changed since the set was made, or its digests in the tables were edited"]
+    made = again.slices.get(row["z"])
+    if made is None:
+        return ["its source gives no such slice"]
+    blamed = [
+        disagreement(member, picture, now, row[f"{member}_sha256"])
+        for member, picture, now in zip(("image", "mask"), pair, (made.image, made.mask), strict=True)
+    ]
+    if columns := changed_columns(case_row, again.row):
+        blamed.append(f"cases.parquet does not say what its source gives: {', '.join(columns)}")
+    if other := [name for name in SAID_BY_CASE if row[name] != case_row[name]]:
+        blamed.append(f"its row says another {', '.join(other)} than cases.parquet")
+    if (replayed.image != made.image).any() or (replayed.mask != made.mask).any():
+        blamed.append("the parameters in cases.parquet are not those that made the pixels")
+    return list(filter(None, blamed))

@@ -1,38 +1,37 @@
 """Prove a shard set: every byte, row and promise of its tables is checked again, from the files alone.
 
-Checks, in order: dataset.json and the digests of tables and shards; the members of every tar and their offsets against
-slices.parquet; keys; sample JSON; pixels against digests and counts; patients in one split; the condition ids; cases counted by
-collection; the files that croissant.json lists.
+Checks, in order: dataset.json and the digests of tables and shards; each shard (`audit.members`): the archive byte by byte, offsets,
+keys, sample JSON, pixels against digests and counts; the tables against each other and against dataset.json, which are made again
+from slices and cases (`audit.recount`); the files that lie in the folder; the files that croissant.json lists. Where asked for, the
+seal (`audit.seal`), and slices made again from their sources (`audit.remake`).
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from hashlib import sha256
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import UInt8
+import pyarrow.parquet as pq
 
+from medvar_data.audit.members import Promised, check_shard
+from medvar_data.audit.recount import check_tables
+from medvar_data.audit.remake import RemakeSpec, check_remade
+from medvar_data.audit.seal import SEAL_FILE, check_seal
 from medvar_data.errors import ShardSetError
-from medvar_data.naming import is_key
+from medvar_data.naming import printable
 from medvar_data.records import Progress
 from medvar_data.shard.croissant import CROISSANT_FILE, contradictions
-from medvar_data.shardset.dataset import WAY_ON, Dataset, ShardEntry, crc32, read_dataset
-from medvar_data.shardset.schema import (
-    SCHEMAS,
-    SPLITS,
-    TABLES,
-    content_digest,
-    sample_json,
-)
-from medvar_data.storage.codec import CODECS, pixel_digest
+from medvar_data.shardset.dataset import DATASET_FILE, WAY_ON, Dataset, read_dataset
+from medvar_data.shardset.schema import SCHEMAS, SPLITS, TABLES, VERSION_NOTE
 from medvar_data.storage.documents import table_of
 from medvar_data.storage.store import Store
-from medvar_data.storage.tar import Member, read_tar
 
 MAX_FINDINGS = 50
+PUBLISHERS_OWN = ("README.md", "LICENSE*", "CITATION.cff", "*.bib", SEAL_FILE)
+"""Files that a publisher may put beside a set's own."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +44,44 @@ class Verification:
     findings: tuple[str, ...]
 
 
-def verify(store: Store, progress: Callable[[Progress], None] = lambda _: None) -> Verification:
+def verify(
+    store: Store,
+    progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    remake: RemakeSpec | None = None,
+    public_key: Path | None = None,
+) -> Verification:
     """Check a shard set.
+
+    Args:
+        store: the set.
+        progress: called after every shard, and after every case that is made again.
+        remake: slices to make again from their sources; none where absent.
+        public_key: file with the key of whoever is to have sealed the set; the seal is not looked at where absent.
 
     Raises:
         ShardSetError: there is no set to check, or its tables cannot be read.
+        WorkspaceError: there is no such key, or no such workspace.
     """
     dataset = read_dataset(store)
-    findings: list[str] = []
+    findings: list[str] = check_seal(store, public_key) if public_key else []
     tables = {name: _table(store, name, dataset, findings) for name in TABLES}
     slices, cases = tables["slices.parquet"].combine_chunks(), tables["cases.parquet"]
-    rows_of = _rows_by_shard(slices)
+    rows_of, promised = _rows_by_shard(slices), Promised(dataset, _labels(tables["collections.parquet"]))
     entries = [(split, entry) for split in SPLITS for entry in dataset.splits[split].shards]
     for done, (split, entry) in enumerate(entries, start=1):
         rows = slices.take(rows_of.pop(entry.name, pa.array([], pa.int64()))).to_pylist()
-        findings += _check_shard(store, split, entry, rows, dataset)
+        findings += check_shard(store, split, entry, rows, promised)
         progress(Progress(done, len(entries), entry.name, "checked"))
         if len(findings) >= MAX_FINDINGS:
             break
     else:
         findings += [f"slices.parquet names {name}, which dataset.json does not" for name in rows_of]
-    findings += _check_tables(slices, cases, dataset)
-    findings += _check_collections(tables["collections.parquet"], cases, tables["rejects.parquet"])
-    stray = {n for n in store.names() if n.endswith(".tar")} - {entry.name for _, entry in entries}
-    findings += [f"{name} lies in the folder but is not part of the set" for name in sorted(stray)]
+    findings += check_tables(tables, dataset)
+    findings += _check_files(store, {entry.name for _, entry in entries})
     findings += _check_croissant(store, dataset)
+    if remake:
+        findings += check_remade(store, tables, dataset, remake, progress)
     return Verification(len(entries), slices.num_rows, cases.num_rows, tuple(findings[:MAX_FINDINGS]))
 
 
@@ -90,7 +102,37 @@ def _table(store: Store, name: str, dataset: Dataset, findings: list[str]) -> pa
         raise ShardSetError(f"{name} is missing or cannot be read. {WAY_ON}") from error
     if sha256(data).hexdigest() != dataset.tables[name]:
         findings.append(f"{name} does not have the digest that dataset.json gives")
-    return table_of(data, SCHEMAS[name], name, ShardSetError, WAY_ON)
+    table = table_of(data, SCHEMAS[name], name, ShardSetError, WAY_ON)
+    findings += _check_form(name, data)
+    return table
+
+
+def _check_form(name: str, data: bytes) -> Iterator[str]:
+    """A table has its columns and its note of the schema's version, and nothing beside them."""
+    found = pq.read_schema(pa.BufferReader(data))
+    more = [column for column in found.names if column not in SCHEMAS[name].names]
+    yield from (f"{name} has a column {printable(column, 80)!r} that no set has" for column in more)
+    notes = {
+        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for key, value in (found.metadata or {}).items()
+    }
+    if notes != VERSION_NOTE:
+        shown = ", ".join(sorted({*notes} ^ {*VERSION_NOTE})) or "another version"
+        yield f"the metadata of {name} is not as it was written: {printable(shown, 80)}"
+
+
+def _labels(collections: pa.Table) -> dict[str, frozenset[int]]:
+    """By collection, the label ids that its masks may hold."""
+    rows = collections.select(["collection", "labels"]).to_pylist()
+    return {row["collection"]: frozenset(label for label, _ in row["labels"]) for row in rows}
+
+
+def _check_files(store: Store, shards: set[str]) -> Iterator[str]:
+    """Only the set's own files lie in its folder, and those of its publisher."""
+    own = {*shards, *TABLES, DATASET_FILE, CROISSANT_FILE}
+    for name in store.names():
+        if name not in own and not any(fnmatchcase(name, pattern) for pattern in PUBLISHERS_OWN):
+            yield f"{printable(name, 80)} lies in the folder but is not part of the set"
 
 
 def _check_croissant(store: Store, dataset: Dataset) -> list[str]:
@@ -100,126 +142,3 @@ def _check_croissant(store: Store, dataset: Dataset) -> list[str]:
         return [f"{CROISSANT_FILE} is missing or cannot be read"]
     except ShardSetError as error:
         return [str(error)]
-
-
-def _check_shard(
-    store: Store, split: str, entry: ShardEntry, rows: list[dict[str, Any]], dataset: Dataset
-) -> Iterator[str]:
-    name = entry.name
-    try:
-        data = store.read(name)
-    except OSError:
-        yield f"{name} is missing"
-        return
-    if sha256(data).hexdigest() != entry.sha256:
-        yield f"{name} does not have the digest that dataset.json gives"
-    if len(rows) != entry.slices:
-        yield f"{name}: dataset.json counts {entry.slices} slices, slices.parquet {len(rows)}"
-    try:
-        members = read_tar(data)
-    except Exception:
-        yield f"{name} is not a readable tar; fetch or write it again"
-        return
-    suffix = CODECS[dataset.codec].suffix
-    wanted = [f"{row['key']}.{ending}" for row in rows for ending in (suffix, f"mask.{suffix}", "json")]
-    if [m.name for m in members] != wanted:
-        yield f"{name}: its members are not the rows of slices.parquet, in order"
-        return
-    for row, image, mask, text in zip(rows, members[0::3], members[1::3], members[2::3], strict=True):
-        yield from _check_sample(data, split, row, (image, mask, text), dataset)
-
-
-def _check_sample(
-    data: bytes,
-    split: str,
-    row: dict[str, Any],
-    members: tuple[Member, Member, Member],
-    dataset: Dataset,
-) -> Iterator[str]:
-    key = row["key"]
-    if not is_key(key):
-        yield f"{key}: not a key of lower-case letters, digits and hyphens"
-    if row["split"] != split:
-        yield f"{key}: the row says {row['split']}, the shard is {split}"
-    for member, column in zip(members, ("image", "mask", "json"), strict=True):
-        if (member.offset, member.size) != (row[f"{column}_offset"], row[f"{column}_size"]):
-            yield f"{key}: {column} lies at byte {member.offset}, the row says {row[f'{column}_offset']}"
-    image, mask, text = (data[m.offset : m.offset + m.size] for m in members)
-    if text != sample_json(row):
-        yield f"{key}: its JSON does not say what its row says"
-    for name, picture in (("image", image), ("mask", mask)):
-        yield from _check_picture(picture, name, row, dataset)
-
-
-def _check_picture(picture: bytes, member: str, row: dict[str, Any], dataset: Dataset) -> Iterator[str]:
-    key, side = row["key"], dataset.image_side
-    if crc32(picture) != row[f"{member}_crc32"]:
-        yield f"{key}: its bytes do not have the checksum in {member}_crc32"
-    try:
-        pixels = CODECS[dataset.codec].decode(picture)
-    except ShardSetError:
-        yield f"{key}: a picture cannot be decoded"
-        return
-    if pixels.shape != (side, side):
-        yield f"{key}: a picture is {pixels.shape[0]} x {pixels.shape[1]}; wanted {side} x {side}"
-    if pixel_digest(pixels) != row[f"{member}_sha256"]:
-        yield f"{key}: its pixels do not have the digest in {member}_sha256"
-    if member == "mask":
-        yield from _check_counts(pixels, row)
-
-
-def _check_counts(mask: UInt8[np.ndarray, "h w"], row: dict[str, Any]) -> Iterator[str]:
-    counts = np.bincount(mask.reshape(-1), minlength=1)
-    found = {int(v): int(counts[v]) for v in np.flatnonzero(counts) if v}
-    if found != dict(row["label_pixels"]):
-        yield f"{row['key']}: its mask does not hold the pixels that label_pixels counts"
-    if sum(found.values()) != row["foreground_pixels"]:
-        yield f"{row['key']}: its mask does not hold the pixels that foreground_pixels counts"
-    if found and not row["has_label"]:
-        yield f"{row['key']}: it has a mask, but has_label is false"
-
-
-def _check_collections(collections: pa.Table, cases: pa.Table, rejects: pa.Table) -> Iterator[str]:
-    kept, rejected = (Counter(table["collection"].to_pylist()) for table in (cases, rejects))
-    listed = Counter(collections["collection"].to_pylist())
-    yield from (f"{name} stands in collections.parquet {n} times" for name, n in listed.items() if n > 1)
-    yield from (
-        f"{name} has cases, but collections.parquet does not list it" for name in sorted({*kept, *rejected} - {*listed})
-    )
-    for row in collections.select(["collection", "n_found", "n_kept", "n_rejected"]).to_pylist():
-        name = row["collection"]
-        if (row["n_kept"], row["n_rejected"], row["n_found"]) != (
-            kept[name],
-            rejected[name],
-            kept[name] + rejected[name],
-        ):
-            yield (
-                f"{name}: {kept[name]} cases kept and {rejected[name]} rejected, collections.parquet says {row['n_kept']} and "
-                f"{row['n_rejected']} of {row['n_found']}"
-            )
-
-
-def _check_tables(slices: pa.Table, cases: pa.Table, dataset: Dataset) -> Iterator[str]:
-    keys = Counter(slices["key"].to_pylist())
-    yield from (f"{key} appears {n} times" for key, n in keys.items() if n > 1)
-    splits: dict[str, set[str]] = {}
-    for patient, split in zip(cases["patient"].to_pylist(), cases["split"].to_pylist(), strict=True):
-        splits.setdefault(patient, set()).add(split)
-    for patient, split in zip(slices["patient"].to_pylist(), slices["split"].to_pylist(), strict=True):
-        splits.setdefault(patient, set()).add(split)
-    yield from (f"patient {p} is in {' and '.join(sorted(s))}" for p, s in splits.items() if len(s) > 1)
-    counted = Counter(zip(slices["collection"].to_pylist(), slices["case"].to_pylist(), strict=True))
-    for row in cases.select(["collection", "case", "n_kept"]).to_pylist():
-        found = counted.pop((row["collection"], row["case"]), 0)
-        if found != row["n_kept"]:
-            yield f"{row['collection']}/{row['case']}: {found} slices, cases.parquet says {row['n_kept']}"
-    yield from (f"{c}/{k}: slices of a case that cases.parquet does not list" for c, k in counted)
-    ids = dataset.conditions
-    pairs = set(zip(slices["condition"].to_pylist(), slices["condition_id"].to_pylist(), strict=True))
-    yield from (f"condition {n} has id {i}, dataset.json says {ids.get(n)}" for n, i in pairs if ids.get(n) != i)
-    if content_digest(slices) != dataset.digest:
-        yield "the rows of slices.parquet do not have the digest in dataset.json"
-    for split in SPLITS:
-        found = slices.filter(pa.compute.equal(slices["split"], split)).num_rows
-        if found != dataset.splits[split].slices:
-            yield f"{split}: {found} slices, dataset.json says {dataset.splits[split].slices}"

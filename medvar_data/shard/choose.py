@@ -9,12 +9,39 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from medvar_data.errors import Reason
+from medvar_data.errors import Reason, SpecError
 from medvar_data.naming import printable
 from medvar_data.records import Reject
 from medvar_data.shard.collections import with_column
 from medvar_data.shardset.schema import TERMS
 from medvar_data.shardset.select import rows_where
+
+REQUIREMENTS = {
+    "commercial": "commercial = 'yes'",
+    "derivatives": "derivatives = 'yes'",
+    "redistribute": "redistribute = 'yes'",
+    "no-share-alike": "share_alike = 'no'",
+}
+"""What may be required of a collection's terms, and the condition that says so; what is unknown does not fulfil it."""
+
+
+def required(names: Sequence[str], where: str = "") -> str:
+    """Make one condition of another and of what the collections' terms must allow.
+
+    Args:
+        names: keys of `REQUIREMENTS`.
+        where: further condition in SQL, or "".
+
+    Raises:
+        SpecError: a name is none of them.
+
+    >>> required(["commercial", "redistribute"], "z > 3 OR z = 1")
+    "(z > 3 OR z = 1) AND commercial = 'yes' AND redistribute = 'yes'"
+    """
+    if unknown := [name for name in names if name not in REQUIREMENTS]:
+        raise SpecError(f"--require is {unknown[0]!r}; wanted one of {', '.join(REQUIREMENTS)}.")
+    terms = [REQUIREMENTS[name] for name in dict.fromkeys(names)]
+    return " AND ".join([f"({where})", *terms]) if where and terms else where or " AND ".join(terms)
 
 
 def chosen_slices(

@@ -19,7 +19,7 @@ import zstandard
 from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
-from medvar_data.storage.png import MOST_PIXELS, NONE, UP, png_shape, unpack_png, write_png
+from medvar_data.storage.png import MOST_PIXELS, NONE, UP, png_oddity, png_shape, unpack_png, write_png
 
 BATCH = 64  # pictures whose differences are undone together; more would leave the processor's cache
 FEW = 8
@@ -38,6 +38,7 @@ class Codec:
         encode, encode_mask: make bytes of an image, or of a label map, which has large even areas.
         shape: reads height and width from the bytes.
         unpack: fills an array with the rows as stored; tells whether they are differences from the row above.
+        oddity: says what of the bytes is not laid out as `encode` does it, such as a text beside the pixels; "" where nothing is.
         version: names the encoder; equal versions give equal bytes.
     """
 
@@ -47,6 +48,7 @@ class Codec:
     encode_mask: Callable[[UInt8[np.ndarray, "h w"]], bytes]
     shape: Callable[[bytes], tuple[int, int]]
     unpack: Callable[[bytes, UInt8[np.ndarray, "h w"]], bool]
+    oddity: Callable[[bytes], str]
     version: str
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "h w"]:
@@ -134,6 +136,16 @@ def _unpack_zstd(data: bytes, out: UInt8[np.ndarray, "h w"]) -> bool:
     return row_filter == UP
 
 
+def _zstd_oddity(data: bytes) -> str:
+    """Say what of a member of codec zstd `_zstd` would not write; whatever follows its frame does not decode."""
+    _zstd_head(data)
+    try:
+        frame = zstandard.get_frame_parameters(data[_HEAD.size :])
+    except zstandard.ZstdError as error:
+        raise ShardSetError(f"A picture is damaged: {error}.") from None
+    return "its frame holds a checksum or names a dictionary" if frame.has_checksum or frame.dict_id else ""
+
+
 def pixel_digest(image: UInt8[np.ndarray, "h w"]) -> str:
     """Name a picture by its content: sha256 of "HxW:" and the pixels, hex. The same on every machine and encoder."""
     head = f"{image.shape[0]}x{image.shape[1]}:".encode()
@@ -149,6 +161,7 @@ CODECS: dict[str, Codec] = {
         _png_mask,
         png_shape,
         unpack_png,
+        png_oddity,
         f"png up 4, none 1 rle, zlib {zlib.ZLIB_RUNTIME_VERSION}",
     ),
     "zstd": Codec(
@@ -158,6 +171,7 @@ CODECS: dict[str, Codec] = {
         encode_mask=lambda mask: _zstd(mask, NONE, 9),
         shape=lambda data: _zstd_head(data)[1:],
         unpack=_unpack_zstd,
+        oddity=_zstd_oddity,
         version=f"mvz up 3, none 9, zstd {_ZSTD_VERSION}",
     ),
 }

@@ -52,6 +52,19 @@ def png_shape(data: bytes) -> tuple[int, int]:
     return height, width
 
 
+def png_oddity(data: bytes) -> str:
+    """Say what of an 8-bit grey PNG is not as `write_png` lays it out; "" where nothing is.
+
+    Raises:
+        ShardSetError: the bytes are no such PNG.
+    """
+    height, width = png_shape(data)
+    (size,) = struct.unpack_from(">I", data, _DATA_AT - 8)
+    head = _chunk(b"IHDR", struct.pack(">II", width, height) + _GREY8)
+    laid_out = b"".join((_START[:8], head, _chunk(b"IDAT", data[_DATA_AT : _DATA_AT + size]), _END))
+    return "" if data == laid_out else "it holds more than the chunks IHDR, IDAT and IEND, or a wrong checksum"
+
+
 def unpack_png(data: bytes, out: UInt8[np.ndarray, "h w"]) -> bool:
     """Fill `out` with a PNG's rows; tells whether they are still differences from the row above.
 
@@ -84,6 +97,8 @@ def _inflate(data: bytes, size: int) -> bytes:
         raise ShardSetError(f"A PNG's pixels are damaged: {error}.") from None
     if len(rows) != size or not whole or not inflater.eof:
         raise ShardSetError(f"A PNG's pixels do not fill their rows: wanted {size:,} bytes.")
+    if inflater.unused_data:
+        raise ShardSetError(f"A PNG's pixels are followed by {len(inflater.unused_data):,} other bytes.")
     return bytes(rows)
 
 

@@ -1,7 +1,7 @@
 """Write plain USTAR archives whose bytes depend on nothing but their members, and say where each member lies."""
 
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -44,6 +44,27 @@ def read_tar(data: bytes) -> list[Member]:
     """List an archive's members with the positions of their data."""
     with tarfile.open(fileobj=BytesIO(data), mode="r:") as archive:
         return [Member(info.name, info.offset_data, info.size) for info in archive.getmembers()]
+
+
+def tar_oddity(data: bytes, members: Sequence[Member]) -> str:
+    """Say what of an archive's bytes is not as `write_tar` writes them; "" where nothing is.
+
+    Args:
+        data: of the archive.
+        members: of `read_tar`.
+    """
+    end = 0
+    for member in members:
+        start = end + BLOCK
+        if member.offset != start or data[end:start] != _header(member.name, member.size):
+            return f"the header of {member.name} holds another owner, mode, time or form than ours"
+        end = start + member.size + -member.size % BLOCK
+        if any(data[start + member.size : end]):
+            return f"something lies between {member.name} and the next member"
+    if data[end : end + 2 * BLOCK] != bytes(2 * BLOCK):
+        return "it does not end in two blocks of zeros"
+    n_more = len(data) - end - 2 * BLOCK
+    return f"{n_more:,} bytes lie behind its end" if n_more else ""
 
 
 def _header(name: str, size: int) -> bytes:

@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 
 from medvar_cli.data_commands import app as data
 from medvar_cli.model_commands import app as model
+from medvar_data.audit.seal import new_key, seal
+from medvar_data.storage.store import Store
 from medvar_model import demo as model_demo
 from medvar_model.config import TOKENIZERS
 
@@ -69,7 +71,10 @@ DATA = {
     ),
     "reshard": Twin(needs=("shards",), typed="--workers 1", made=("shards-zstd",)),
     "stats": Twin(needs=("shards",), typed="--json", answer=lambda twin: twin["rows"]),
-    "verify": Twin(needs=("shards",), typed="--json", answer=lambda twin: asdict(twin["result"])),
+    "verify": Twin(needs=("sealed", "work", "public.pem"), typed="--json", swaps={"verify shards": "verify sealed", '"shards"': '"sealed"'},
+                   answer=lambda twin: asdict(twin["result"])),
+    "seal": Twin(needs=("shards", "private.pem"), made=("shards/seal.json",)),
+    "diff": Twin(needs=("shards", "sealed"), typed="--json", swaps={"newer": "sealed"}, answer=lambda twin: asdict(twin["found"])),
     "trace": Twin(needs=("shards", "work"), swaps=KEYS, answer=lambda twin: twin["report"]),
     "reconstruct": Twin(
         needs=("shards", "work"), typed="--json", swaps=KEYS, made=("case.nii.gz", "case.mask.nii.gz"),
@@ -147,6 +152,9 @@ def prepared(pipeline, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     shutil.copytree(pipeline["work"], folder / "work")
     shutil.copytree(pipeline["shards"], folder / "shards")
     shutil.copy(pipeline["recipe"], folder / "small.toml")
+    (folder / "public.pem").write_text(new_key(folder / "private.pem"))
+    shutil.copytree(pipeline["shards"], folder / "sealed")
+    seal(Store(str(folder / "sealed")), folder / "private.pem")
     for name in ("demo/work", "demo/work-64", "found"):
         (folder / name).mkdir(parents=True)
         (folder / name / "salt").write_bytes((folder / "work" / "salt").read_bytes())

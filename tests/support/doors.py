@@ -198,9 +198,7 @@ class Doors:
     def _stream(self, place: Path) -> None:
         for split in ("train", "val", "test"):
             opened = open_shard_set(str(place), split)
-            reader = ShardReader(opened)
-            for row in range(len(opened)):
-                reader.read(np.array([row]), masks=True)
+            ShardReader(opened).read(np.arange(len(opened)), masks=True)
 
     def _open_workspace(self, work: Workspace) -> None:
         for name in work.collections():

@@ -1,9 +1,12 @@
 """A slice is followed back to its file and made again to the same pixels; contact sheets show what they say."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.tampering import edit_dataset, edit_rows, fit_digests, mirror, paint, refit, rows_of
 
 from medvar_data.audit.contact_sheets import choose, contact_sheets, grid, outlined
 from medvar_data.audit.trace import trace
@@ -68,7 +71,7 @@ def test_a_changed_source_is_noticed(pipeline, tmp_path):
     shutil.copy(folder / "patient001_frame10.nii.gz", folder / "patient001_frame01.nii.gz")
     report = trace(store, key, workspace)
     assert report["verdict"] == (
-        "wrong: not image_unchanged, not same_pixels_when_made_again, not same_pixels_by_the_recorded_parameters"
+        "wrong: its source has changed since the set was made, or its digests in the tables were edited"
     )
     source = report["source"]
     assert not source["image_unchanged"]
@@ -77,9 +80,70 @@ def test_a_changed_source_is_noticed(pipeline, tmp_path):
     label[5:9, 5:9] = 1
     acdc_tree(tmp_path / "acdc", patients=3)
     write_nifti(folder / "patient001_frame01_gt.nii.gz", label, np.diag([-1.0, -1, 1, 1]), pixdim=(1.5, 1.5, 10))
-    source = trace(store, key, workspace)["source"]
+    report = trace(store, key, workspace)
+    source = report["source"]
+    assert report["verdict"].startswith("wrong: its source has changed")
     assert source["image_unchanged"]
+    assert not source["label_unchanged"]
     assert not source["same_pixels_when_made_again"], "another mask is another slice"
+
+
+def blamed(pipeline, store, *how) -> list[str]:
+    """What a trace of the slice that tampering takes blames, most telling first."""
+    rows = rows_of(Path(store.url), "slices")
+    row = max(rows, key=lambda row: (len(row["label_pixels"]), row["foreground_pixels"], row["key"]))
+    for change in how:
+        change(Path(store.url))
+    report = trace(store, row["key"], pipeline.workspace)
+    assert report["verdict"] == f"wrong: {report['blamed'][0]}"
+    return report["blamed"]
+
+
+def test_a_shard_painted_under_its_row_is_to_blame(pipeline, damaged):
+    digests = {row["key"]: row["image_sha256"] for row in rows_of(Path(damaged.url), "slices")}
+
+    def keep_digests(folder: Path) -> None:
+        edit_rows(folder, "slices", lambda row: row.update(image_sha256=digests[row["key"]]))
+        edit_dataset(folder, lambda dataset: fit_digests(folder, dataset))
+
+    (only,) = blamed(pipeline, damaged, paint, refit, keep_digests)
+    assert only.startswith("the image in the shard is another than its row and its source give (")
+
+
+def test_a_set_whose_digests_fit_is_to_blame_against_its_source(pipeline, damaged):
+    image, mask = blamed(pipeline, damaged, paint, mirror, refit)
+    assert image.startswith("the image is another than its source gives, and its row fits it (")
+    assert mask.startswith("the mask is another than its source gives, and its row fits it (")
+
+
+def test_a_row_is_to_blame(pipeline, damaged):
+    def other_digest(folder: Path) -> None:
+        edit_rows(folder, "slices", lambda row: row.update(mask_sha256="0" * 64))
+        edit_dataset(folder, lambda dataset: fit_digests(folder, dataset))
+
+    assert blamed(pipeline, damaged, other_digest) == ["mask_sha256 of its row is wrong; shard and source agree"]
+
+
+def test_parameters_that_did_not_make_the_pixels_are_to_blame(pipeline, damaged):
+    def other_bounds(folder: Path) -> None:
+        edit_rows(folder, "cases", lambda row: row.update(high=row["high"] * 2))
+        edit_dataset(folder, lambda dataset: fit_digests(folder, dataset))
+
+    assert blamed(pipeline, damaged, other_bounds) == [
+        "cases.parquet does not say what its source gives: high",
+        "its row says another high than cases.parquet",
+        "the parameters in cases.parquet are not those that made the pixels",
+    ]
+
+
+def test_without_a_workspace_shard_row_and_case_are_compared(pipeline, damaged):
+    edit_rows(Path(damaged.url), "slices", lambda row: row.update(image_sha256="0" * 64, low=-7.0))
+    edit_dataset(Path(damaged.url), lambda dataset: fit_digests(Path(damaged.url), dataset))
+    report = trace(damaged, rows_of(Path(damaged.url), "slices")[0]["key"])
+    assert report["blamed"] == [
+        "the image in the shard does not have the digest of its row", "its row says another low than cases.parquet",
+    ]  # fmt: skip
+    assert report["verdict"].startswith("wrong: the image in the shard")
 
 
 def test_an_unknown_key(pipeline):

@@ -2,17 +2,25 @@
 
 import json
 import shutil
+import struct
+import tarfile
+import zlib
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
+from support.tampering import edit_dataset, edit_rows, fit_digests, refit
 
 from medvar_data.audit.verify import verify
 from medvar_data.errors import ShardSetError
 from medvar_data.shardset.schema import content_digest
+from medvar_data.storage.codec import CODECS
 from medvar_data.storage.store import Store, canonical_json
+from medvar_data.storage.tar import read_tar
 
 
 def folder(store: Store) -> Path:
@@ -193,3 +201,137 @@ def test_findings_do_not_run_on_forever(damaged):
 
     edit(damaged, "slices.parquet", change)
     assert 0 < len(verify(damaged).findings) <= 50
+
+
+# What is made again from the rows. Each edit below has all digests fitting, and comes with what the finding says.
+
+
+def set_all(name: str, **values):
+    def change(folder: Path) -> None:
+        edit_rows(folder, name, lambda row: row.update({k: v(row) if callable(v) else v for k, v in values.items()}))
+
+    return change
+
+
+def in_dataset(change):
+    return lambda folder: edit_dataset(folder, change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (set_all("stats", vanished_structures=9), "stats.parquet: vanished_structures of "),
+        (set_all("stats", region="knee"), "rows for other groups"),
+        (set_all("slices", body_pixels=1), "stats.parquet: body_fraction_mean of "),
+        (set_all("slices", high=lambda row: row["high"] + 1), "its high is not that of its case in cases.parquet"),
+        (set_all("slices", source_affine=[1.0] * 16), "its source_affine is not that of its case"),
+        (set_all("cases", n_without_foreground=99), "are neither kept nor counted as left out"),
+        (set_all("cases", label_sha256=""), "has_label is True, its label_sha256 says otherwise"),
+        (set_all("cases", spacing_row_mm=9.0), "its spacing_row_mm is 9.0, its source_affine gives "),
+        (set_all("cases", orientation="RAS"), "its orientation or n_slices is not what its affine and shape give"),
+        (set_all("cases", source_affine=[0.0] * 16), "name no grid"),
+        (set_all("slices", slice_index=0), "its slice_index is not what z and the affine of its case give"),
+        (set_all("cases", recipe_sha256="0" * 64), "it was made by another recipe"),
+        (set_all("cases", pipeline_version=99), "its pipeline_version is 99"),
+        (set_all("collections", license="MIT"), "its license is not that of its collection"),
+        (set_all("collections", collection_sha256="0" * 64), "its collection_sha256 is not that"),
+        (set_all("collections", labels=[]), "which collections.parquet does not name"),
+        (set_all("rejects", reason="not_selected"), "is not selected, but dataset.json names no condition"),
+        (in_dataset(lambda d: d["splits"]["val"].update(cases=99)), "val: "),
+        (in_dataset(lambda d: d["conditions"].update(knee=999)), "lists the condition knee, which no case has"),
+        (in_dataset(lambda d: d["recipe"].update(side=64)), "does not have the digest that stands in it"),
+        (in_dataset(lambda d: d["recipe"].pop("side")), "key 'side' is missing"),
+        (in_dataset(lambda d: d["recipe"].update(aspect="none")), "aspect"),
+        (in_dataset(lambda d: d["versions"].update(pipeline=99)), "dataset.json says 99"),
+        (in_dataset(lambda d: d["splits"]["train"]["shards"].reverse()), "in the order of dataset.json"),
+        (in_dataset(lambda d: d.update(seed=5)), "not in the order that the seed 5"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_does_not_follow_from_the_rows(damaged, change, says):
+    change(folder(damaged))
+    refit(folder(damaged))
+    assert says in findings(damaged)
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "LICENSE-data.txt", "CITATION.cff", "paper.bib"])
+def test_what_a_publisher_may_add(damaged, name):
+    (folder(damaged) / name).write_text("words")
+    assert verify(damaged).findings == ()
+
+
+@pytest.mark.parametrize("name", ["readme.txt", "thumbs.db", ".hidden", "slices.csv"])
+def test_what_nobody_may_add(damaged, name):
+    (folder(damaged) / name).write_text("words")
+    assert verify(damaged).findings == (f"{name} lies in the folder but is not part of the set",)
+
+
+def test_a_note_in_a_table(damaged):
+    path = folder(damaged) / "cases.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"medvar.schema_version": "3", "name": "x"}), path)
+    refit(folder(damaged))
+    assert findings(damaged) == "the metadata of cases.parquet is not as it was written: name"
+
+
+def shard_with(store: Store, change) -> None:
+    path = folder(store) / "train-000000.tar"
+    path.write_bytes(change(path.read_bytes()))
+    edit_dataset(folder(store), lambda dataset: fit_digests(folder(store), dataset))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: data + bytes(512), "512 bytes lie behind its end"),
+        (lambda data: data[:-512], "it does not end in two blocks of zeros"),
+        (lambda data: other_mode(data), "the header of "),
+        (lambda data: in_padding(data), "something lies between "),
+    ],
+    ids=["behind", "short", "mode", "padding"],
+)
+def test_an_archive_that_our_writer_does_not_write(damaged, change, says):
+    shard_with(damaged, change)
+    assert "train-000000.tar is not as it was written: " in findings(damaged)
+    assert says in findings(damaged)
+
+
+def other_mode(data: bytes) -> bytes:
+    info = tarfile.TarInfo.frombuf(data[:512], "ascii", "strict")
+    info.mode = 0o755
+    return info.tobuf(format=tarfile.USTAR_FORMAT) + data[512:]
+
+
+def in_padding(data: bytes) -> bytes:
+    member = next(m for m in read_tar(data) if m.size % 512)
+    end = member.offset + member.size
+    return data[:end] + b"x" + data[end + 1 :]
+
+
+def test_pictures_that_our_writers_do_not_write():
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    for codec in CODECS.values():
+        assert codec.oddity(codec.encode(image)) == codec.oddity(codec.encode_mask(image)) == ""
+    png, zstd = CODECS["png"].encode(image), CODECS["zstd"].encode(image)
+    text = b"tEXta\0b"
+    chunk = struct.pack(">I", 3) + text + struct.pack(">I", zlib.crc32(text))
+    for odd in (
+        png[:33] + chunk + png[33:],
+        png + b"x",
+        png[:29] + b"\0\0\0\0" + png[33:],
+        png[:-12] + chunk + png[-12:],
+    ):
+        assert "more than the chunks" in CODECS["png"].oddity(odd)
+    framed = zstandard.ZstdCompressor(write_checksum=True).compress(image.tobytes())
+    assert "checksum" in CODECS["zstd"].oddity(zstd[:8] + framed)
+    for behind in (b"x", zstandard.ZstdCompressor().compress(b"hidden")):
+        with pytest.raises(ShardSetError):
+            CODECS["zstd"].decode(zstd + behind)
+
+
+def test_bytes_behind_the_pixels_of_a_png():
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    png = CODECS["png"].encode(image)
+    body = png[37:-16] + b"hidden"
+    odd = png[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + png[-12:]
+    with pytest.raises(ShardSetError, match="followed by 6 other bytes"):
+        CODECS["png"].decode(odd)
