@@ -100,6 +100,12 @@ class ShardOptions:
         str, typer.Option(help="Of the pictures: png, which everything reads, or zstd, which decodes fastest.")
     ] = "png"
     where: WhereOption = ""
+    respect_official_splits: Annotated[
+        bool, typer.Option("--respect-official-splits", help="Patients whose publisher gives a split keep it.")
+    ] = False
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Of scans that are exact copies, take the first alone.")
+    ] = False
 
     def spec(self) -> ShardSpec:
         """Make the library's value.
@@ -107,8 +113,9 @@ class ShardOptions:
         Raises:
             MedvarError: there is no such recipe, or the fractions leave nothing to train on.
         """
-        split = SplitSpec(self.val, self.test, self.seed)
-        return ShardSpec(load_recipe(self.recipe), split, self.seed, self.slices_per_shard, self.codec, self.where)
+        split = SplitSpec(self.val, self.test, self.seed, self.respect_official_splits)
+        recipe, size = load_recipe(self.recipe), self.slices_per_shard
+        return ShardSpec(recipe, split, self.seed, size, self.codec, self.where, self.drop_duplicates)
 
 
 @dataclass(frozen=True, kw_only=True)

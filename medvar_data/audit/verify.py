@@ -1,7 +1,7 @@
 """Prove a shard set: every byte, row and promise of its tables is checked again, from the files alone.
 
 Checks, in order: dataset.json and the digests of tables and shards; the members of every tar and their offsets against
-slices.parquet; keys; sample JSON; pixels against digests and counts; patients in one split; the condition ids; cases counted by
+slices.parquet; keys; sample JSON; pixels against digests and counts; patients and copies of a scan in one split; the condition ids; cases counted by
 collection; the files that croissant.json lists.
 """
 
@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
-from medvar_data.naming import is_key
+from medvar_data.naming import is_key, printable
 from medvar_data.records import Progress
 from medvar_data.shard.croissant import CROISSANT_FILE, contradictions
+from medvar_data.shard.duplicates import find_links
 from medvar_data.shardset.dataset import WAY_ON, Dataset, ShardEntry, crc32, read_dataset
 from medvar_data.shardset.schema import (
     SCHEMAS,
@@ -66,6 +68,7 @@ def verify(store: Store, progress: Callable[[Progress], None] = lambda _: None) 
     else:
         findings += [f"slices.parquet names {name}, which dataset.json does not" for name in rows_of]
     findings += _check_tables(slices, cases, dataset)
+    findings += _check_duplicates(slices, cases, tables["edges.parquet"], dataset.image_side)
     findings += _check_collections(tables["collections.parquet"], cases, tables["rejects.parquet"])
     stray = {n for n in store.names() if n.endswith(".tar")} - {entry.name for _, entry in entries}
     findings += [f"{name} lies in the folder but is not part of the set" for name in sorted(stray)]
@@ -199,6 +202,30 @@ def _check_collections(collections: pa.Table, cases: pa.Table, rejects: pa.Table
             )
 
 
+def _check_duplicates(slices: pa.Table, cases: pa.Table, edges: pa.Table, side: int) -> Iterator[str]:
+    """Scans that lie in two splits, found by digests, pixels and statistics anew, and named by edges.parquet."""
+    names, of_slices = ([f"{c}/{k}" for c, k in _names(table)] for table in (cases, slices))
+    split_of = dict(zip(names, cases["split"].to_pylist(), strict=True))
+    numbers = pc.index_in(pa.array(of_slices, pa.string()), value_set=pa.array(names, pa.string()))
+    numbered = slices.append_column("__case", numbers).filter(pc.is_valid(numbers))
+    pairs = {
+        (names[link.first], names[link.second]): link.evidence for link in find_links(cases, numbered, side)
+    }  # fmt: skip
+    for row in edges.to_pylist():
+        pairs.setdefault(
+            (f"{row['collection_a']}/{row['case_a']}", f"{row['collection_b']}/{row['case_b']}"), "edges.parquet"
+        )
+    for (a, b), evidence in pairs.items():
+        if unknown := [name for name in (a, b) if name not in split_of]:
+            yield f"edges.parquet joins {printable(unknown[0])}, which cases.parquet does not list"
+        elif split_of[a] != split_of[b]:
+            yield f"{a} in {split_of[a]} and {b} in {split_of[b]} show one scan ({evidence}), which leaks from split to split"
+
+
+def _names(table: pa.Table) -> Iterator[tuple[str, str]]:
+    return zip(table["collection"].to_pylist(), table["case"].to_pylist(), strict=True)
+
+
 def _check_tables(slices: pa.Table, cases: pa.Table, dataset: Dataset) -> Iterator[str]:
     keys = Counter(slices["key"].to_pylist())
     yield from (f"{key} appears {n} times" for key, n in keys.items() if n > 1)
@@ -208,7 +235,7 @@ def _check_tables(slices: pa.Table, cases: pa.Table, dataset: Dataset) -> Iterat
     for patient, split in zip(slices["patient"].to_pylist(), slices["split"].to_pylist(), strict=True):
         splits.setdefault(patient, set()).add(split)
     yield from (f"patient {p} is in {' and '.join(sorted(s))}" for p, s in splits.items() if len(s) > 1)
-    counted = Counter(zip(slices["collection"].to_pylist(), slices["case"].to_pylist(), strict=True))
+    counted = Counter(_names(slices))
     for row in cases.select(["collection", "case", "n_kept"]).to_pylist():
         found = counted.pop((row["collection"], row["case"]), 0)
         if found != row["n_kept"]:
@@ -220,6 +247,6 @@ def _check_tables(slices: pa.Table, cases: pa.Table, dataset: Dataset) -> Iterat
     if content_digest(slices) != dataset.digest:
         yield "the rows of slices.parquet do not have the digest in dataset.json"
     for split in SPLITS:
-        found = slices.filter(pa.compute.equal(slices["split"], split)).num_rows
+        found = slices.filter(pc.equal(slices["split"], split)).num_rows
         if found != dataset.splits[split].slices:
             yield f"{split}: {found} slices, dataset.json says {dataset.splits[split].slices}"
