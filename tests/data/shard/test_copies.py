@@ -150,6 +150,15 @@ def test_the_same_bytes_whatever_the_order_and_the_workers(folder, monkeypatch):
     }
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_croissant_loads_the_edges(folder, croissant_cache):
+    mlcroissant = pytest.importorskip("mlcroissant")
+    records = mlcroissant.Dataset(jsonld=folder / "shards" / "croissant.json").records("edges")
+    plain = ({k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()} for record in records)
+    found = [{k.removeprefix("edges/"): v for k, v in record.items()} for record in plain]
+    assert found == rows_of(folder / "shards", "edges.parquet")
+
+
 def edited(store: Store, tmp_path: Path, **values) -> Store:
     """A copy of a set, of which the first edge says something else."""
     import pyarrow as pa
