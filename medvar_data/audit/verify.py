@@ -219,7 +219,7 @@ def _check_duplicates(slices: pa.Table, cases: pa.Table, edges: pa.Table, side: 
         if unknown := [name for name in (a, b) if name not in split_of]:
             yield f"edges.parquet joins {printable(unknown[0])}, which cases.parquet does not list"
         elif split_of[a] != split_of[b]:
-            yield f"{a} in {split_of[a]} and {b} in {split_of[b]} show one scan ({evidence}), which leaks from split to split"
+            yield f"{a} in {split_of[a]} and {b} in {split_of[b]} show one scan ({evidence}); wanted both in one split"
 
 
 def _names(table: pa.Table) -> Iterator[tuple[str, str]]:

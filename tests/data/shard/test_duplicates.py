@@ -167,7 +167,7 @@ def sets_of(cases, found) -> set[frozenset[str]]:
     return {frozenset(part) for part in parts.values()}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(world=worlds(), order=st.randoms(use_true_random=False))
 def test_links_do_not_hang_on_the_order_and_join_every_pair_that_shares(world, order):
     cases, pictures = world
