@@ -42,7 +42,7 @@ RECIPE = f'extends = "paper"\nname = "bench"\nside = {SIDE}\n'
 
 
 def write_workspace(folder: Path, n_slices: int) -> None:
-    """Cases of 53 slices as ingest and harmonize would leave them; the pictures of all are the same hundred."""
+    """Cases of 53 slices as ingest and harmonize would leave them; their pictures are the same hundred but for a row."""
     from medvar_data.catalog.load import parse_collection
     from medvar_data.catalog.recipe import load_recipe
     from medvar_data.harmonize.dependencies import wanted_inputs
@@ -63,7 +63,7 @@ def write_workspace(folder: Path, n_slices: int) -> None:
     for number, case in enumerate(cases):
         n = min(SLICES_PER_CASE, n_slices - number * SLICES_PER_CASE)
         volume = HarmonizedVolume(
-            harmonized_case(number, n), tuple(slices[(number + z) % len(slices)](z) for z in range(n))
+            harmonized_case(number, n), tuple(slices[(number + z) % len(slices)](z, number) for z in range(n))
         )
         write_kept(workspace.case_file(case), volume, case, wanted_inputs(case, spec, recipe))
 
@@ -77,8 +77,19 @@ def pictures() -> list:
         image = rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
         mask = (image > 128).astype(np.uint8)
         n = int(mask.sum())
-        made.append(lambda z, image=image, mask=mask, n=n: HarmonizedSlice(z, z, image, mask, SIDE**2, n, {1: n}))
+        made.append(
+            lambda z, number, image=image, mask=mask, n=n: HarmonizedSlice(
+                z, z, stamped(image, number, z), mask, SIDE**2, n, {1: n}
+            )
+        )
     return made
+
+
+def stamped(image: np.ndarray, number: int, z: int) -> np.ndarray:
+    """The picture with a first row of its own, so that no two cases are taken for copies."""
+    image = image.copy()
+    image[0] = list((number * 1000 + z).to_bytes(SIDE, "big"))
+    return image
 
 
 def harmonized_case(number: int, n_slices: int) -> object:
@@ -88,7 +99,7 @@ def harmonized_case(number: int, n_slices: int) -> object:
     return HarmonizedCase(
         digest, digest, ("scaled",), (512, 512, n_slices), tuple(float(i) for i in range(16)), "LPS", "axial", 0.8, 0.8, 2.5,
         "window", -160.0, 240.0, -300.0, -1024.0, n_slices, n_slices, 0, 0, 1.0, {1: 0.5}, {1: 900.0}, (),
-        CaseStatistics(-1024.0, 3000.0, 0.0, 1.0, -1000.0, 0.0, 1000.0),
+        CaseStatistics(-1024.0, 3000.0, float(number), 1.0, -1000.0, 0.0, 1000.0),
     )  # fmt: skip
 
 

@@ -108,6 +108,12 @@ class ShardOptions:
     ] = "png"
     where: WhereOption = ""
     require: RequireOption = None
+    respect_official_splits: Annotated[
+        bool, typer.Option("--respect-official-splits", help="Patients whose publisher gives a split keep it.")
+    ] = False
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Of scans that are exact copies, take the first alone.")
+    ] = False
 
     def spec(self) -> ShardSpec:
         """Make the library's value.
@@ -115,9 +121,9 @@ class ShardOptions:
         Raises:
             MedvarError: there is no such recipe or requirement, or the fractions leave nothing to train on.
         """
-        split = SplitSpec(self.val, self.test, self.seed)
-        where = required(self.require or (), self.where)
-        return ShardSpec(load_recipe(self.recipe), split, self.seed, self.slices_per_shard, self.codec, where)
+        split = SplitSpec(self.val, self.test, self.seed, self.respect_official_splits)
+        recipe, where = load_recipe(self.recipe), required(self.require or (), self.where)
+        return ShardSpec(recipe, split, self.seed, self.slices_per_shard, self.codec, where, self.drop_duplicates)
 
 
 @dataclass(frozen=True, kw_only=True)

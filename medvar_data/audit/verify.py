@@ -2,7 +2,7 @@
 
 Checks, in order: dataset.json and the digests of tables and shards; each shard (`audit.members`): the archive byte by byte, offsets,
 keys, sample JSON, pixels against digests and counts; the tables against each other and against dataset.json, which are made again
-from slices and cases (`audit.recount`); the files that lie in the folder; the files that croissant.json lists. Where asked for, the
+from slices and cases (`audit.recount`); scans that lie in two splits (`audit.copies`); the files that lie in the folder; the files that croissant.json lists. Where asked for, the
 seal (`audit.seal`), and slices made again from their sources (`audit.remake`).
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medvar_data.audit.copies import check_copies
 from medvar_data.audit.members import Promised, check_shard
 from medvar_data.audit.recount import check_tables
 from medvar_data.audit.remake import RemakeSpec, check_remade
@@ -78,6 +79,7 @@ def verify(
     else:
         findings += [f"slices.parquet names {name}, which dataset.json does not" for name in rows_of]
     findings += check_tables(tables, dataset)
+    findings += check_copies(tables, dataset)
     findings += _check_files(store, {entry.name for _, entry in entries})
     findings += _check_croissant(store, dataset)
     if remake:

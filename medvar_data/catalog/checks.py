@@ -49,6 +49,12 @@ def _check_overlap(overlap: Overlap, where: str) -> None:
     one_of(overlap.certainty, ("published", "measured", "unconfirmed"), f"{where}: certainty")
     if overlap.cases:
         _check_cases(overlap.cases, where)
+    if overlap.pairs and not is_name(overlap.pairs.removesuffix(".csv")):
+        raise SpecError(
+            f"{where}: pairs is {printable(overlap.pairs)!r}; wanted the name of a table of the distribution."
+        )
+    if unknown := sorted(set(_fields_of(overlap.theirs, f"{where}, theirs")) - {"case", "number"}):
+        raise SpecError(f"{where}: theirs names {{{unknown[0]}}}; wanted {{case}} and {{number}} alone.")
     try:
         parse_numbers(overlap.numbers)
     except ValueError as error:

@@ -5,7 +5,7 @@ checked by the same code, so a wrong key is named in the error.
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -133,12 +133,33 @@ def load_shared_cases(name: str, overlap: Overlap) -> tuple[SharedCase, ...]:
     """The shared cases that a table lists, as seen from the collection `name`; none where there is no table."""
     if not overlap.pairs:
         return ()
-    text = (manifests("overlaps") / overlap.pairs).read_text(encoding="utf-8")
+    table = manifests("overlaps") / overlap.pairs
+    if not table.is_file():
+        raise SpecError(
+            f"{name}: pairs names {overlap.pairs}, which manifests/overlaps does not hold; take the line out."
+        )
+    text = table.read_text(encoding="utf-8")
     rows = [SharedCase(**row) for row in csv.DictReader(text.splitlines())]
     owner = overlap.pairs.removesuffix(".csv")
     if name == owner:
         return tuple(row for row in rows if row.collection == overlap.collection)
     return tuple(SharedCase(row.their_case, owner, row.case, row.certainty) for row in rows if row.collection == name)
+
+
+def same_scans(spec: CollectionSpec, cases: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Name the cases of a collection that its description finds in another one: our case, the other collection, its case there.
+
+    Args:
+        spec: the collection.
+        cases: keys of its cases.
+    """
+    cases = list(cases)
+    for overlap in spec.overlaps:
+        listed = {(row.case, row.their_case) for row in load_shared_cases(spec.name, overlap)}
+        if overlap.collection and overlap.theirs:
+            listed |= {(case, overlap.their_case(case)) for case in cases if overlap.holds_for(case)}
+        wanted = set(cases) if listed else set()
+        yield from ((ours, overlap.collection, theirs) for ours, theirs in sorted(listed) if ours in wanted)
 
 
 def load_conditions() -> dict[str, int]:

@@ -69,9 +69,10 @@ def _check_same(workspace: Workspace, store: Store, spec: ShardSpec, dataset: Da
         )
     asked = {
         "recipe": json.loads(canonical_json(asdict(spec.recipe))), "codec": spec.codec, "condition (--where)": spec.where,
-        "split (--val, --test, --seed)": asdict(spec.split), "seed": spec.seed,
+        "split (--val, --test, --seed, --respect-official-splits)": asdict(spec.split), "seed": spec.seed,
+        "treatment of copies (--drop-duplicates)": spec.drop_duplicates,
     }  # fmt: skip
-    held = (dataset.recipe, dataset.codec, dataset.where, dataset.split, dataset.seed)
+    held = (dataset.recipe, dataset.codec, dataset.where, dataset.split, dataset.seed, dataset.drop_duplicates)
     for (name, wanted), found in zip(asked.items(), held, strict=True):
         if wanted != found:
             raise WorkspaceError(

@@ -3,7 +3,8 @@
 In: a plan's slices, the rows of cases.parquet and collections.parquet. Out: which slices are taken, the rows of what is left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from medvar_data.shard.collections import with_column
 from medvar_data.shardset.schema import TERMS
 from medvar_data.shardset.select import rows_where
 
+NONE: Mapping[int, str] = MappingProxyType({})
 REQUIREMENTS = {
     "commercial": "commercial = 'yes'",
     "derivatives": "derivatives = 'yes'",
@@ -65,13 +67,16 @@ def chosen_slices(
     return rows_where(where, slices, {tuple(case_key): cases, ("collection",): terms})
 
 
-def left_of_cases(cases: pa.Table, counts: Int[np.ndarray, " cases"], where: str) -> tuple[pa.Table, list[Reject]]:
+def left_of_cases(
+    cases: pa.Table, counts: Int[np.ndarray, " cases"], where: str, duplicates: Mapping[int, str] = NONE
+) -> tuple[pa.Table, list[Reject]]:
     """Count the slices that are left of each case.
 
     Args:
         cases: rows of cases.parquet.
         counts: slices that the set takes of each.
         where: the condition that chose them.
+        duplicates: rows of cases that are left out since they show a scan that the set holds, each with a sentence.
 
     Returns:
         The rows with their counts, and a reject for each case of which no slice is left.
@@ -80,7 +85,12 @@ def left_of_cases(cases: pa.Table, counts: Int[np.ndarray, " cases"], where: str
     left_out = cases["n_not_selected"].to_numpy() + kept - counts
     cases = with_column(cases, "n_kept", counts.tolist())
     cases = with_column(cases, "n_not_selected", left_out.tolist())
-    gone = cases.filter(pa.array(counts == 0)).select(["collection", "case"]).to_pylist()
+    names = cases.select(["collection", "case"]).to_pylist()
     detail = f"none of its slices fulfils the condition {printable(where, 500)}"
-    rejects = [Reject(row["collection"], row["case"], "shard", Reason.NOT_SELECTED, detail) for row in gone]
+    rejects = [
+        Reject(**names[number], stage="shard", reason=Reason.DUPLICATE_SCAN, detail=duplicates[number])
+        if number in duplicates
+        else Reject(**names[number], stage="shard", reason=Reason.NOT_SELECTED, detail=detail)
+        for number in np.flatnonzero(counts == 0).tolist()
+    ]
     return cases, rejects

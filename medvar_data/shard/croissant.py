@@ -177,6 +177,7 @@ def _row_of(table: str) -> str:
         "rejects": "scan that was left out",
         "stats": "combination of collection, modality, region, sequence and split",
         "collections": "collection",
+        "edges": "pair of scans that are the same",
     }
     return rows[table.removesuffix(".parquet")]
 

@@ -141,7 +141,13 @@ def _steps(dataset: Dataset) -> list[str]:
         "the columns low and high hold the bounds of each slice.",
         f"Slices are {fit} {dataset.image_side} x {dataset.image_side} pixels; the spacing before is in spacing_row_mm and spacing_col_mm.",
         "Of annotated scans the slices with an annotation are kept, of others those with enough body.",
-        "Patients were put into train, val and test whole, by a hash; the slices of a split lie in a seeded random order.",
+        "Patients were put into train, val and test whole, "
+        + (
+            "as their publishers split them and others by a hash"
+            if dataset.split.get("respect_official")
+            else "by a hash"
+        )
+        + ", those whose scans are the same together; the slices of a split lie in a seeded random order.",
     ]
 
 
@@ -153,7 +159,8 @@ def _caveats(side: int, shares: Sequence[Share]) -> dict[str, Any]:
             "neighbouring slices are lost.",
             "Not for diagnosis or any other decision on a patient.",
             "Structures too small for this size vanish from the label maps (vanished_labels in cases.parquet).",
-            "Some collections share scans with others; the split keeps a patient whole only where both name the patient alike.",
+            "Some collections share scans with others. Scans that are the same by file, pixels, statistics or description lie in one split "
+            "(edges.parquet); a patient whom two collections name otherwise, with scans that differ, may lie in two.",
         ],
         "rai:dataBiases": [
             "The collections are no sample of any population: each was chosen by its publishers, often for one disease, scanner or "

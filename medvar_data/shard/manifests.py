@@ -26,6 +26,7 @@ from medvar_data.shardset.rejects import write_rejects
 from medvar_data.shardset.schema import (
     CASES_SCHEMA,
     COLLECTIONS_SCHEMA,
+    EDGES_SCHEMA,
     SCHEMA_VERSION,
     SLICES_SCHEMA,
     SPLITS,
@@ -52,6 +53,7 @@ class Provenance:
     pipeline: Any  # version of the code that made the pixels
     where: str = ""
     made_from: str = ""
+    drop_duplicates: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class SetContents:
     Attributes:
         tasks: every shard that was planned, all of them written.
         cases: rows of cases.parquet, in any order.
+        edges: rows of edges.parquet.
         collections: rows of collections.parquet, not counted yet.
         rejects: of all stages.
         condition_ids: of the conditions in the set.
@@ -89,6 +92,7 @@ class SetContents:
 
     tasks: Sequence[ShardTask]
     cases: pa.Table
+    edges: pa.Table
     collections: pa.Table
     rejects: Sequence[Reject]
     condition_ids: Mapping[str, int]
@@ -115,6 +119,7 @@ def write_manifests(store: Store, contents: SetContents, made: Provenance) -> st
         write_rejects(local / "rejects.parquet", contents.rejects)
         write_table(local / "stats.parquet", statistics(sums.sums, cases, made.image_side), VERSION_NOTE)
         write_table(local / "collections.parquet", collections.cast(COLLECTIONS_SCHEMA), VERSION_NOTE)
+        write_table(local / "edges.parquet", contents.edges.cast(EDGES_SCHEMA), VERSION_NOTE)
         dataset = Dataset(
             schema_version=SCHEMA_VERSION,
             digest=digest.hexdigest(),

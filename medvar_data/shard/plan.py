@@ -42,6 +42,7 @@ class ShardSpec:
     slices_per_shard: int = 1024
     codec: str = "png"  # of the pictures in the shards
     where: str = ""  # condition in SQL that the slices fulfil; all where empty
+    drop_duplicates: bool = False  # of exact copies, leave out all but the first
 
     def __post_init__(self) -> None:
         check_codec(self.codec)

@@ -23,6 +23,7 @@ from medvar_data.errors import MedvarError, ShardSetError, WorkspaceError
 from medvar_data.naming import is_key, printable
 from medvar_data.records import Progress
 from medvar_data.shard.choose import chosen_slices, left_of_cases
+from medvar_data.shard.duplicates import edges_between
 from medvar_data.shard.manifests import Provenance, SetContents, write_manifests
 from medvar_data.shard.plan import ShardTask, check_codec, cut_shards, order_keys, plan_digest
 from medvar_data.shard.plan_files import SLICES, mapped, take_rows, write_rows
@@ -179,8 +180,8 @@ def _work_folder(store: Store) -> Iterator[Path]:
 def _plan(opened: _Source, store: Store, folder: Path) -> tuple[list[ShardTask], SetContents]:
     """Plan the shards, and write the rows that they are made from into the folder."""
     source, dataset = opened.store, opened.dataset
-    cases, collections, rejected = (
-        read_table(source, f"{name}.parquet", dataset) for name in ("cases", "collections", "rejects")
+    cases, collections, rejected, edges = (
+        read_table(source, f"{name}.parquet", dataset) for name in ("cases", "collections", "rejects", "edges")
     )
     rejects = rejects_of(rejected, f"{source.url}: rejects.parquet", ShardSetError, WAY_ON)
     _refuse_other(store, opened)
@@ -193,7 +194,7 @@ def _plan(opened: _Source, store: Store, folder: Path) -> tuple[list[ShardTask],
     conditions = set(left["condition"].to_pylist())
     ids = {name: number for name, number in dataset.conditions.items() if name in conditions}
     tasks = _tasks(opened, shards, store, folder)
-    return tasks, SetContents(tasks, left, collections, [*rejects, *not_selected], ids)
+    return tasks, SetContents(tasks, left, edges_between(edges, left), collections, [*rejects, *not_selected], ids)
 
 
 def _write_slices(
@@ -302,6 +303,7 @@ def _provenance(opened: _Source) -> Provenance:
         pipeline=dataset.versions.get("pipeline"),
         where=opened.where_all,
         made_from=dataset.digest,
+        drop_duplicates=dataset.drop_duplicates,
     )
 
 

@@ -5,7 +5,7 @@ In: kept cases as the workspace has them. Out: values by column name; which of t
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,8 @@ class KeptCase:
 
 @dataclass(frozen=True)
 class Numbering:
-    """What the set as a whole decides of a case: the split of each patient, the id of each condition, the patients' hashes."""
+    """What the set as a whole decides of a case, but for its split: the id of each condition, the patients' hashes."""
 
-    splits: Mapping[str, str] = field(repr=False)  # by patient group, unsalted
     condition_ids: Mapping[str, int]
     workspace: Workspace
 
@@ -77,7 +76,7 @@ def planned_slices(kept: KeptCase, number: int) -> pa.Table:
 
 
 def case_row(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
-    """Make a case's row of cases.parquet, which says all that its rows of slices.parquet say of the case."""
+    """Make a case's row of cases.parquet, which says all that its rows of slices.parquet say of the case; the split is still empty."""
     values = _values(kept, numbering)
     return {column.name: values[column.name] for column in CASE_COLUMNS}
 
@@ -93,7 +92,7 @@ def _values(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
         "n_not_selected": 0,  # before any condition chose
         "removed_label_share": list(done.removed_label_share().items()),
         "patient": numbering.workspace.patient_hash(case.group),
-        "split": numbering.splits[case.group],
+        "split": "",  # before the patients were compared
         "condition_id": numbering.condition_ids[case.condition],
         "has_label": bool(done.label_digest),
         "license": spec.license,

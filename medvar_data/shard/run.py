@@ -1,4 +1,4 @@
-"""Cut harmonized cases into a shard set: split by patient, shuffle all slices, write tars, then the tables.
+"""Cut harmonized cases into a shard set: split by patient (copies of a scan together), shuffle all slices, write tars, then the tables.
 
 The plan (which slice lies where) is a pure function of the finished cases, the condition, the seed and the split; so shards can be
 written in any order by any number of processes, and a killed run goes on where it stopped. A slice takes a few numbers of memory;
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int32, UInt64
+from jaxtyping import Int, Int32, UInt64
 
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.engine.engine import Engine, as_engine
@@ -23,12 +23,13 @@ from medvar_data.harmonize.dependencies import PIPELINE_VERSION, wanted_inputs
 from medvar_data.records import Progress, Reject
 from medvar_data.shard.append import fresh_slices, held_cases, kept_splits, next_numbers, open_earlier
 from medvar_data.shard.choose import chosen_slices, left_of_cases
-from medvar_data.shard.collections import collections_table
+from medvar_data.shard.collections import collections_table, with_column
+from medvar_data.shard.duplicates import SLICE_INPUTS, edges_table
+from medvar_data.shard.grouping import Grouping, group_cases, left_out
 from medvar_data.shard.manifests import Earlier, Provenance, SetContents, write_manifests
 from medvar_data.shard.plan import NONE_YET, ShardSpec, ShardTask, cut_shards, order_keys, plan_digest
 from medvar_data.shard.plan_files import CASES, SLICES, batches, mapped, settle, write_rows
 from medvar_data.shard.rows import PLANNED_SCHEMA, KeptCase, Numbering, case_row, planned_slices
-from medvar_data.shard.splits import assign_splits
 from medvar_data.shard.write import SAID_BY_CASE, write_shard
 from medvar_data.shard.write_missing import missing_shards, write_missing
 from medvar_data.shardset.dataset import DATASET_FILE, is_shard_set, read_dataset
@@ -167,13 +168,16 @@ def _plan(
         path: where the plan's slices are written.
     """
     (kept, rejects), (store, spec) = found, target
-    numbering = _numbering(workspace, kept, spec, earlier)
+    ids = workspace.condition_ids({k.case.condition for k in kept})
     case_of, order = _write_slices(path, kept, spec.seed)
-    cases = table_from_rows((case_row(k, numbering) for k in kept), CASES_SCHEMA)
+    cases, grouping = _grouped(kept, Numbering(ids, workspace), spec, earlier, mapped(path).select(SLICE_INPUTS))
     collections = collections_table(workspace)
     numbered = cases.append_column("__case", pa.array(np.arange(len(kept), dtype=np.int32)))
     chosen = chosen_slices(spec.where, mapped(path).drop_columns("__row"), numbered, collections, ["__case"])
-    cases, not_selected = left_of_cases(cases, np.bincount(case_of[chosen], minlength=len(kept)), spec.where)
+    duplicates = _duplicates(kept, grouping, np.bincount(case_of[chosen], minlength=len(kept)), earlier, spec)
+    chosen &= ~np.isin(case_of, list(duplicates))
+    counts = np.bincount(case_of[chosen], minlength=len(kept))
+    cases, not_selected = left_of_cases(cases, counts, spec.where, duplicates)
     left = cases.filter(pc.greater(cases["n_kept"], 0))
     fresh = chosen
     if earlier:
@@ -181,17 +185,35 @@ def _plan(
     shards = cut_shards(_splits_of(cases, case_of), order, fresh, spec.slices_per_shard, _first(earlier))
     _refuse_other_set(store, {name for name, _ in shards}, earlier, workspace)
     conditions = set(left["condition"].to_pylist())
-    ids = {name: number for name, number in numbering.condition_ids.items() if name in conditions}
+    ids = {name: number for name, number in ids.items() if name in conditions}
     tasks = _tasks(shards, _contents(kept, cases, spec), spec, store, workspace)
-    return _Plan(tasks, SetContents(tasks, left, collections, [*rejects, *not_selected], ids, earlier), cases)
+    edges = edges_table(grouping.links, cases)
+    return _Plan(tasks, SetContents(tasks, left, edges, collections, [*rejects, *not_selected], ids, earlier), cases)
 
 
-def _numbering(workspace: Workspace, kept: Sequence[KeptCase], spec: ShardSpec, earlier: Earlier | None) -> Numbering:
-    """Decide the split of each patient and the number of each condition; both stay where a set has them already."""
-    pairs = [(k.case.collection, k.case.group) for k in kept]
-    splits = kept_splits(earlier, workspace, (group for _, group in pairs)) if earlier else {}
-    splits |= assign_splits((pair for pair in pairs if pair[1] not in splits), spec.split)
-    return Numbering(splits, workspace.condition_ids({k.case.condition for k in kept}), workspace)
+def _grouped(
+    kept: Sequence[KeptCase], numbering: Numbering, spec: ShardSpec, earlier: Earlier | None, slices: pa.Table
+) -> tuple[pa.Table, Grouping]:
+    """Make the rows of cases.parquet, each patient in one split; where a set has the patient already, it stays."""
+    cases = table_from_rows((case_row(k, numbering) for k in kept), CASES_SCHEMA)
+    known = kept_splits(earlier, numbering.workspace, (k.case.group for k in kept)) if earlier else {}
+    grouping = group_cases(kept, cases, slices, spec, known)
+    return with_column(cases, "split", grouping.splits), grouping
+
+
+def _duplicates(
+    kept: Sequence[KeptCase],
+    grouping: Grouping,
+    counts: Int[np.ndarray, " cases"],
+    earlier: Earlier | None,
+    spec: ShardSpec,
+) -> dict[int, str]:
+    """The cases that are left out since the set holds the same scan; `counts` are their chosen slices."""
+    there = (
+        set(zip(*(earlier.cases[name].to_pylist() for name in ("collection", "case")), strict=True)) if earlier else ()
+    )
+    held = np.array([(k.case.collection, k.case.case) in there for k in kept], dtype=np.bool_)
+    return left_out(grouping, kept, counts, held, drop_duplicates=spec.drop_duplicates)
 
 
 def _write_slices(
@@ -256,6 +278,7 @@ def _provenance(workspace: Workspace, spec: ShardSpec) -> Provenance:
         salt_sha256=workspace.salt_digest(),
         pipeline=PIPELINE_VERSION,
         where=spec.where,
+        drop_duplicates=spec.drop_duplicates,
     )
 
 

@@ -72,6 +72,7 @@ class Dataset:
         tables: name -> sha256 of each Parquet table.
         where: the condition in SQL that its slices fulfil; "" where none was set.
         made_from: digest of the set that it was made from by `reshard`; "" where it came from a workspace.
+        drop_duplicates: whether all exact copies but the first were left out.
     """
 
     schema_version: int
@@ -88,6 +89,7 @@ class Dataset:
     tables: dict[str, Digest]
     where: str = ""
     made_from: str = ""
+    drop_duplicates: bool = False
 
     def problem(self) -> str:
         """What contradicts itself in it; empty where nothing does."""

@@ -2,7 +2,7 @@
 
 The lists below make the Parquet schemas (with the meanings as field metadata), pick the columns of each row, and decide
 what goes into a sample's JSON and into docs/formats.md. A new column is a line here plus its value, where
-`shard.rows` (slices, cases), `shard.collections` or `shard.statistics` makes it.
+`shard.rows` (slices, cases), `shard.collections`, `shard.statistics` or `shard.duplicates` (edges) makes it.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SPLITS = ("train", "val", "test")
 VERSION_NOTE = {"medvar.schema_version": str(SCHEMA_VERSION)}  # in the metadata of every table
 
@@ -227,15 +227,32 @@ COLLECTION_COLUMNS = (
     Column("collection_sha256", _text, "sha256 of the collection's description (TOML)"),
 )  # fmt: skip
 
+EDGE_COLUMNS = (
+    *(
+        column
+        for side, which in (("a", "one case, the first by collection and case"), ("b", "the other case"))
+        for column in (
+            Column(f"collection_{side}", _text, f"collection of {which}"),
+            Column(f"case_{side}", _text, f"key within its collection of {which}"),
+            Column(f"split_{side}", _text, f"split of {which}; always that of both"),
+        )
+    ),
+    Column("evidence", _text, "why they are one scan: source_digest (the same file), pixels, statistics (of the voxels) or overlap (a description says so)"),
+    Column("exact", _bool, "whether one is a copy of the other: the same file and statistics, or the same pixels in all slices"),
+    Column("shared_slices", _i32, "different slices with content that both hold; 0 where the evidence is not pixels", "slices"),
+    Column("share", _f64, "shared slices, of those of the case with fewer; 0 where the evidence is not pixels", "fraction"),
+)  # fmt: skip
+
 TABLES: dict[str, tuple[Column, ...]] = {
     "slices.parquet": SLICE_COLUMNS,
     "cases.parquet": CASE_COLUMNS,
     "rejects.parquet": REJECT_COLUMNS,
     "stats.parquet": STATS_COLUMNS,
     "collections.parquet": COLLECTION_COLUMNS,
+    "edges.parquet": EDGE_COLUMNS,
 }
 SCHEMAS: dict[str, pa.Schema] = {name: schema_of(columns) for name, columns in TABLES.items()}
-SLICES_SCHEMA, CASES_SCHEMA, REJECTS_SCHEMA, STATS_SCHEMA, COLLECTIONS_SCHEMA = SCHEMAS.values()
+SLICES_SCHEMA, CASES_SCHEMA, REJECTS_SCHEMA, STATS_SCHEMA, COLLECTIONS_SCHEMA, EDGES_SCHEMA = SCHEMAS.values()
 TERMS = ("family", "commercial", "derivatives", "share_alike", "redistribute", "access")
 """Columns of collections.parquet that a condition over slices may name."""
 CONTENT_COLUMNS = ("key", "split", "image_sha256", "mask_sha256", "condition", "condition_id")

@@ -1,4 +1,4 @@
-"""`shard --where`, `shard --append` and `reshard` as they are typed."""
+"""`shard` with its options and `reshard` as they are typed."""
 
 import json
 
@@ -26,6 +26,16 @@ def test_a_condition(pipeline, tmp_path):
     assert 0 < sum(again["n_slices"].values()) < sum(summary["n_slices"].values())
     dataset = json.loads((tmp_path / "t" / "dataset.json").read_text())
     assert (dataset["codec"], dataset["seed"], dataset["made_from"]) == ("zstd", 4, summary["digest"])
+
+
+def test_copies_and_official_splits(pipeline, tmp_path):
+    common = ("shard", "-w", pipeline["work"], str(tmp_path / "s"), "--recipe", pipeline["recipe"])
+    summary = call(*common, "--respect-official-splits", "--drop-duplicates")
+    dataset = json.loads((tmp_path / "s" / "dataset.json").read_text())
+    assert (dataset["split"]["respect_official"], dataset["drop_duplicates"]) == (True, True)
+    cases = pq.read_table(tmp_path / "s" / "cases.parquet").select(["official_split", "split"]).to_pylist()
+    assert {row["split"] for row in cases if row["official_split"] == "train"} == {"train"}
+    assert summary["n_cases"] == len(cases)
 
 
 def test_appending(pipeline, tmp_path):

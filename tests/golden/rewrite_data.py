@@ -20,6 +20,7 @@ def schemas() -> dict[str, dict[str, str]]:
         "rejects.parquet": schema.REJECTS_SCHEMA,
         "stats.parquet": schema.STATS_SCHEMA,
         "collections.parquet": schema.COLLECTIONS_SCHEMA,
+        "edges.parquet": schema.EDGES_SCHEMA,
         "ingest": tables.CASE_SCHEMA,
         "case file": case_file.SLICE_SCHEMA,
     }

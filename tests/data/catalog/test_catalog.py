@@ -20,6 +20,7 @@ from medvar_data.catalog.load import (
     load_conditions,
     load_shared_cases,
     parse_collection,
+    same_scans,
 )
 from medvar_data.catalog.recipe import load_recipe
 from medvar_data.errors import SpecError
@@ -123,12 +124,32 @@ def test_an_overlap_knows_its_cases():
     assert not word.holds_for("57")
 
 
+def test_same_scans_are_named_case_by_case():
+    """By a table of pairs and by the form of the keys, for the cases that are there."""
+    found = set(same_scans(load_collection("abdomenct1k"), ["case-00002", "case-99999"]))
+    assert found == {("case-00002", "kits23", "case-00004"), ("case-00002", "kits19", "case-00004")}
+    assert ("case-00002", "abdomenct1k") in {
+        (theirs, other) for _, other, theirs in same_scans(load_collection("kits23"), ["case-00004"])
+    }
+    lits = set(same_scans(load_collection("lits"), ["57", "131", "test-57"]))
+    assert {("57", "msd-liver", "liver-57"), ("57", "word", "lits-57")} <= lits
+    assert not {ours for ours, *_ in lits} & {"131", "test-57"}
+    stray = parse_collection(
+        pairs_toml(more='\n[[overlap]]\ncollection = "lits"\npairs = "none.csv"\n'), "test", own=True
+    )
+    with pytest.raises(SpecError, match=r"pairs names none\.csv, which"):
+        list(same_scans(stray, ["a"]))
+
+
 @pytest.mark.parametrize(
     ("row", "wanted"),
     [
         ('collection = "lits"\ntitle = "LiTS"', "either the name of a collection"),
         ('title = "LiTS"\ncertainty = "sure"', "certainty"),
         ('title = "LiTS"\nnumbers = "1 to 3"', "numbers and ranges"),
+        ('collection = "lits"\ntheirs = "{case}-{name}"', "theirs names {name}"),
+        ('collection = "lits"\ntheirs = "{case:>99999}"', "cannot be filled in"),
+        ('collection = "lits"\npairs = "../own.csv"', "name of a table"),
     ],
 )
 def test_an_overlap_that_cannot_be_understood(row, wanted):
