@@ -197,8 +197,20 @@ def changed_columns(published: Row, made: Row) -> list[str]:
 
     >>> changed_columns({"low": 1.0, "split": "val"}, {"low": 2.0, "split": "train"})
     ['low']
+    >>> changed_columns({"label_mm3": [(2, 1.0), (10, 3.0)]}, {"label_mm3": [(10, 3.0), (2, 1.0)]})
+    []
     """
-    return [name for name, value in made.items() if name not in CHOSEN and not same(published[name], value)]
+    return [
+        name
+        for name, value in made.items()
+        if name not in CHOSEN and not same(_ordered(published[name]), _ordered(value))
+    ]
+
+
+def _ordered(value: Any) -> Any:
+    """A map's pairs by their label, whatever their order in a file; any other value as it is."""
+    pairs = isinstance(value, list) and all(isinstance(item, tuple) for item in value)
+    return sorted(value) if pairs else value
 
 
 def _check_slice(store: Store, row: Row, made: HarmonizedSlice, dataset: Dataset) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pytest
 from support.builders import acdc_tree
 from support.tampering import edit_geometry_everywhere, edit_rows, mirror, paint, refit, remove_case, remove_reject
 
-from medvar_data.audit.remake import RemakeSpec, disagreement
+from medvar_data.audit.remake import RemakeSpec, changed_columns, disagreement
 from medvar_data.audit.verify import verify
 from medvar_data.errors import SpecError
 from medvar_data.ingest.run import run_ingest
@@ -105,6 +105,11 @@ def test_another_workspace_and_a_source_that_is_gone(pipeline, tmp_path):
     shutil.copytree(pipeline.workspace.path, tmp_path / "work")
     (tmp_path / "work" / "collections" / "own.toml").unlink()
     assert "own/" in findings(pipeline.store, Workspace(tmp_path / "work"))
+
+
+def test_the_order_of_labels_in_a_map_says_nothing():
+    assert changed_columns({"label_mm3": [(10, 3.0), (2, 1.0)]}, {"label_mm3": [(2, 1.0), (10, 3.0)]}) == []
+    assert changed_columns({"label_mm3": [(10, 3.0)]}, {"label_mm3": [(10, 4.0)]}) == ["label_mm3"]
 
 
 def test_who_stands_alone():
