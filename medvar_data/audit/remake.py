@@ -97,7 +97,7 @@ def make_again(workspace: Workspace, published: Row, recipe: Recipe) -> MadeAgai
     volume = harmonize(scan, case, spec, recipe)
     ids = workspace.condition_ids({case.condition})
     kept = KeptCase(Path(), case, volume.case, spec, recipe, rows_sha256="")
-    row = case_row(kept, Numbering({case.group: published["split"]}, ids, workspace))
+    row = {**case_row(kept, Numbering(ids, workspace)), "split": published["split"]}
     row = table_from_rows([row], CASES_SCHEMA).to_pylist()[0]
     unchanged = found == (published["source_sha256"], published["label_sha256"])
     return MadeAgain(case, scan, unchanged, {s.z: s for s in volume.slices}, row)
