@@ -217,7 +217,7 @@ class Stream:
                 most = MOST_BATCHES_AHEAD if last is None else min(MOST_BATCHES_AHEAD, last - here)
                 new: list[int] = []
                 while len(coming) < most:
-                    shards = np.unique(self.shard_set.shard[self.rows(here + len(coming), start_sample)])
+                    shards = np.unique(self.shard_set.shard[self.rows(here + len(coming), start_sample)]).tolist()
                     if not coming.takes(shards):
                         break
                     new += coming.add(shards)

@@ -171,7 +171,7 @@ class Coming:
 
     def add(self, shards: Iterable[int]) -> list[int]:
         """Add a batch; gives those of its shards that no batch before it has."""
-        mine = [int(shard) for shard in shards]
+        mine = list(shards)
         new = [shard for shard in mine if shard not in self._uses]
         self._held += sum(self._bytes[shard] for shard in new)
         self._uses.update(mine)
