@@ -10,7 +10,6 @@ instead (`loader`), which needs no worker processes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from medvar_data.errors import SpecError
-from medvar_data.stream import Batch, Stream, StreamSpec, open_stream
+from medvar_data.stream import Batch, StreamSpec, open_stream
 
 Sample = dict[str, Any]
 
@@ -112,10 +111,8 @@ class SliceStream(IterableDataset[Sample]):
 
     def state_after(self, steps: int) -> dict[str, Any]:
         """The state after a number of global batches from where this stream began, for any number of workers and ranks."""
-        here = Stream(replace(self._stream.spec), self._stream.shard_set)
-        here.load_state_dict(self._stream.state_dict())
-        here.position += steps * self._stream.spec.batch_size
-        return {**here.state_dict(), "done": 0}
+        stream = self._stream
+        return {**stream.state_dict(stream.position + steps * stream.spec.batch_size), "done": 0}
 
 
 def _samples(batch: Batch) -> Iterator[Sample]:

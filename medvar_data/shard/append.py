@@ -151,7 +151,7 @@ def _marks_of_set(earlier: Earlier) -> dict[CaseKey, int]:
 
 
 def _add_marks(marks: dict[CaseKey, int], names: list[CaseKey], slices: pa.Table) -> None:
-    """Add up a hash of each slice, case by case: a sum does not hang on the order."""
+    """Add up a hash of each slice, case by case: a sum does not depend on the order."""
     rows = zip(*(slices[column].to_pylist() for column in MARKED[2:]), strict=True)
     for name, row in zip(names, rows, strict=True):
         mark = int.from_bytes(sha256(json.dumps(row).encode()).digest()[:8], "big")

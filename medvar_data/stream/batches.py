@@ -26,7 +26,7 @@ from medvar_data.errors import SpecError
 from medvar_data.shardset.index import ShardSet, open_shard_set
 from medvar_data.stream.cache import Coming
 from medvar_data.stream.read import Pictures, ShardReader
-from medvar_data.stream.spec import StreamSpec, order_of, selected_rows
+from medvar_data.stream.spec import StreamSpec, drawn_from
 
 Item = TypeVar("Item")
 MOST_BATCHES_AHEAD = 4096  # that are looked through for shards to fetch
@@ -78,8 +78,7 @@ class Stream:
 
     def __init__(self, spec: StreamSpec, shard_set: ShardSet, workers: int = 0) -> None:
         self.spec, self.shard_set, self.workers = spec, shard_set, workers
-        self.selected = selected_rows(spec, shard_set)
-        self._order = order_of(spec, shard_set, self.selected)
+        self.selected, self._order = drawn_from(spec, shard_set)
         self.position = 0
         self.skipped: dict[str, str] = {}
         self._reader: ShardReader | None = None
@@ -100,11 +99,11 @@ class Stream:
         rows = self._order.rows(position, position + 1)
         return replace(self.batch(position // self.spec.batch_size, rows), stop=position + 1)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The position, as a few integers: samples drawn, and in a mixture how many from each value."""
+    def state_dict(self, samples: int | None = None) -> dict[str, Any]:
+        """The position, or another one, as a few integers: samples drawn, and in a mixture how many from each value."""
+        samples = self.position if samples is None else samples
         schedule = self._order.schedule
-        drawn = list(schedule.counts(self.position)) if schedule else []
-        return {"samples": self.position, "drawn": drawn}
+        return {"samples": samples, "drawn": list(schedule.counts(samples)) if schedule else []}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the samples that another stream of the same set, selection, mixture and seed has yielded.

@@ -70,61 +70,55 @@ class StreamSpec:
             raise SpecError(f"temperature is {self.temperature}; wanted -10 to 10, and no mixture beside it.")
 
 
-def selected_rows(spec: StreamSpec, shard_set: ShardSet) -> Int64[np.ndarray, " rows"]:
-    """Rows that fulfil the spec's condition and have a value that its mixture names.
+def drawn_from(spec: StreamSpec, shard_set: ShardSet) -> tuple[Int64[np.ndarray, " rows"], Order]:
+    """The rows that fulfil the spec's condition and have a value that its mixture names, rising, and their order.
 
     Raises:
-        SpecError: none does, or the spec names something that the set lacks.
+        SpecError: there are none, or the spec names something that the set lacks.
     """
     keep = shard_set.where(spec.where) if spec.where else np.ones(len(shard_set), dtype=np.bool_)
-    if spec.mixture:
-        names, value = _values(spec, shard_set)
-        wanted = [name for name, _ in spec.mixture]
-        for name in wanted:
-            if name not in names:
-                raise SpecError(
-                    f"{spec.shards} has no {spec.mix_by} {name!r} in {spec.split}; it has {', '.join(sorted(names))}."
-                )
-        keep = keep & np.isin(value, [names.index(name) for name in wanted])
-    selected = np.flatnonzero(keep).astype(np.int64)
-    if not len(selected):
-        raise SpecError(
-            f"{spec.shards} has no {spec.split} slice that is asked for ({len(shard_set)} in all); loosen the condition or "
-            "the mixture, or choose another split."
-        )
-    return selected
-
-
-def order_of(spec: StreamSpec, shard_set: ShardSet, selected: Int64[np.ndarray, " rows"]) -> Order:
-    """Make the order of the selected rows.
-
-    Raises:
-        SpecError: the mixture gives a value a weight that has no rows, or names one twice.
-    """
     if not spec.mixture and spec.temperature is None:
-        return Order(spec.seed, (_pool(selected, (), spec, shard_set),))
+        selected = _some(np.flatnonzero(keep), spec, shard_set)
+        return selected, Order(spec.seed, (_pool(selected, (), spec, shard_set),))
     names, value = _values(spec, shard_set)
+    number = {name: place for place, name in enumerate(names)}
+    weights: dict[str, float] = {}
+    for name, weight in spec.mixture:
+        if name not in number:
+            raise SpecError(
+                f"{spec.shards} has no {spec.mix_by} {name!r} in {spec.split}; it has {', '.join(sorted(names))}."
+            )
+        if name in weights:
+            raise SpecError(f"the mixture names {name} twice; give each value one weight.")
+        weights[name] = weight
+    if spec.mixture:
+        keep = keep & np.isin(value, [number[name] for name in weights])
+    selected = _some(np.flatnonzero(keep), spec, shard_set)
     mine = value[selected]
     if spec.temperature is not None:
-        counts = np.bincount(mine, minlength=len(names))
-        mixture = tuple(
-            (name, float(n) ** spec.temperature) for name, n in zip(names, counts.tolist(), strict=True) if n
-        )
-    else:
-        mixture = spec.mixture
-    if len(mixture) > MOST_POOLS:
-        raise SpecError(f"{spec.mix_by} has {len(mixture):,} values; a mixture takes at most {MOST_POOLS:,}.")
+        counts = np.bincount(mine, minlength=len(names)).tolist()
+        weights = {name: float(n) ** spec.temperature for name, n in zip(names, counts, strict=True) if n}
+    if len(weights) > MOST_POOLS:
+        raise SpecError(f"{spec.mix_by} has {len(weights):,} values; a mixture takes at most {MOST_POOLS:,}.")
     pools = []
-    for place, (name, _) in enumerate(mixture):
-        if name in dict(mixture[:place]):
-            raise SpecError(f"the mixture names {name} twice; give each value one weight.")
-        rows = selected[mine == names.index(name)]
+    for name in weights:
+        rows = selected[mine == number[name]]
         if not len(rows):
             raise SpecError(
                 f"the mixture gives {name} a weight, but no {spec.split} slice of it is left; leave it out."
             )
         pools.append(_pool(rows, _salt(spec, shard_set, name), spec, shard_set))
-    return Order(spec.seed, tuple(pools), Schedule([weight for _, weight in mixture]))
+    return selected, Order(spec.seed, tuple(pools), Schedule(list(weights.values())))
+
+
+def _some(rows: np.ndarray, spec: StreamSpec, shard_set: ShardSet) -> Int64[np.ndarray, " rows"]:
+    """The rows, of which there must be one."""
+    if not len(rows):
+        raise SpecError(
+            f"{spec.shards} has no {spec.split} slice that is asked for ({len(shard_set)} in all); loosen the condition or "
+            "the mixture, or choose another split."
+        )
+    return rows.astype(np.int64)
 
 
 def _pool(rows: Int64[np.ndarray, " rows"], salt: tuple[int, ...], spec: StreamSpec, shard_set: ShardSet) -> Pool:
