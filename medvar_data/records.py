@@ -11,6 +11,9 @@ from jaxtyping import Float64, Shaped, UInt8, UInt16
 
 from medvar_data.errors import Reason
 
+LICENSE_TERMS = ("commercial", "derivatives", "share_alike", "redistribute")
+"""What a licence allows or asks for: fields of a collection's description, each yes, no or unknown."""
+
 
 @dataclass(frozen=True)
 class SourceFile:

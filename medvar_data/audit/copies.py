@@ -3,20 +3,21 @@
 from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from medvar_data.audit.align import matched
 from medvar_data.naming import printable
 from medvar_data.shard.duplicates import find_links
 from medvar_data.shardset.dataset import Dataset
+from medvar_data.shardset.schema import CASE_KEY, case_keys
 
 
 def check_copies(tables: Mapping[str, pa.Table], dataset: Dataset) -> Iterator[str]:
     """Name scans that lie in two splits, found by digests, pixels and statistics anew, or listed by edges.parquet."""
     slices, cases, edges = (tables[f"{name}.parquet"] for name in ("slices", "cases", "edges"))
-    names, of_slices = ([f"{c}/{k}" for c, k in _names(table)] for table in (cases, slices))
+    names = [f"{collection}/{case}" for collection, case in case_keys(cases)]
     split_of = dict(zip(names, cases["split"].to_pylist(), strict=True))
-    numbers = pc.index_in(pa.array(of_slices, pa.string()), value_set=pa.array(names, pa.string()))
-    numbered = slices.append_column("__case", numbers).filter(pc.is_valid(numbers))
+    owners = matched(slices, cases, CASE_KEY)
+    numbered = slices.append_column("__case", pa.array(owners)).filter(pa.array(owners >= 0))
     pairs = {
         (names[link.first], names[link.second]): link.evidence for link in find_links(cases, numbered, dataset.image_side)
     }  # fmt: skip
@@ -29,7 +30,3 @@ def check_copies(tables: Mapping[str, pa.Table], dataset: Dataset) -> Iterator[s
             yield f"edges.parquet joins {printable(unknown[0])}, which cases.parquet does not list"
         elif split_of[a] != split_of[b]:
             yield f"{a} in {split_of[a]} and {b} in {split_of[b]} show one scan ({evidence}); wanted both in one split"
-
-
-def _names(table: pa.Table) -> Iterator[tuple[str, str]]:
-    return zip(table["collection"].to_pylist(), table["case"].to_pylist(), strict=True)

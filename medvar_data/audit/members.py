@@ -16,7 +16,7 @@ from medvar_data.errors import ShardSetError
 from medvar_data.naming import is_key
 from medvar_data.shard.plan import order_keys
 from medvar_data.shardset.dataset import Dataset, ShardEntry, crc32
-from medvar_data.shardset.schema import sample_json
+from medvar_data.shardset.schema import member_names, sample_json
 from medvar_data.storage.codec import CODECS, pixel_digest
 from medvar_data.storage.store import Store
 from medvar_data.storage.tar import Member, read_tar, tar_oddity
@@ -65,7 +65,7 @@ def check_shard(
         yield f"{name} is not a readable tar; fetch or write it again"
         return
     suffix = CODECS[promised.dataset.codec].suffix
-    wanted = [f"{row['key']}.{ending}" for row in rows for ending in (suffix, f"mask.{suffix}", "json")]
+    wanted = [name for row in rows for name in member_names(row["key"], suffix)]
     if [m.name for m in members] != wanted:
         yield f"{name}: its members are not the rows of slices.parquet, in order"
         return

@@ -24,9 +24,8 @@ from medvar_data.naming import printable
 from medvar_data.shard.statistics import BY, SliceCounts, statistics
 from medvar_data.shard.write import SAID_BY_CASE
 from medvar_data.shardset.dataset import Dataset
-from medvar_data.shardset.schema import CASE_COLUMNS, SPLITS, content_digest
+from medvar_data.shardset.schema import CASE_COLUMNS, CASE_KEY, SPLITS, content_digest
 
-CASE_KEY = ("collection", "case")
 FEW = 10  # findings of one kind
 CASES_AT_ONCE = 4096
 SAID_BY_COLLECTION = ("license", "license_confirmed", "collection_sha256")

@@ -8,6 +8,7 @@ from medvar_data.catalog.patterns import compile_pattern
 from medvar_data.catalog.toml import compiled, one_of
 from medvar_data.errors import SpecError
 from medvar_data.naming import is_name, printable
+from medvar_data.records import LICENSE_TERMS
 
 MOST_TEMPLATE = 500  # letters
 CASE_PATTERNS = re.compile(r"[a-z0-9*?\[\]\-]+(?: +[a-z0-9*?\[\]\-]+)*")
@@ -29,11 +30,8 @@ READER_NAMES = ("volume", "dicom", "dicom_png")  # keys of readers.READERS
 CASE_LIST_NAMES = ("", "msd", "mms")  # keys of case_lists.CASE_LISTS
 
 
-TERMS = ("commercial", "derivatives", "share_alike", "redistribute")
-
-
 def _check_words(spec: CollectionSpec, where: str) -> None:
-    for term in TERMS:
+    for term in LICENSE_TERMS:
         one_of(getattr(spec, term), ("yes", "no", "unknown"), f"{where}: {term}")
     if any((layout.region or spec.region) == "header" and layout.reader != "dicom" for layout in spec.layouts):
         raise SpecError(

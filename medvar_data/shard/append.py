@@ -18,7 +18,7 @@ from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.shard.manifests import Earlier
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shardset.dataset import DATASET_FILE, Dataset, read_dataset
-from medvar_data.shardset.schema import CASE_IDENTITY, CASES_SCHEMA, SLICES_SCHEMA, SPLITS
+from medvar_data.shardset.schema import CASE_IDENTITY, CASES_SCHEMA, SLICES_SCHEMA, SPLITS, case_keys
 from medvar_data.storage.documents import table_of, tables_of
 from medvar_data.storage.store import Store, canonical_json, file_digest, scratch_path
 from medvar_data.workspace.workspace import Workspace
@@ -110,7 +110,7 @@ def held_cases(
     Raises:
         WorkspaceError: a case has changed meanwhile, or is gone; names one.
     """
-    keys: list[CaseKey] = list(zip(cases["collection"].to_pylist(), cases["case"].to_pylist(), strict=True))
+    keys: list[CaseKey] = case_keys(cases)
     before = _rows_by_case(earlier.cases)
     now = _rows_by_case(cases)
     marks: dict[CaseKey, int] = {}
@@ -145,8 +145,7 @@ def _rows_by_case(cases: pa.Table) -> Mapping[CaseKey, str]:
 def _marks_of_set(earlier: Earlier) -> dict[CaseKey, int]:
     marks: dict[CaseKey, int] = {}
     for table in tables_of(earlier.slices, SLICES_SCHEMA, "slices.parquet", ShardSetError, ANEW, columns=MARKED):
-        names = list(zip(table["collection"].to_pylist(), table["case"].to_pylist(), strict=True))
-        _add_marks(marks, names, table)
+        _add_marks(marks, case_keys(table), table)
     return marks
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from medvar_data.catalog.collection import license_text
+from medvar_data.records import LICENSE_TERMS
 from medvar_data.shardset.dataset import Dataset
 from medvar_data.shardset.schema import SPLITS
-from medvar_data.shardset.select import LICENSE_TERMS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int64
 
 from medvar_data.shard.unions import Unions
-from medvar_data.shardset.schema import EDGES_SCHEMA
+from medvar_data.shardset.schema import EDGES_SCHEMA, case_keys
 from medvar_data.storage.codec import pixel_digest
 from medvar_data.storage.parquet import table_from_rows
 
@@ -113,7 +113,7 @@ def edges_table(links: Iterable[Link], cases: pa.Table) -> pa.Table:
 
 def edges_between(edges: pa.Table, cases: pa.Table) -> pa.Table:
     """The rows of edges.parquet of which both cases are among some rows of cases.parquet."""
-    there = set(zip(cases["collection"].to_pylist(), cases["case"].to_pylist(), strict=True))
+    there = set(case_keys(cases))
     ends = (zip(edges[f"collection_{s}"].to_pylist(), edges[f"case_{s}"].to_pylist(), strict=True) for s in "ab")
     return edges.filter(pa.array([a in there and b in there for a, b in zip(*ends, strict=True)], type=pa.bool_()))
 

@@ -86,7 +86,6 @@ class SetContents:
         edges: rows of edges.parquet.
         collections: rows of collections.parquet, not counted yet.
         rejects: of all stages.
-        condition_ids: of the conditions in the set.
         earlier: shards before those of the tasks.
     """
 
@@ -95,7 +94,6 @@ class SetContents:
     edges: pa.Table
     collections: pa.Table
     rejects: Sequence[Reject]
-    condition_ids: Mapping[str, int]
     earlier: Earlier | None = None
 
 
@@ -123,7 +121,7 @@ def write_manifests(store: Store, contents: SetContents, made: Provenance) -> st
         dataset = Dataset(
             schema_version=SCHEMA_VERSION,
             digest=digest.hexdigest(),
-            conditions=dict(contents.condition_ids),
+            conditions=dict(zip(cases["condition"].to_pylist(), cases["condition_id"].to_pylist(), strict=True)),
             splits=_splits(entries, cases),
             tables={name: file_digest(local / name) for name in TABLES},
             **_said(made),

@@ -40,7 +40,7 @@ from medvar_data.shardset.dataset import (
     read_table,
 )
 from medvar_data.shardset.rejects import rejects_of
-from medvar_data.shardset.schema import SLICES_SCHEMA, SPLITS
+from medvar_data.shardset.schema import CASE_KEY, SLICES_SCHEMA, SPLITS, case_keys
 from medvar_data.storage.codec import CODECS, Codec
 from medvar_data.storage.documents import tables_of
 from medvar_data.storage.store import Store, file_digest, remove_partials, scratch_path
@@ -187,14 +187,12 @@ def _plan(opened: _Source, store: Store, folder: Path) -> tuple[list[ShardTask],
     _refuse_other(store, opened)
     with tempfile.TemporaryDirectory() as scratch:
         splits, order, case_of = _write_slices(opened, cases, Path(scratch), folder)
-    chosen = chosen_slices(opened.where, mapped(folder / SLICES), cases, collections, ("collection", "case"))
+    chosen = chosen_slices(opened.where, mapped(folder / SLICES), cases, collections, CASE_KEY)
     left, not_selected = left_of_cases(cases, np.bincount(case_of[chosen], minlength=cases.num_rows), opened.where)
     left = left.filter(pc.greater(left["n_kept"], 0))
     shards = cut_shards(splits, order, chosen, opened.slices_per_shard)
-    conditions = set(left["condition"].to_pylist())
-    ids = {name: number for name, number in dataset.conditions.items() if name in conditions}
     tasks = _tasks(opened, shards, store, folder)
-    return tasks, SetContents(tasks, left, edges_between(edges, left), collections, [*rejects, *not_selected], ids)
+    return tasks, SetContents(tasks, left, edges_between(edges, left), collections, [*rejects, *not_selected])
 
 
 def _write_slices(
@@ -205,8 +203,7 @@ def _write_slices(
     opened.store.get("slices.parquet", scratch / "slices.parquet")
     if file_digest(scratch / "slices.parquet") != opened.dataset.tables["slices.parquet"]:
         raise ShardSetError(f"{where} is not the one that dataset.json was published with. {WAY_ON}")
-    names = zip(cases["collection"].to_pylist(), cases["case"].to_pylist(), strict=True)
-    numbers = {name: number for number, name in enumerate(names)}
+    numbers = {name: number for number, name in enumerate(case_keys(cases))}
     splits: list[int] = []
     case_of: list[int] = []
     orders = [np.empty((0, 2), dtype=np.uint64)]
@@ -214,7 +211,7 @@ def _write_slices(
     def tables() -> Iterator[pa.Table]:
         for table in tables_of(scratch / "slices.parquet", SLICES_SCHEMA, where, ShardSetError, WAY_ON):
             keys, of = table["key"].to_pylist(), table["split"].to_pylist()
-            owners = list(zip(table["collection"].to_pylist(), table["case"].to_pylist(), strict=True))
+            owners = case_keys(table)
             wrong = [
                 k
                 for k, s, o in zip(keys, of, owners, strict=True)

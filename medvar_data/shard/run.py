@@ -33,7 +33,7 @@ from medvar_data.shard.rows import PLANNED_SCHEMA, KeptCase, Numbering, case_row
 from medvar_data.shard.write import SAID_BY_CASE, write_shard
 from medvar_data.shard.write_missing import missing_shards, write_missing
 from medvar_data.shardset.dataset import DATASET_FILE, is_shard_set, read_dataset
-from medvar_data.shardset.schema import CASES_SCHEMA, SPLITS
+from medvar_data.shardset.schema import CASES_SCHEMA, SPLITS, case_keys
 from medvar_data.storage.parquet import table_from_rows
 from medvar_data.storage.store import Store, remove_partials, scratch_path
 from medvar_data.workspace.case_file import read_case_file
@@ -184,11 +184,9 @@ def _plan(
         fresh = fresh_slices(held_cases(earlier, cases, batches(path), chosen), case_of, chosen)
     shards = cut_shards(_splits_of(cases, case_of), order, fresh, spec.slices_per_shard, _first(earlier))
     _refuse_other_set(store, {name for name, _ in shards}, earlier, workspace)
-    conditions = set(left["condition"].to_pylist())
-    ids = {name: number for name, number in ids.items() if name in conditions}
     tasks = _tasks(shards, _contents(kept, cases, spec), spec, store, workspace)
     edges = edges_table(grouping.links, cases)
-    return _Plan(tasks, SetContents(tasks, left, edges, collections, [*rejects, *not_selected], ids, earlier), cases)
+    return _Plan(tasks, SetContents(tasks, left, edges, collections, [*rejects, *not_selected], earlier), cases)
 
 
 def _grouped(
@@ -209,9 +207,7 @@ def _duplicates(
     spec: ShardSpec,
 ) -> dict[int, str]:
     """The cases that are left out since the set holds the same scan; `counts` are their chosen slices."""
-    there = (
-        set(zip(*(earlier.cases[name].to_pylist() for name in ("collection", "case")), strict=True)) if earlier else ()
-    )
+    there = set(case_keys(earlier.cases)) if earlier else set()
     held = np.array([(k.case.collection, k.case.case) in there for k in kept], dtype=np.bool_)
     return left_out(grouping, kept, counts, held, drop_duplicates=spec.drop_duplicates)
 

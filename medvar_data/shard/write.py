@@ -15,7 +15,7 @@ from medvar_data.errors import WorkspaceError
 from medvar_data.shard.plan import ShardTask
 from medvar_data.shard.plan_files import CASES, SLICES, take_rows
 from medvar_data.shardset.dataset import crc32
-from medvar_data.shardset.schema import CASE_IDENTITY, SLICES_SCHEMA, VERSION_NOTE, sample_json
+from medvar_data.shardset.schema import CASE_IDENTITY, SLICES_SCHEMA, VERSION_NOTE, member_names, sample_json
 from medvar_data.storage.codec import CODECS, PNG, Codec
 from medvar_data.storage.parquet import table_from_rows, write_table
 from medvar_data.storage.store import Store, file_digest, scratch_path
@@ -108,6 +108,4 @@ def transcoded(pair: Pair, old: Codec, new: Codec) -> Pair:
 
 def _members(rows: Sequence[Mapping[str, Any]], pictures: Sequence[Pair], suffix: str) -> Iterator[tuple[str, bytes]]:
     for row, (image, mask) in zip(rows, pictures, strict=True):
-        yield f"{row['key']}.{suffix}", image
-        yield f"{row['key']}.mask.{suffix}", mask
-        yield f"{row['key']}.json", sample_json(row)
+        yield from zip(member_names(row["key"], suffix), (image, mask, sample_json(row)), strict=True)

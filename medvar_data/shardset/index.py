@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int32, Int64, UInt32
 
 from medvar_data.errors import ShardSetError, SpecError
 from medvar_data.naming import KEY, printable
-from medvar_data.shardset.dataset import MOST_PICTURE_BYTES, WAY_ON, SplitEntry, read_dataset, read_table
+from medvar_data.shardset.dataset import MOST_PICTURE_BYTES, WAY_ON, Dataset, SplitEntry, read_dataset, read_table
 from medvar_data.shardset.schema import SCHEMAS, SPLITS
 from medvar_data.shardset.select import JOINED, rows_where
 from medvar_data.storage.codec import CODECS, Codec
@@ -104,18 +104,20 @@ class ShardSet:
             ShardSetError: a table cannot be read.
         """
         store, own = Store(self.url), SCHEMAS["slices.parquet"].names
+        dataset = read_dataset(store)
         known = {name for table in ("slices.parquet", *JOINED.values()) for name in SCHEMAS[table].names}
         named = set(re.findall(r"\w+", condition))
         others = {
-            keys: read_table(store, table)
+            keys: read_table(store, table, dataset)
             for keys, table in JOINED.items()
             if named & (set(SCHEMAS[table].names) - set(own))
         }
         columns = [name for name in own if name in named or any(name in keys for keys in others)]
-        return rows_where(condition, self._table(columns), others, known)
+        return rows_where(condition, self._table(columns, dataset), others, known)
 
-    def _table(self, columns: Sequence[str]) -> pa.Table:
-        return read_table(Store(self.url), "slices.parquet", columns=[*columns, "split"], equal={"split": self.split})
+    def _table(self, columns: Sequence[str], dataset: Dataset | None = None) -> pa.Table:
+        options = {"columns": [*columns, "split"], "equal": {"split": self.split}}
+        return read_table(Store(self.url), "slices.parquet", dataset, **options)
 
     def names(self, rows: Int64[np.ndarray, " rows"]) -> tuple[str, ...]:
         """Return the keys of the given rows."""

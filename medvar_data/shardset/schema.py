@@ -13,6 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from medvar_data.records import LICENSE_TERMS
+
 SCHEMA_VERSION = 4
 SPLITS = ("train", "val", "test")
 VERSION_NOTE = {"medvar.schema_version": str(SCHEMA_VERSION)}  # in the metadata of every table
@@ -253,7 +255,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
 }
 SCHEMAS: dict[str, pa.Schema] = {name: schema_of(columns) for name, columns in TABLES.items()}
 SLICES_SCHEMA, CASES_SCHEMA, REJECTS_SCHEMA, STATS_SCHEMA, COLLECTIONS_SCHEMA, EDGES_SCHEMA = SCHEMAS.values()
-TERMS = ("family", "commercial", "derivatives", "share_alike", "redistribute", "access")
+CASE_KEY = ("collection", "case")
+"""Columns that name a case, in every table."""
+TERMS = ("family", *LICENSE_TERMS, "access")
 """Columns of collections.parquet that a condition over slices may name."""
 CONTENT_COLUMNS = ("key", "split", "image_sha256", "mask_sha256", "condition", "condition_id")
 
@@ -286,6 +290,16 @@ class ContentDigest:
     def hexdigest(self) -> str:
         """The digest of all rows so far."""
         return self._digest.hexdigest()
+
+
+def member_names(key: str, suffix: str) -> tuple[str, str, str]:
+    """Files of a slice in its shard, in order: image, mask, JSON; `suffix` is the codec's."""
+    return f"{key}.{suffix}", f"{key}.mask.{suffix}", f"{key}.json"
+
+
+def case_keys(table: pa.Table) -> list[tuple[str, str]]:
+    """Collection and case of each row."""
+    return list(zip(*(table[name].to_pylist() for name in CASE_KEY), strict=True))
 
 
 def content_digest(slices: pa.Table) -> str:

@@ -17,10 +17,11 @@ import pyarrow as pa
 from jaxtyping import Bool
 
 from medvar_data.errors import SpecError
+from medvar_data.records import LICENSE_TERMS
+from medvar_data.shardset.schema import CASE_KEY
 
-LICENSE_TERMS = ("commercial", "derivatives", "share_alike", "redistribute")
 JOINED = {
-    ("collection", "case"): "cases.parquet",
+    CASE_KEY: "cases.parquet",
     ("collection",): "collections.parquet",
 }  # tables beside slices.parquet, by what joins them
 
