@@ -28,6 +28,7 @@ from medvar_cli.model_options import (
     TrainOptions,
 )
 from medvar_cli.option_groups import takes_options
+from medvar_cli.publish_commands import register as register_publishing
 from medvar_data.records import Progress
 from medvar_model import config
 from medvar_model.machine import processes
@@ -214,6 +215,7 @@ def sample_command(
 
 
 register_evaluation(app)
+register_publishing(app)
 register_info(app)
 
 if __name__ == "__main__":

@@ -120,15 +120,20 @@ def write_checkpoint(folder: Path, contents: Contents, state: TrainingState | No
         MedvarError: the disk is full.
     """
     with telling_of_full_disk(folder.parent), replacing(folder) as partial:
-        _save_tensors(partial / "model.safetensors", contents.weights)
-        _save_json(partial / "config.json", {"kind": contents.kind, **to_dict(contents.config)})
-        _save_json(partial / "run.json", contents.run)
-        if contents.kind == "transformer":
-            _save_json(partial / "conditions.json", contents.conditions)
+        save_contents(partial, contents)
         if state is not None:
             (partial / "state").mkdir()
             _save_tensors(partial / "state" / "training.safetensors", state.tensors)
             _save_json(partial / "state" / "progress.json", state.progress)
+
+
+def save_contents(folder: Path, contents: Contents) -> None:
+    """Write what a checkpoint holds but for its training state into a folder that is there."""
+    _save_tensors(folder / "model.safetensors", contents.weights)
+    _save_json(folder / "config.json", {"kind": contents.kind, **to_dict(contents.config)})
+    _save_json(folder / "run.json", contents.run)
+    if contents.kind == "transformer":
+        _save_json(folder / "conditions.json", contents.conditions)
 
 
 def read_checkpoint(path: Path, kind: str) -> Contents:

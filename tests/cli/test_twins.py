@@ -98,6 +98,8 @@ MODEL = {
         answer=lambda twin: [f"drawn/beta-mr-{n:04d}.png" for n in range(4)],
     ),
     "evaluate": Twin(needs=("S", "runs/d4"), typed="--json", answer=lambda twin: twin["result"].report),
+    "export": Twin(needs=("S", "runs/d4"), made=("medvar-d4",)),
+    "zoo": Twin(needs=("runs/tok", "runs/d4"), answer=lambda twin: [asdict(row) for row in twin["rows"]]),
     "info": Twin(),
     "demo": Twin(needs=("demo",), typed="--json", answer=lambda twin: twin["result"].evaluation.report),
 }  # fmt: skip

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medvar_data.shardset.schema import COLLECTIONS_SCHEMA
+
 CONDITIONS = {"alpha-ct": 3, "beta-mr": 7, "gamma-mr": 12}  # global ids: not dense, not from zero
 
 
@@ -69,6 +71,7 @@ def write_shard_set(
             )
         splits[split] = {"slices": count, "cases": count, "patients": count, "shards": shards}
     pq.write_table(pa.Table.from_pylist(rows), root / "slices.parquet")
+    pq.write_table(collections_of(rows), root / "collections.parquet")
     digest = hashlib.sha256(json.dumps([splits, side, conditions], sort_keys=True).encode()).hexdigest()
     dataset = {
         "schema_version": 4, "digest": digest, "image_side": side, "codec": "png",
@@ -88,6 +91,21 @@ def republished(root: Path, **changes: object) -> Path:
         dataset["tables"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     (root / "dataset.json").write_text(json.dumps({**dataset, **changes}))
     return root
+
+
+def collections_of(rows) -> pa.Table:
+    """What a set says of its collections: what a model's card takes from it."""
+    names = sorted({row["collection"] for row in rows})
+    terms = dict.fromkeys(("commercial", "derivatives", "share_alike", "redistribute"), "unknown")
+    columns = [
+        {
+            "collection": name, "title": f"The {name} collection", "license": "CC-BY-4.0", "license_confirmed": True, "doi": "",
+            "n_kept": sum(row["collection"] == name for row in rows), **terms,
+        }
+        for name in names
+    ]  # fmt: skip
+    schema = pa.schema([field for field in COLLECTIONS_SCHEMA if not columns or field.name in columns[0]])
+    return pa.Table.from_pylist(columns, schema=schema)
 
 
 def write_shard(path, split, split_number, numbers, side, pattern, conditions):
