@@ -91,7 +91,7 @@ def clipped_shares(values: Values, low: float, high: float) -> tuple[float, floa
         below, above = int(values.n[levels < low].sum()), int(values.n[levels > high].sum())
         return below / values.total, above / values.total
     least = least_from(bounds, values.dtype)
-    below, above = np.count_nonzero(values < least[0]), np.count_nonzero(values >= least[1])
+    below, above = int(np.count_nonzero(values < least[0])), int(np.count_nonzero(values >= least[1]))
     return below / values.size, above / values.size
 
 

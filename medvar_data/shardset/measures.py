@@ -60,7 +60,7 @@ STATS_MEASURES = (
     Column("histogram_slices_foreground", _per_grey_level, "sum over scans of the column of cases.parquet", "pixels"),
     Column(
         "labels", pa.list_(_label),
-        "each label: id, name, scans and slices and pixels of the set that hold it, its volume as published, what cleanup took of that, "
+        "each label: id, name, scans that hold it as published, slices and pixels of the set that hold it, its volume as published, what cleanup took of that, "
         "scans of which no finished slice holds it",
         "pixels; mm³",
     ),
