@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int64
 
 from medvar_data.audit.align import matched, repeated, unequal
+from medvar_data.audit.recount_measures import check_measures
 from medvar_data.audit.source import source_grid
 from medvar_data.catalog.recipe import Recipe, parse_recipe
 from medvar_data.errors import CaseRejected, SpecError
@@ -62,6 +63,7 @@ def check_tables(tables: Tables, dataset: Dataset) -> Iterator[str]:
         _check_patients(slices, cases),
         _check_owners(slices, cases, owners),
         _check_cases(cases, plans, dataset),
+        check_measures(slices, cases, owners, plans, dataset),
         _check_slice_indices(slices, plans, owners),
         _check_collections(tables["collections.parquet"], cases, tables["rejects.parquet"]),
         _check_statistics(tables, dataset),
