@@ -194,6 +194,7 @@ class HarmonizedCase:
     label_mm3: dict[int, float]
     vanished_labels: tuple[int, ...]
     statistics: CaseStatistics
+    burned_in_text: str = "unknown"  # none found, suspected
 
     def removed_label_share(self) -> dict[int, float]:
         """Share of each label's volume that the thresholds for small components took, 0 to 1."""
