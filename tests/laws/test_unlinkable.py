@@ -109,7 +109,10 @@ def secrets_of(folder: Path) -> set[str]:
             else:
                 header = pydicom.dcmread(path)
                 found |= digests(header.PixelData)
-                found |= {str(header[word].value).lower() for word in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")}
+                found |= {
+                    str(header[word].value).lower()
+                    for word in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+                }
     return found
 
 
@@ -142,7 +145,12 @@ def test_the_search_would_find_them(folder):
 
 
 def test_no_place_and_no_slant(folder):
-    told = [r for name in ("slices", "cases") for r in rows_of(folder / "shards", f"{name}.parquet") if r["collection"] == "own"]
+    told = [
+        r
+        for name in ("slices", "cases")
+        for r in rows_of(folder / "shards", f"{name}.parquet")
+        if r["collection"] == "own"
+    ]
     assert len(told) > 6
     numbers = np.abs(numbers_in(told))
     for number in range(1, 4):
@@ -177,7 +185,11 @@ def test_the_workspace_still_proves_and_finds_everything(folder):
     assert verify(Store(str(folder / "again"))).findings == ()
     for row in rows_of(folder / "shards", "slices.parquet")[::7]:
         told = trace(store, row["key"], workspace)
-        assert (told["verdict"], told["source"]["image_unchanged"], told["source"]["label_unchanged"]) == ("sound", True, True)
+        assert (told["verdict"], told["source"]["image_unchanged"], told["source"]["label_unchanged"]) == (
+            "sound",
+            True,
+            True,
+        )
     row = next(r for r in rows_of(folder / "shards", "cases.parquet") if r["collection"] == "own")
     name = f"own-{row['case']}"
     assert np.allclose(reconstruct(store, name, workspace).geometry.affine[1, 3], 207.33, atol=1e-4)
