@@ -15,6 +15,11 @@ import numpy as np
 DIGESTS = ("source_sha256", "label_sha256", "collection_sha256")
 STEPS_MM = ("spacing_row_mm", "spacing_col_mm", "through_plane_mm")
 EXTREMES = ("minimum", "maximum")  # DICOM headers can hold them: SmallestImagePixelValue, LargestImagePixelValue
+VOLUMES_MM3 = (
+    "removed_body_mm3",
+    "removed_label_mm3",
+    "label_mm3",
+)  # multiples of a voxel's volume, which tells its steps
 STEP_DECIMALS = 5  # what is behind them is the rounding error of direction cosines, which tells these apart
 EXTREME_DIGITS = 2
 
@@ -31,7 +36,16 @@ def unlinkable(row: Mapping[str, Any], keyed: Callable[[str], str]) -> dict[str,
     changed |= {name: rounded(row[name]) for name in EXTREMES if name in row}
     if "source_affine" in row:
         changed["source_affine"] = own_frame(row["source_affine"], row["source_shape"])
+        scale = math.prod(changed[name] / row[name] for name in STEPS_MM)
+        changed |= {name: _scaled(row[name], scale) for name in VOLUMES_MM3}
     return {**row, **changed}
+
+
+def _scaled(volumes: Any, scale: float) -> Any:
+    """A volume, or the volumes of labels as pairs, times a factor."""
+    if isinstance(volumes, list):
+        return [(label, volume * scale) for label, volume in volumes]
+    return volumes * scale
 
 
 def own_frame(affine: Sequence[float], shape: Sequence[int]) -> list[float]:

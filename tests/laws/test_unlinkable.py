@@ -156,6 +156,9 @@ def test_no_place_and_no_slant(folder):
     for number in range(1, 4):
         affine = slanted((-131.71 - number, 207.33, 61.19))
         rare = [v for v in np.abs(affine[:3].reshape(-1)) if v > 1e-9]
+        stored = affine.astype("f4").astype(float)  # as NIfTI holds it
+        steps = np.linalg.norm(stored[:3, :3], axis=0)
+        assert not (np.isin(numbers, steps) | np.isin(numbers, np.prod(steps))).any()
         for value in (*rare, 1271.0 + number):
             assert np.abs(numbers - value).min() > NUMBERS_TOLERANCE, value
             assert struct.pack("<f", value) not in (folder / "shards" / "cases.parquet").read_bytes()

@@ -1,5 +1,7 @@
 """Text burned into pictures is suspected wherever and in whatever plane it stands; scans, implants and grids are not taken for text."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
@@ -73,6 +75,15 @@ def test_every_font_and_place(font, place):
 @pytest.mark.parametrize("thickness", [1, 2])
 def test_every_size_from_eight_pixels(scale, thickness):
     assert found_in(painted(body(), "DOE 1947", (4, 60), scale=scale, thickness=thickness)) == SUSPECTED
+
+
+@pytest.mark.slow
+def test_how_much_is_found():
+    """The figure of docs/security.md: eight fonts, four sizes, three places, two widths on one body."""
+    cases = itertools.product((*FONTS, "PLAIN"), (0.4, 0.5, 0.8, 1.2), PLACES.values(), (1, 2))
+    found = [found_in(painted(body(24), "DOE JANE 1947", p, font=f, scale=s, thickness=t)) for f, s, p, t in cases]
+    assert len(found) == 192
+    assert found.count(SUSPECTED) >= 180
 
 
 def test_text_in_every_plane_and_on_its_side():
