@@ -58,6 +58,9 @@ class Reason(StrEnum):
     KNOWN_BAD = "known_bad"  # the collection's description leaves it out and says why
     UNLABELLED = "unlabelled"  # no label, and the recipe takes labelled cases alone
     NOT_SELECTED = "not_selected"  # no slice of it fulfils the condition that the set was made with
+    LICENSE_OF_COPY = (
+        "license_of_copy"  # its own collection allows what is required, one that holds the same scan does not
+    )
     DUPLICATE_SCAN = "duplicate_scan"  # the set holds the same scan under another name, or in two splits
     WORKER_KILLED = "worker_killed"  # the process died on this case twice, the second time alone
 

@@ -222,6 +222,7 @@ class HarmonizedCase:
     vanished_labels: tuple[int, ...]
     statistics: CaseStatistics
     measures: CaseMeasures | None = None  # None in case files of earlier versions, which are made again
+    burned_in_text: str = "unknown"  # none found, suspected
 
     def removed_label_share(self) -> dict[int, float]:
         """Share of each label's volume that the thresholds for small components took, 0 to 1."""

@@ -199,11 +199,16 @@ def reconstruct_command(
     case: Annotated[str, typer.Argument(help="A slice's key without its end, such as acdc-patient001-frame01.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The image, .nii.gz; its mask goes beside it.")],
     *,
-    workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="To measure what was lost.")] = None,
+    workspace: Annotated[
+        Path | None,
+        typer.Option("-w", "--workspace", help="To measure what was lost, and for the place in the scanner."),
+    ] = None,
     archives: ArchiveOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild a case as NIfTI on its source grid; with -w, measure the loss of each step against the source.
+
+    Of a collection that is not public the set does not hold the place in the scanner; with -w it is taken from the workspace.
 
     Example: medvar-data reconstruct shards acdc-patient001-frame01 -o case.nii.gz -w work
 
@@ -216,15 +221,16 @@ def reconstruct_command(
     from medvar_data.audit.reconstruct import write_reconstruction
     from medvar_data.storage.store import Store
     from medvar_data.workspace.workspace import Workspace
-    rebuilt = reconstruct(Store("shards"), "acdc-patient001-frame01")
-    image, mask = write_reconstruction(rebuilt, Path("case.nii.gz"))
     workspace = Workspace(Path("work"))
+    rebuilt = reconstruct(Store("shards"), "acdc-patient001-frame01", workspace)
+    image, mask = write_reconstruction(rebuilt, Path("case.nii.gz"))
     losses = measure_losses(Store("shards"), rebuilt, workspace)
     """
     store = Store(shards)
-    rebuilt = reconstruct(store, case)
+    source = Workspace(workspace) if workspace else None
+    rebuilt = reconstruct(store, case, source)
     image, mask = write_reconstruction(rebuilt, output)
-    losses = measure_losses(store, rebuilt, Workspace(workspace), archives.access()) if workspace else None
+    losses = measure_losses(store, rebuilt, source, archives.access()) if source else None
     if as_json:
         return print_json({"image": str(image), "mask": str(mask), "losses": asdict(losses) if losses else None})
     console.print(f"{image}\n{mask}", markup=False)

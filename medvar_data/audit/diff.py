@@ -20,7 +20,7 @@ from medvar_data.shardset.schema import CASE_KEY, CASES_SCHEMA, COLLECTIONS_SCHE
 from medvar_data.storage.store import Store
 
 FEW = 10  # keys of one kind that are named
-FOLLOWS = ("tables", "splits", "digest")  # of dataset.json: from what the tables hold
+FOLLOWS = ("tables", "documents", "splits", "digest")  # of dataset.json: from what the tables hold
 SLICE_COLUMNS = ("key", "collection", "split", "condition", "image_sha256", "mask_sha256")
 Pair = tuple[Any, Any]
 

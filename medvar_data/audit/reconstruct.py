@@ -14,7 +14,7 @@ import numpy as np
 from isal import igzip
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-from medvar_data.audit.source import recipe_of, source_case, source_grid
+from medvar_data.audit.source import recipe_of, scanner_frame, source_case, source_grid
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.geometry import (
@@ -22,6 +22,7 @@ from medvar_data.geometry import (
     as_stored,
     canonical,
     pad_to_square,
+    plan_along,
     resample_image,
     resample_mask,
     slices_first,
@@ -29,7 +30,7 @@ from medvar_data.geometry import (
 )
 from medvar_data.harmonize.body import BodyParams, apply_body, find_body
 from medvar_data.harmonize.dependencies import recipe_for
-from medvar_data.harmonize.harmonize import label_table
+from medvar_data.harmonize.harmonize import PLANES, label_table
 from medvar_data.harmonize.intensity import IntensityParams, invert_intensity
 from medvar_data.readers.read import read_scan
 from medvar_data.records import Geometry
@@ -82,15 +83,17 @@ class Losses:
     dice: dict[int, float]
 
 
-def reconstruct(store: Store, name: str) -> Reconstruction:
+def reconstruct(store: Store, name: str, workspace: Workspace | None = None) -> Reconstruction:
     """Rebuild one case.
 
     Args:
         store: the shard set.
         name: collection and case as in the slices' keys, such as `acdc-patient001-frame01`.
+        workspace: that the set was made from; it alone knows where in the scanner a case of a collection that is not public lay.
 
     Raises:
         ShardSetError: the set holds no such case, or not all of its slices.
+        WorkspaceError: the workspace does not hold the case.
     """
     case = _case_row(store, name)
     same_case = {"collection": case["collection"], "case": case["case"]}
@@ -99,7 +102,7 @@ def reconstruct(store: Store, name: str) -> Reconstruction:
         raise ShardSetError(
             f"The set holds {len(rows)} of the case's {case['n_kept']} slices; `medvar-data verify` tells more."
         )
-    geometry, plan = source_grid(case)
+    geometry, plan = source_grid(case if workspace is None else {**case, **scanner_frame(workspace, case)})
     recipe = recipe_of(store)
     params = IntensityParams(case["normalizer"], case["low"], case["high"])
     shape = slices_first(canonical(np.empty(geometry.shape, dtype=np.bool_), plan), plan.axis).shape
@@ -153,9 +156,9 @@ def measure_losses(
     spec = workspace.spec(case.collection)
     recipe = recipe_for(case, recipe_of(store))
     row = _case_row(store, f"{case.collection}-{case.case}")
-    _, plan = source_grid(row)
     with open_access(archives):
         scan = read_scan(case, spec)
+    plan = plan_along(scan.image.geometry, PLANES.index(row["plane"]))
     source = np.ascontiguousarray(slices_first(canonical(scan.image.voxels, plan), plan.axis))
     made = slices_first(canonical(rebuilt.image, plan), plan.axis)
     kept = np.flatnonzero(slices_first(canonical(rebuilt.kept, plan), plan.axis).any(axis=(1, 2)))

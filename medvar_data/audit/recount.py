@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int64
 
 from medvar_data.audit.align import matched, repeated, unequal
+from medvar_data.audit.promises import check_privacy, check_terms
 from medvar_data.audit.recount_measures import check_measures
 from medvar_data.audit.source import source_grid
 from medvar_data.catalog.recipe import Recipe, parse_recipe
@@ -66,6 +67,8 @@ def check_tables(tables: Tables, dataset: Dataset) -> Iterator[str]:
         check_measures(slices, cases, owners, plans, dataset),
         _check_slice_indices(slices, plans, owners),
         _check_collections(tables["collections.parquet"], cases, tables["rejects.parquet"]),
+        check_terms(cases, tables["collections.parquet"], tables["edges.parquet"]),
+        check_privacy(cases, tables["collections.parquet"]),
         _check_statistics(tables, dataset),
         _check_rejects(tables["rejects.parquet"], cases, dataset),
         _check_dataset(slices, cases, dataset),
@@ -247,7 +250,8 @@ def same(one: Any, other: Any) -> bool:
 
 def _check_rejects(rejects: pa.Table, cases: pa.Table, dataset: Dataset) -> Iterator[str]:
     if not dataset.where:
-        for row in rejects.filter(pc.equal(rejects["reason"], "not_selected")).to_pylist():
+        by_condition = pa.array(["not_selected", "license_of_copy"])
+        for row in rejects.filter(pc.is_in(rejects["reason"], value_set=by_condition)).to_pylist():
             yield f"{row['collection']}/{row['case']} is not selected, but dataset.json names no condition"
     gone = cases.filter(pc.less_equal(cases["n_kept"], 0))
     yield from (f"{row['collection']}/{row['case']} is a case without slices" for row in gone.to_pylist())

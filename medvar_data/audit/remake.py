@@ -22,7 +22,7 @@ from medvar_data.harmonize.harmonize import harmonize
 from medvar_data.naming import printable
 from medvar_data.readers.read import read_scan
 from medvar_data.readers.scan import Scan
-from medvar_data.records import Case, HarmonizedSlice, Progress
+from medvar_data.records import LICENSE_TERMS, Case, HarmonizedSlice, Progress
 from medvar_data.shard.rows import KeptCase, Numbering, case_row
 from medvar_data.shardset.dataset import Dataset, read_encoded
 from medvar_data.shardset.schema import CASES_SCHEMA
@@ -32,7 +32,7 @@ from medvar_data.storage.parquet import table_from_rows
 from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace
 
-CHOSEN = ("n_kept", "n_not_selected", "split")  # of a case: what the set decided
+CHOSEN = ("n_kept", "n_not_selected", "split", *LICENSE_TERMS)  # of a case: what the set decided, by its copies too
 Row = Mapping[str, Any]
 
 
@@ -93,13 +93,12 @@ def make_again(workspace: Workspace, published: Row, recipe: Recipe) -> MadeAgai
     case = source_case(workspace, published)
     spec = workspace.spec(case.collection)
     scan = read_scan(case, spec)
-    found = (scan.image.digest, scan.label.digest if scan.label else "")
     volume = harmonize(scan, case, spec, recipe)
     ids = workspace.condition_ids({case.condition})
     kept = KeptCase(Path(), case, volume.case, spec, recipe, rows_sha256="")
     row = {**case_row(kept, Numbering(ids, workspace)), "split": published["split"]}
     row = table_from_rows([row], CASES_SCHEMA).to_pylist()[0]
-    unchanged = found == (published["source_sha256"], published["label_sha256"])
+    unchanged = all(row[name] == published[name] for name in ("source_sha256", "label_sha256"))
     return MadeAgain(case, scan, unchanged, {s.z: s for s in volume.slices}, row)
 
 

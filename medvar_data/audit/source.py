@@ -12,6 +12,7 @@ from medvar_data.harmonize.harmonize import PLANES
 from medvar_data.records import Case, Geometry
 from medvar_data.shardset.dataset import read_dataset
 from medvar_data.storage.store import Store
+from medvar_data.workspace.case_file import read_case_file
 from medvar_data.workspace.workspace import Workspace
 
 
@@ -35,6 +36,20 @@ def source_case(workspace: Workspace, row: Mapping[str, Any]) -> Case:
     if case is None:
         raise WorkspaceError("The workspace does not hold this case; give the one that the set was made from.")
     return case
+
+
+def scanner_frame(workspace: Workspace, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The affine of a case as its source has it, as the column `source_affine`; of public collections the row has it already.
+
+    Raises:
+        WorkspaceError: the workspace does not hold the case, or has not harmonized it.
+    """
+    case = source_case(workspace, row)
+    path = workspace.case_file(case)
+    done = read_case_file(path).harmonized if path.exists() else None
+    if done is None:
+        raise WorkspaceError("The workspace holds no finished result of this case; run `medvar-data harmonize` first.")
+    return {"source_affine": list(done.affine)}
 
 
 def source_grid(row: Mapping[str, Any]) -> tuple[Geometry, SlicePlan]:

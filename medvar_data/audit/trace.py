@@ -112,8 +112,8 @@ def _source(
         "image": [str(Path(case.root) / path) for path in case.image],
         "label": [str(Path(case.root) / path) for path in case.label],
         "archive_sha256": {path.name: notes[path].sha256 for path in sorted(archives_of(case)) if path in notes},
-        "image_unchanged": again.scan.image.digest == row["source_sha256"],
-        "label_unchanged": (again.scan.label.digest if again.scan.label else "") == row["label_sha256"],
+        "image_unchanged": again.row["source_sha256"] == row["source_sha256"],
+        "label_unchanged": again.row["label_sha256"] == row["label_sha256"],
         "same_pixels_when_made_again": _has_digests(made, row),
         "same_pixels_by_the_recorded_parameters": by_params,
     }

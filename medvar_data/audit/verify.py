@@ -2,7 +2,8 @@
 
 Checks, in order: dataset.json and the digests of tables and shards; each shard (`audit.members`): the archive byte by byte, offsets,
 keys, sample JSON, pixels against digests and counts; the tables against each other and against dataset.json, which are made again
-from slices and cases (`audit.recount`); scans that lie in two splits (`audit.copies`); the files that lie in the folder; the files that croissant.json lists. Where asked for, the
+from slices and cases (`audit.recount`); scans that lie in two splits (`audit.copies`); the files that
+lie in the folder; the data card and the citations, made again; the files that croissant.json lists. Where asked for, the
 seal (`audit.seal`), and slices made again from their sources (`audit.remake`).
 """
 
@@ -18,12 +19,14 @@ import pyarrow.parquet as pq
 
 from medvar_data.audit.copies import check_copies
 from medvar_data.audit.members import GreyLevels, Promised, check_shard
+from medvar_data.audit.promises import check_documents
 from medvar_data.audit.recount import check_tables
 from medvar_data.audit.remake import RemakeSpec, check_remade
 from medvar_data.audit.seal import SEAL_FILE, check_seal
 from medvar_data.errors import ShardSetError
 from medvar_data.naming import printable
 from medvar_data.records import Progress
+from medvar_data.shard.card import DOCUMENTS
 from medvar_data.shard.croissant import CROISSANT_FILE, contradictions
 from medvar_data.shardset.dataset import DATASET_FILE, WAY_ON, Dataset, read_dataset
 from medvar_data.shardset.schema import SCHEMAS, SPLITS, TABLES, VERSION_NOTE
@@ -31,7 +34,7 @@ from medvar_data.storage.documents import table_of
 from medvar_data.storage.store import Store
 
 MAX_FINDINGS = 50
-PUBLISHERS_OWN = ("README.md", "LICENSE*", "CITATION.cff", "*.bib", SEAL_FILE)
+PUBLISHERS_OWN = ("LICENSE*", "NOTICE*", "CITATION.cff", "*.bib", SEAL_FILE)
 """Files that a publisher may put beside a set's own."""
 
 
@@ -82,6 +85,7 @@ def verify(
     findings += check_tables(tables, dataset)
     findings += check_copies(tables, dataset)
     findings += _check_files(store, {entry.name for _, entry in entries})
+    findings += check_documents(store, tables, dataset)
     findings += _check_croissant(store, dataset)
     if remake:
         findings += check_remade(store, tables, dataset, remake, progress)
@@ -132,7 +136,7 @@ def _labels(collections: pa.Table) -> dict[str, frozenset[int]]:
 
 def _check_files(store: Store, shards: set[str]) -> Iterator[str]:
     """Only the set's own files lie in its folder, and those of its publisher."""
-    own = {*shards, *TABLES, DATASET_FILE, CROISSANT_FILE}
+    own = {*shards, *TABLES, *DOCUMENTS, DATASET_FILE, CROISSANT_FILE}
     for name in store.names():
         if name not in own and not any(fnmatchcase(name, pattern) for pattern in PUBLISHERS_OWN):
             yield f"{printable(name, 80)} lies in the folder but is not part of the set"

@@ -21,6 +21,9 @@ SLICE_AXES = ("axial", "native")
 LABEL_GRIDS = ("image", "affine")
 
 
+ANSWERS = ("yes", "no", "unknown")
+
+
 CONFIRMED = ("originals", "listing", "unconfirmed")
 
 
@@ -31,8 +34,8 @@ CASE_LIST_NAMES = ("", "msd", "mms")  # keys of case_lists.CASE_LISTS
 
 
 def _check_words(spec: CollectionSpec, where: str) -> None:
-    for term in LICENSE_TERMS:
-        one_of(getattr(spec, term), ("yes", "no", "unknown"), f"{where}: {term}")
+    for term in (*LICENSE_TERMS, "defaced"):
+        one_of(getattr(spec, term), ANSWERS, f"{where}: {term}")
     if any((layout.region or spec.region) == "header" and layout.reader != "dicom" for layout in spec.layouts):
         raise SpecError(
             f'{where}: region is "header", which DICOM alone has; wanted reader = "dicom", or a region by its name.'
@@ -135,6 +138,7 @@ def _label_values(labels: tuple[LabelSpec, ...], where: str) -> set[int]:
 def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
     one_of(layout.modality or spec.modality, MODALITIES, f"{where}: modality")
     one_of(layout.confirmed, CONFIRMED, f"{where}: confirmed")
+    one_of(layout.defaced, ("", *ANSWERS), f"{where}: defaced")
     if layout.variant_of:
         one_of(layout.variant_of, tuple(o.id for o in spec.layouts if not o.variant_of), f"{where}: variant_of")
     one_of(layout.reader, READER_NAMES, f"{where}: reader")

@@ -72,6 +72,7 @@ class Layout:
     derived: bool = False  # reader `dicom`: take maps computed from other images (ADC, FA, MIP …) too
     channels: tuple[str, ...] = ()  # the fourth dimension, one sequence each
     labelled: bool = True
+    defaced: str = ""  # as the collection's; that where empty
     expected: int = 0  # cases as published; 0 means unknown
     variant_of: str = ""  # id of the layout that holds the same cases, otherwise published; not counted again
     patients_of: str = ""  # family or collection whose patients these are: what `group` names there, it names here
@@ -195,6 +196,8 @@ class CollectionSpec:
     spacing_from: str = "reject"  # which holds where affine and pixdim disagree: affine, pixdim, or reject
     label_grid: str = "image"  # labels lie on the image's grid; "affine": on their own, resampled through both affines
     case_names: str = "published"  # published names may be shown; "hash" hides a user's own file names
+    public: bool = True  # its files are published; if not, no shard set may be linked to one
+    defaced: str = "unknown"  # its pictures are without a face: yes, no, unknown
     condition: str = ""  # default: <name>-<modality>
     digest: str = ""  # sha256 of the TOML file
 
@@ -223,6 +226,11 @@ def parse_numbers(text: str) -> frozenset[int]:
 def labels_of(spec: CollectionSpec, layout_id: str) -> tuple[LabelSpec, ...]:
     """The rows of a collection's label table that hold for one of its layouts."""
     return tuple(label for label in spec.labels if not label.layouts or layout_id in label.layouts)
+
+
+def defaced(spec: CollectionSpec, layout_id: str) -> str:
+    """Whether the pictures of one of a collection's layouts are without a face: yes, no or unknown."""
+    return next((layout.defaced for layout in spec.layouts if layout.id == layout_id and layout.defaced), spec.defaced)
 
 
 def license_text(name: str, confirmed: bool) -> str:

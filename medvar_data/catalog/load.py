@@ -81,7 +81,7 @@ def load_collection(name: str) -> CollectionSpec:
 
 
 def load_collection_file(path: Path) -> CollectionSpec:
-    """Load a user's own collection; unless it says otherwise, its case names are hashed."""
+    """Load a user's own collection; unless it says otherwise, it is not public and its case names are hashed."""
     if not path.is_file():
         raise SpecError(
             f"No collection file at {path}; wanted a TOML that describes your folders. See docs/own-data.md."
@@ -106,6 +106,7 @@ def parse_collection(text: str, where: str, *, own: bool = False) -> CollectionS
     table["digest"] = sha256(text.encode()).hexdigest()
     if own:
         table.setdefault("case_names", "hash")
+        table.setdefault("public", False)
         if table.setdefault("license", "not stated") == "own data":
             table.setdefault("license_confirmed", True)
     spec = build(CollectionSpec, table, where)

@@ -22,10 +22,10 @@ CASE_ALONE = {"collection", "case", "group", "region", "sequence", "official_spl
 COLLECTION_ALONE = {"name", "title", "region", "modality", "license", "layouts", "labels", "family", "homepage", "doi", "citation",
                     "license_url", "commercial", "derivatives", "share_alike", "redistribute", "license_confirmed", "license_evidence",
                     "license_read", "license_conflict", "access", "download", "notes", "overlaps", "quirks", "repairs",
-                    "exclude", "case_list", "case_names", "condition", "digest"}  # fmt: skip
+                    "exclude", "case_list", "case_names", "condition", "digest", "public", "defaced"}  # fmt: skip
 LAYOUT_ALONE = {"id", "image", "case", "group", "volume", "label", "pair_on", "split", "split_names", "splits", "modality", "region", "sequence",
                 "sequences", "reader", "stack", "channels", "labelled", "expected", "variant_of", "patients_of",
-                "confirmed", "derived"}  # fmt: skip
+                "confirmed", "derived", "defaced"}  # fmt: skip
 RECIPE_ALONE = {"name", "digest", "ct_windows", "slice_axis", "unlabelled"}
 RECIPE_CT = {"body_threshold_hu", "body_opening_mm", "body_min_fraction", "ct_normalizer"}
 RECIPE_MR = {"body_mr_threshold_fraction", "mr_normalizer"}

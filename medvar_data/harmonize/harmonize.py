@@ -24,6 +24,7 @@ from medvar_data.geometry import (
     resize_mask,
 )
 from medvar_data.harmonize.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3, spurious
+from medvar_data.harmonize.burned_in import find_burned_in_text
 from medvar_data.harmonize.components import bounding_box
 from medvar_data.harmonize.dependencies import recipe_for, slice_axis
 from medvar_data.harmonize.histogram import Histogram, count, count_picture, is_countable, moments, percentiles
@@ -136,6 +137,7 @@ def _record(
         label_mm3={v: float(clean.label_counts[v]) * voxel_mm3 for v in present},
         vanished_labels=tuple(v for v in present if v not in seen),
         statistics=_statistics(clean),
+        burned_in_text=find_burned_in_text(scan.image.voxels, plan_slices(scan.image.geometry, "native")),
     )
 
 

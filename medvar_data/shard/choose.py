@@ -12,8 +12,9 @@ from jaxtyping import Bool, Int
 
 from medvar_data.errors import Reason, SpecError
 from medvar_data.naming import printable
-from medvar_data.records import Reject
+from medvar_data.records import LICENSE_TERMS, Reject
 from medvar_data.shard.collections import with_column
+from medvar_data.shard.terms import own_terms
 from medvar_data.shardset.schema import TERMS
 from medvar_data.shardset.select import rows_where
 
@@ -24,7 +25,7 @@ REQUIREMENTS = {
     "redistribute": "redistribute = 'yes'",
     "no-share-alike": "share_alike = 'no'",
 }
-"""What may be required of a collection's terms, and the condition that says so; what is unknown does not fulfil it."""
+"""What may be required of a scan's terms, the strictest of the collections that hold it; what is unknown does not fulfil it."""
 
 
 def required(names: Sequence[str], where: str = "") -> str:
@@ -67,8 +68,24 @@ def chosen_slices(
     return rows_where(where, slices, {tuple(case_key): cases, ("collection",): terms})
 
 
+def allowed_alone(
+    where: str, slices: pa.Table, cases: pa.Table, collections: pa.Table, case_key: Sequence[str]
+) -> Bool[np.ndarray, " slices"]:
+    """Tell which slices would fulfil a condition by the terms of their own collection; the arguments are `chosen_slices`'s.
+
+    Those of them that `chosen_slices` does not take show a scan that another collection holds under stricter terms.
+    """
+    if not any(term in where for term in LICENSE_TERMS):
+        return np.zeros(slices.num_rows, dtype=np.bool_)
+    return chosen_slices(where, slices, own_terms(cases, collections), collections, case_key)
+
+
 def left_of_cases(
-    cases: pa.Table, counts: Int[np.ndarray, " cases"], where: str, duplicates: Mapping[int, str] = NONE
+    cases: pa.Table,
+    counts: Int[np.ndarray, " cases"],
+    where: str,
+    alone: Int[np.ndarray, " cases"],
+    duplicates: Mapping[int, str] = NONE,
 ) -> tuple[pa.Table, list[Reject]]:
     """Count the slices that are left of each case.
 
@@ -76,6 +93,7 @@ def left_of_cases(
         cases: rows of cases.parquet.
         counts: slices that the set takes of each.
         where: the condition that chose them.
+        alone: slices of each that would be taken by the terms of its own collection.
         duplicates: rows of cases that are left out since they show a scan that the set holds, each with a sentence.
 
     Returns:
@@ -86,11 +104,15 @@ def left_of_cases(
     cases = with_column(cases, "n_kept", counts.tolist())
     cases = with_column(cases, "n_not_selected", left_out.tolist())
     names = cases.select(["collection", "case"]).to_pylist()
-    detail = f"none of its slices fulfils the condition {printable(where, 500)}"
-    rejects = [
-        Reject(**names[number], stage="shard", reason=Reason.DUPLICATE_SCAN, detail=duplicates[number])
-        if number in duplicates
-        else Reject(**names[number], stage="shard", reason=Reason.NOT_SELECTED, detail=detail)
-        for number in np.flatnonzero(counts == 0).tolist()
-    ]
-    return cases, rejects
+    shown = printable(where, 500)
+
+    def reject(number: int) -> Reject:
+        reason, detail = Reason.NOT_SELECTED, f"none of its slices fulfils the condition {shown}"
+        if number in duplicates:
+            reason, detail = Reason.DUPLICATE_SCAN, duplicates[number]
+        elif alone[number]:
+            reason = Reason.LICENSE_OF_COPY
+            detail = f"its own collection's terms fulfil the condition {shown}, those of another one that holds the scan do not"
+        return Reject(**names[number], stage="shard", reason=reason, detail=detail)
+
+    return cases, [reject(number) for number in np.flatnonzero(counts == 0).tolist()]

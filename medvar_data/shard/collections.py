@@ -11,21 +11,24 @@ import pyarrow.compute as pc
 from medvar_data.catalog.collection import CollectionSpec, LabelSpec
 from medvar_data.naming import printable
 from medvar_data.records import LayoutCount, Reject
+from medvar_data.shard.privacy import unlinkable
 from medvar_data.shardset.schema import COLLECTION_COLUMNS, COLLECTIONS_SCHEMA
 from medvar_data.storage.parquet import table_from_rows
 from medvar_data.workspace.workspace import Workspace
 
 MOST_LETTERS = 4000  # of a text
+FACE_REGIONS = ("brain", "head", "head-neck", "neck")  # whose field of view holds the face, where nobody took it out
 
 
 def collections_table(workspace: Workspace) -> pa.Table:
     """Describe every collection of a workspace of which a case was found; nothing is counted yet."""
-    names = workspace.collections()
-    return table_from_rows((collection_row(workspace.spec(n), workspace.counts(n)) for n in names), COLLECTIONS_SCHEMA)
+    rows = [collection_row(workspace.spec(name), workspace.counts(name)) for name in workspace.collections()]
+    told = (row if row["public"] else unlinkable(row, workspace.keyed_digest) for row in rows)
+    return table_from_rows(told, COLLECTIONS_SCHEMA)
 
 
 def collection_row(spec: CollectionSpec, counts: Sequence[LayoutCount]) -> dict[str, Any]:
-    """Make the row of a collection, whose cases are not counted yet."""
+    """Make the row of a collection as it is described; its cases are not counted yet."""
     values = {
         **{name: _shown(value) for name, value in vars(spec).items()},
         "collection": spec.name,
@@ -36,6 +39,8 @@ def collection_row(spec: CollectionSpec, counts: Sequence[LayoutCount]) -> dict[
         "n_found": 0,
         "n_kept": 0,
         "n_rejected": 0,
+        "n_faces": 0,
+        "n_burned_in_text": 0,
         "collection_sha256": spec.digest,
     }
     return {column.name: values[column.name] for column in COLLECTION_COLUMNS}
@@ -63,13 +68,34 @@ def counted(collections: pa.Table, cases: pa.Table, rejects: Sequence[Reject]) -
     """
     kept, rejected = Counter(cases["collection"].to_pylist()), Counter(reject.collection for reject in rejects)
     names = collections["collection"].to_pylist()
+    faces, texts = _seen_in(cases)
     for column, count in (
         ("n_found", [kept[name] + rejected[name] for name in names]),
         ("n_kept", [kept[name] for name in names]),
         ("n_rejected", [rejected[name] for name in names]),
+        ("n_faces", [faces[name] for name in names]),
+        ("n_burned_in_text", [texts[name] for name in names]),
     ):
         collections = with_column(collections, column, count)
     return collections.filter(pc.greater(collections["n_found"], 0))
+
+
+def may_show_face(defaced: str, region: str) -> bool:
+    """Tell whether a face may be in the field of view, by what the description says.
+
+    >>> may_show_face("unknown", "brain"), may_show_face("yes", "brain"), may_show_face("no", "spine")
+    (True, False, True)
+    """
+    return defaced == "no" or (defaced == "unknown" and region in FACE_REGIONS)
+
+
+def _seen_in(cases: pa.Table) -> tuple[Counter[str], Counter[str]]:
+    """By collection, the cases that may show a face, and those in which burned-in text is suspected."""
+    faces, texts = Counter[str](), Counter[str]()
+    for row in cases.select(["collection", "region", "defaced", "burned_in_text"]).to_pylist():
+        faces[row["collection"]] += may_show_face(row["defaced"], row["region"])
+        texts[row["collection"]] += row["burned_in_text"] == "suspected"
+    return faces, texts
 
 
 def with_column(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:

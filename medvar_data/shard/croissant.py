@@ -26,6 +26,10 @@ CROISSANT_FILE = "croissant.json"
 NO_DATE = "1970-01-01"  # as in the tars: the same set has the same bytes on every day; a publisher puts their own
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 PARQUET, TAR = "application/x-parquet", "application/x-tar"
+DOCUMENTS = {  # by ending
+    "md": ("What the set is, for people, with its obligations.", "text/markdown"),
+    "bib": ("What its collections ask to be cited.", "application/x-bibtex"),
+}
 MEMBER_FORMATS = {"png": "image/png", "mvz": "application/octet-stream"}  # by a codec's suffix
 
 _TERMS = (
@@ -56,15 +60,16 @@ _TYPES: dict[pa.DataType, str] = {
 
 
 def croissant_bytes(
-    dataset: Dataset, contents: Contents, table_sizes: Mapping[str, int], origins: Sequence[Origin]
+    dataset: Dataset, contents: Contents, sizes: Mapping[str, int], origins: Sequence[Origin], told: Sequence[str] = ()
 ) -> bytes:
     """Make a set's croissant.json.
 
     Args:
         dataset: what dataset.json will say.
         contents: counts for the sentences.
-        table_sizes: bytes of each table.
+        sizes: bytes of each table and document.
         origins: the collections that the set's scans come from.
+        told: sentences on what is left of people in the set.
     """
     shards = [shard for split in SPLITS for shard in dataset.splits[split].shards]
     suffix = CODECS[dataset.codec].suffix
@@ -75,10 +80,11 @@ def croissant_bytes(
         "name": f"medvar-{dataset.recipe['name']}-{dataset.digest[:12]}",
         "version": f"{dataset.schema_version}.{PIPELINE_VERSION}.0+{dataset.digest[:12]}",
         "datePublished": NO_DATE,
-        **summary(dataset, contents, origins),
+        **summary(dataset, contents, origins, told),
         **_rights(origins),
         "distribution": [
-            *(_table_file(name, dataset.tables[name], table_sizes[name]) for name in TABLES),
+            *(_table_file(name, dataset.tables[name], sizes[name]) for name in TABLES),
+            *(_document_file(name, digest, sizes[name]) for name, digest in dataset.documents.items()),
             *(_shard_file(shard) for shard in shards),
             *(_pictures(shards, suffix) if shards else ()),
         ],
@@ -110,7 +116,7 @@ def contradictions(data: bytes, dataset: Dataset) -> list[str]:
     listing = decode_json(data, _Listing, CROISSANT_FILE, ShardSetError, WAY_ON)
     listed = {file.name: file.sha256 for file in listing.distribution}
     shards = {shard.name: shard.sha256 for split in dataset.splits.values() for shard in split.shards}
-    wanted = {**dataset.tables, **shards}
+    wanted = {**dataset.tables, **dataset.documents, **shards}
     gone = {name for name in listed if name.endswith((".tar", ".parquet"))} - set(wanted)
     return [
         *(f"{CROISSANT_FILE} does not list {name}" for name in wanted if name not in listed),
@@ -152,6 +158,11 @@ def _given(**values: str) -> dict[str, str]:
 
 def _table_file(name: str, digest: str, size: int) -> dict[str, Any]:
     return _file(name, f"One row a {_row_of(name)}.", PARQUET, digest, size)
+
+
+def _document_file(name: str, digest: str, size: int) -> dict[str, Any]:
+    what, encoding = DOCUMENTS[name.rpartition(".")[2]]
+    return _file(name, what, encoding, digest, size)
 
 
 def _shard_file(shard: ShardEntry) -> dict[str, Any]:

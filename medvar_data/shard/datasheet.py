@@ -15,6 +15,8 @@ from medvar_data.records import LICENSE_TERMS
 from medvar_data.shardset.dataset import Dataset
 from medvar_data.shardset.schema import SPLITS
 
+WIDE_REGIONS = ("spine", "body", "unknown")  # that may reach a face
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -72,8 +74,10 @@ def contents_of(cases: pa.Table, rejected: int) -> Contents:
     return Contents(tuple(shares), rejected, sum(cases["has_label"].to_pylist()))
 
 
-def summary(dataset: Dataset, contents: Contents, origins: Sequence[Origin]) -> dict[str, Any]:
-    """Description, keywords and the properties of Croissant's vocabulary for responsible use."""
+def summary(
+    dataset: Dataset, contents: Contents, origins: Sequence[Origin], told: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Description, keywords and the properties of Croissant's vocabulary for responsible use; `told` is of `people`."""
     side, shares = dataset.image_side, contents.shares
     counts = ", ".join(f"{dataset.splits[split].slices:,} {split}" for split in SPLITS)
     about = sorted({word for share in shares for word in (share.modality, share.region)})
@@ -98,13 +102,20 @@ def summary(dataset: Dataset, contents: Contents, origins: Sequence[Origin]) -> 
             f"{contents.labelled:,} of {_n(sum(s.cases for s in shares), 'scan')} with an annotation; the masks of the others are all zero "
             "(column has_label)."
         ),
-        "rai:dataPreprocessingProtocol": _steps(dataset),
+        "rai:dataPreprocessingProtocol": steps(dataset),
         "rai:dataAnnotationProtocol": [
             "Label maps are those of the collections, their values mapped to ids from 1 within each collection; "
             "the same id means different structures in different collections. Small separate parts are taken off as dust; "
             "cases.parquet counts them."
         ],
-        **_caveats(side, shares),
+        "rai:dataManipulationProtocol": [
+            "Nothing is made up or balanced: slices are taken or left out, never generated, and no pixel is drawn over but what lies "
+            "outside the body."
+        ],
+        "rai:dataImputationProtocol": (
+            "No value is estimated. Slices between the contours of a coarser grid are interpolated, which the column steps says."
+        ),
+        **_responsible(side, shares, told),
     }
 
 
@@ -127,8 +138,8 @@ def _n(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _steps(dataset: Dataset) -> list[str]:
-    """What the recipe does, in its order; all its values are in dataset.json."""
+def steps(dataset: Dataset) -> list[str]:
+    """What a recipe does, in its order; all its values are in dataset.json."""
     recipe = dataset.recipe
     fit = "stretched to" if recipe["aspect"] == "stretch" else "scaled alike along both axes to fit"
     along = "the axis that the collection names" if recipe["slice_axis"] == "collection" else recipe["slice_axis"]
@@ -151,17 +162,44 @@ def _steps(dataset: Dataset) -> list[str]:
     ]
 
 
-def _caveats(side: int, shares: Sequence[Share]) -> dict[str, Any]:
+def limits(side: int) -> list[str]:
+    """What a set of slices of `side` pixels a side is not good for."""
+    return [
+        f"Slices, 8 bit, {side} x {side} pixels: intensities outside low to high, finer detail and the context of "
+        "neighbouring slices are lost.",
+        "Not for diagnosis or any other decision on a patient.",
+        "Structures too small for this size vanish from the label maps (vanished_labels in cases.parquet).",
+        "Some collections share scans with others. Scans that are the same by file, pixels, statistics or description lie in one split "
+        "(edges.parquet); a patient whom two collections name otherwise, with scans that differ, may lie in two.",
+    ]
+
+
+def people(collections: pa.Table, cases: pa.Table) -> list[str]:
+    """What is left of people in a set, and what was done about it: headers, files, faces, text in pictures.
+
+    Args:
+        collections: rows of collections.parquet, counted.
+        cases: rows of cases.parquet.
+    """
+    n_faces, n_texts = (sum(collections[name].to_pylist()) for name in ("n_faces", "n_burned_in_text"))
+    wide = sum(region in WIDE_REGIONS for region in cases["region"].to_pylist())
+    n_private = sum(not public for public in collections["public"].to_pylist())
+    return [
+        "Medical images of people. Of the headers no name, date, identifier or free text is stored; patients are salted hashes.",
+        f"Faces: nothing was done to them here. {_n(n_faces, 'scan')} of {cases.num_rows:,} may show one: those whose description says that "
+        "the face is there, and those of a head, brain or neck of which nothing is known (column defaced, by description and region; nothing looked "
+        f"at the pictures). {_n(wide, 'scan')} of a spine, a whole body or an unknown region may reach a face too.",
+        f"Text burned into pictures: pictures that a header marks so, and captures of screens, were left out. Text was looked for in all others "
+        f"(column burned_in_text): suspected in {_n(n_texts, 'scan')}. Small, faint or moving text is not found.",
+        f"{_n(n_private, 'collection')} not public: there digests of files are keyed, positions in the scanner and the slant of slices are "
+        "left out, and extremes are rounded. Whoever has the files themselves can recognise their pixels in any case.",
+    ]
+
+
+def _responsible(side: int, shares: Sequence[Share], told: Sequence[str]) -> dict[str, Any]:
     """Limits, biases, people, uses and upkeep."""
     return {
-        "rai:dataLimitations": [
-            f"Slices, 8 bit, {side} x {side} pixels: intensities outside low to high, finer detail and the context of "
-            "neighbouring slices are lost.",
-            "Not for diagnosis or any other decision on a patient.",
-            "Structures too small for this size vanish from the label maps (vanished_labels in cases.parquet).",
-            "Some collections share scans with others. Scans that are the same by file, pixels, statistics or description lie in one split "
-            "(edges.parquet); a patient whom two collections name otherwise, with scans that differ, may lie in two.",
-        ],
+        "rai:dataLimitations": limits(side),
         "rai:dataBiases": [
             "The collections are no sample of any population: each was chosen by its publishers, often for one disease, scanner or "
             "protocol, and its share here follows from its size.",
@@ -171,10 +209,12 @@ def _caveats(side: int, shares: Sequence[Share]) -> dict[str, Any]:
                 for s in shares
             ),
         ],
-        "rai:personalSensitiveInformation": [
-            "Medical images of people. Of the headers no name, date, identifier or free text is stored; patients are salted hashes. "
-            "Nothing was done to faces: slices of a head can show one where its publisher did not remove it."
-        ],
+        "rai:personalSensitiveInformation": list(told),
+        "rai:dataSocialImpact": (
+            "Models trained on it can make medical images that look real and show nobody: of use where scans cannot be shared, of "
+            "harm where they are taken for findings. A model can repeat single scans of its training."
+        ),
+        "rai:annotationsPerItem": "One label map a slice, made from the one that its publisher gives, or from a vote of several raters.",
         "rai:dataUseCases": [
             "Training and evaluation of generative models and of segmentation on slices, within the terms of each collection."
         ],

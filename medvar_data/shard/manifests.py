@@ -1,11 +1,12 @@
-"""Write a set's tables, croissant.json and, last of all, dataset.json, which says that the set is complete.
+"""Write a set's tables, data card, citations, croissant.json and, last of all, dataset.json, which says that the set is complete.
 
 The rows of slices pass through shard by shard: whatever the size of the set, those of one row group are held.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import pyarrow.compute as pc
 
 from medvar_data.errors import ShardSetError, WorkspaceError
 from medvar_data.records import Reject
+from medvar_data.shard.card import CARD_VERSION, Stated, documents
 from medvar_data.shard.collections import counted
 from medvar_data.shard.croissant import CROISSANT_FILE, croissant_bytes
-from medvar_data.shard.datasheet import contents_of, origins_of
+from medvar_data.shard.datasheet import contents_of, origins_of, people
 from medvar_data.shard.plan import ShardTask
 from medvar_data.shard.statistics import names_of_labels, statistics
 from medvar_data.shard.tally import SliceCounts, tally
@@ -97,9 +99,14 @@ class SetContents:
     rejects: Sequence[Reject]
     earlier: Earlier | None = None
 
+    @property
+    def reasons(self) -> Counter[str]:
+        """Rejected cases by reason."""
+        return Counter(reject.reason.value for reject in self.rejects)
+
 
 def write_manifests(store: Store, contents: SetContents, made: Provenance) -> str:
-    """Write the tables, croissant.json and dataset.json into the store; returns the set's digest."""
+    """Write the tables, the files for people, croissant.json and dataset.json into the store; returns the set's digest."""
     cases = contents.cases.sort_by([("collection", "ascending"), ("case", "ascending")])
     collections = counted(contents.collections, cases, contents.rejects)
     digest, sums = ContentDigest(), SliceCounts()
@@ -128,13 +135,22 @@ def write_manifests(store: Store, contents: SetContents, made: Provenance) -> st
             tables={name: file_digest(local / name) for name in TABLES},
             **_said(made),
         )
-        sizes = {name: (local / name).stat().st_size for name in TABLES}
-        contained = contents_of(cases, len(contents.rejects))
-        write_bytes(local / CROISSANT_FILE, croissant_bytes(dataset, contained, sizes, origins_of(collections)))
+        dataset = _with_documents(local, dataset, Stated(cases, collections, contents.reasons))
+        sizes = {name: (local / name).stat().st_size for name in (*TABLES, *dataset.documents)}
+        contained, told = contents_of(cases, len(contents.rejects)), people(collections, cases)
+        write_bytes(local / CROISSANT_FILE, croissant_bytes(dataset, contained, sizes, origins_of(collections), told))
         write_bytes(local / DATASET_FILE, canonical_json(asdict(dataset)).encode())
-        for name in (*TABLES, CROISSANT_FILE, DATASET_FILE):
+        for name in (*TABLES, *dataset.documents, CROISSANT_FILE, DATASET_FILE):
             store.put(local / name, name)
     return dataset.digest
+
+
+def _with_documents(folder: Path, dataset: Dataset, stated: Stated) -> Dataset:
+    """Write the files for people into a folder, and give dataset.json their digests."""
+    made = documents(dataset, stated)
+    for name, data in made.items():
+        write_bytes(folder / name, data)
+    return replace(dataset, documents={name: file_digest(folder / name) for name in made})
 
 
 def _said(made: Provenance) -> dict[str, Any]:
@@ -142,7 +158,7 @@ def _said(made: Provenance) -> dict[str, Any]:
     said = {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(made).items()}
     versions = {
         "pipeline": said.pop("pipeline"), "encoder": CODECS[made.codec].version, "numpy": np.__version__, "cv2": cv2.__version__,
-        "pyarrow": pa.__version__,
+        "pyarrow": pa.__version__, "card": CARD_VERSION,
     }  # fmt: skip
     return {**said, "versions": versions}
 

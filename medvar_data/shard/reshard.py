@@ -22,7 +22,7 @@ from medvar_data.engine.engine import Engine, as_engine
 from medvar_data.errors import MedvarError, ShardSetError, WorkspaceError
 from medvar_data.naming import is_key, printable
 from medvar_data.records import Progress
-from medvar_data.shard.choose import chosen_slices, left_of_cases
+from medvar_data.shard.choose import allowed_alone, chosen_slices, left_of_cases
 from medvar_data.shard.duplicates import edges_between
 from medvar_data.shard.manifests import Provenance, SetContents, write_manifests
 from medvar_data.shard.plan import ShardTask, check_codec, cut_shards, order_keys, plan_digest
@@ -187,8 +187,10 @@ def _plan(opened: _Source, store: Store, folder: Path) -> tuple[list[ShardTask],
     _refuse_other(store, opened)
     with tempfile.TemporaryDirectory() as scratch:
         splits, order, case_of = _write_slices(opened, cases, Path(scratch), folder)
-    chosen = chosen_slices(opened.where, mapped(folder / SLICES), cases, collections, CASE_KEY)
-    left, not_selected = left_of_cases(cases, np.bincount(case_of[chosen], minlength=cases.num_rows), opened.where)
+    asked = (opened.where, mapped(folder / SLICES), cases, collections, CASE_KEY)
+    chosen = chosen_slices(*asked)
+    counts, alone = (np.bincount(case_of[taken], minlength=cases.num_rows) for taken in (chosen, allowed_alone(*asked)))
+    left, not_selected = left_of_cases(cases, counts, opened.where, alone)
     left = left.filter(pc.greater(left["n_kept"], 0))
     shards = cut_shards(splits, order, chosen, opened.slices_per_shard)
     tasks = _tasks(opened, shards, store, folder)

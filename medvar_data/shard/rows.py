@@ -11,11 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from medvar_data.catalog.collection import CollectionSpec
+from medvar_data.catalog.collection import CollectionSpec, defaced
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.catalog.volumes import volume_name
 from medvar_data.harmonize.dependencies import PIPELINE_VERSION, wanted_inputs
-from medvar_data.records import Case, HarmonizedCase, Reject
+from medvar_data.records import LICENSE_TERMS, Case, HarmonizedCase, Reject
+from medvar_data.shard.privacy import unlinkable
 from medvar_data.shardset.schema import CASE_COLUMNS, SLICES_SCHEMA
 from medvar_data.storage.parquet import table_from_rows
 from medvar_data.workspace.case_file import read_case_file, read_slice_index
@@ -114,6 +115,12 @@ def planned_slices(kept: KeptCase, number: int) -> pa.Table:
 
 def case_row(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
     """Make a case's row of cases.parquet, which says all that its rows of slices.parquet say of the case; the split is still empty."""
+    row = measured_row(kept, numbering)
+    return row if kept.spec.public else unlinkable(row, numbering.workspace.keyed_digest)
+
+
+def measured_row(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
+    """A case's row of cases.parquet as measured: of a collection that is not public it may not leave the workspace."""
     values = _values(kept, numbering)
     return {column.name: values[column.name] for column in CASE_COLUMNS}
 
@@ -141,4 +148,6 @@ def _values(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
         "recipe": kept.recipe.name,
         "recipe_sha256": kept.recipe.digest,
         "pipeline_version": PIPELINE_VERSION,
+        "defaced": defaced(spec, case.layout),
+        **{term: getattr(spec, term) for term in LICENSE_TERMS},  # before the copies were looked at
     }

@@ -22,14 +22,23 @@ from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize.dependencies import PIPELINE_VERSION
 from medvar_data.records import Progress, Reject
 from medvar_data.shard.append import fresh_slices, held_cases, kept_splits, next_numbers, open_earlier
-from medvar_data.shard.choose import chosen_slices, left_of_cases
+from medvar_data.shard.choose import allowed_alone, chosen_slices, left_of_cases
 from medvar_data.shard.collections import collections_table, with_column
 from medvar_data.shard.duplicates import SLICE_INPUTS, edges_table
 from medvar_data.shard.grouping import Grouping, group_cases, left_out
 from medvar_data.shard.manifests import Earlier, Provenance, SetContents, write_manifests
 from medvar_data.shard.plan import NONE_YET, ShardSpec, ShardTask, cut_shards, order_keys, plan_digest
 from medvar_data.shard.plan_files import CASES, SLICES, batches, mapped, settle, write_rows
-from medvar_data.shard.rows import PLANNED_SCHEMA, KeptCase, Numbering, case_row, finished_cases, planned_slices
+from medvar_data.shard.rows import (
+    PLANNED_SCHEMA,
+    KeptCase,
+    Numbering,
+    case_row,
+    finished_cases,
+    measured_row,
+    planned_slices,
+)
+from medvar_data.shard.terms import strictest_terms
 from medvar_data.shard.write import SAID_BY_CASE, write_shard
 from medvar_data.shard.write_missing import missing_shards, write_missing
 from medvar_data.shardset.dataset import DATASET_FILE, is_shard_set, read_dataset
@@ -160,11 +169,12 @@ def _plan(
     cases, grouping = _grouped(kept, Numbering(ids, workspace), spec, earlier, mapped(path).select(SLICE_INPUTS))
     collections = collections_table(workspace)
     numbered = cases.append_column("__case", pa.array(np.arange(len(kept), dtype=np.int32)))
-    chosen = chosen_slices(spec.where, mapped(path).drop_columns("__row"), numbered, collections, ["__case"])
+    asked = (spec.where, mapped(path).drop_columns("__row"), numbered, collections, ["__case"])
+    chosen, alone = chosen_slices(*asked), np.bincount(case_of[allowed_alone(*asked)], minlength=len(kept))
     duplicates = _duplicates(kept, grouping, np.bincount(case_of[chosen], minlength=len(kept)), earlier, spec)
     chosen &= ~np.isin(case_of, list(duplicates))
     counts = np.bincount(case_of[chosen], minlength=len(kept))
-    cases, not_selected = left_of_cases(cases, counts, spec.where, duplicates)
+    cases, not_selected = left_of_cases(cases, counts, spec.where, alone, duplicates)
     left = cases.filter(pc.greater(cases["n_kept"], 0))
     fresh = chosen
     if earlier:
@@ -180,9 +190,13 @@ def _grouped(
     kept: Sequence[KeptCase], numbering: Numbering, spec: ShardSpec, earlier: Earlier | None, slices: pa.Table
 ) -> tuple[pa.Table, Grouping]:
     """Make the rows of cases.parquet, each patient in one split; where a set has the patient already, it stays."""
-    cases = table_from_rows((case_row(k, numbering) for k in kept), CASES_SCHEMA)
+    measured = table_from_rows((measured_row(k, numbering) for k in kept), CASES_SCHEMA)
     known = kept_splits(earlier, numbering.workspace, (k.case.group for k in kept)) if earlier else {}
-    grouping = group_cases(kept, cases, slices, spec, known)
+    grouping = group_cases(
+        kept, measured, slices, spec, known
+    )  # by plain digests, so that copies of public files are found
+    cases = table_from_rows((case_row(k, numbering) for k in kept), CASES_SCHEMA)
+    cases = strictest_terms(cases, ((link.first, link.second) for link in grouping.links))
     return with_column(cases, "split", grouping.splits), grouping
 
 

@@ -7,7 +7,7 @@ In: a `Store`. Out: a typed `Dataset`, Arrow tables, pixels; or a `ShardSetError
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -70,6 +70,7 @@ class Dataset:
         salt_sha256: names the workspace's salt without telling it.
         versions: of pipeline, encoder and libraries.
         tables: name -> sha256 of each Parquet table.
+        documents: name -> sha256 of each file for people: data card and citations.
         where: the condition in SQL that its slices fulfil; "" where none was set.
         made_from: digest of the set that it was made from by `reshard`; "" where it came from a workspace.
         drop_duplicates: whether all exact copies but the first were left out.
@@ -87,6 +88,7 @@ class Dataset:
     salt_sha256: str
     versions: dict[str, Any]
     tables: dict[str, Digest]
+    documents: dict[str, Digest] = field(default_factory=dict)
     where: str = ""
     made_from: str = ""
     drop_duplicates: bool = False

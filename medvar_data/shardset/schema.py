@@ -38,6 +38,41 @@ _LICENSE = Column(
 )
 _LICENSE_CONFIRMED = Column("license_confirmed", _bool, "whether the licence was read at its source")
 
+# What a set says otherwise of a collection that is not public (`shard.privacy`), and what it says of faces and of text in pictures.
+_KEYED = "of a collection that is not public an HMAC of it, whose key the workspace holds"
+_OWN_PLACE = "of a collection that is not public along R, A and S, the volume's centre at 0"
+_ROUNDED = "of a collection that is not public to two digits"
+_CASE_TERMS = tuple(
+    Column(
+        name,
+        _text,
+        f"{name.replace('_', ' ')}: the strictest answer of the collections that hold this scan: yes, no, unknown",
+    )
+    for name in LICENSE_TERMS
+)
+_CASE_PRIVACY = (
+    Column("defaced", _text, "whether its pictures are without a face, as the description says: yes, no, unknown"),
+    Column(
+        "burned_in_text",
+        _text,
+        "whether its pictures look as if text were burned into them: none found, suspected, unknown",
+    ),
+)
+_COLLECTION_PRIVACY = (
+    Column(
+        "public",
+        _bool,
+        "whether its files are published; if not, what could link this set to a file is left out or keyed",
+    ),
+    Column(
+        "n_faces",
+        _i32,
+        "scans that the set holds whose face may be in the field of view: not defaced, or of a head or neck of which nothing is known",
+        "cases",
+    ),
+    Column("n_burned_in_text", _i32, "scans that the set holds with text suspected in their pictures", "cases"),
+)
+
 # What slices.parquet and cases.parquet both say of a case.
 CASE_IDENTITY = (
     _COLLECTION,
@@ -52,7 +87,7 @@ CASE_IDENTITY = (
     Column("plane", _text, "plane of the slices: axial, coronal or sagittal", in_sample=True),
     Column("n_slices", _i32, "slices of the source scan along the slice axis", "slices", in_sample=True),
     Column("source_shape", pa.list_(_i32, 3), "voxels of the source scan along its stored axes", "voxels"),
-    Column("source_affine", pa.list_(_f64, 16), "stored voxel index to RAS+ position, 4 x 4 in row order", "mm"),
+    Column("source_affine", pa.list_(_f64, 16), f"stored voxel index to RAS+ position, 4 x 4 in row order; {_OWN_PLACE}", "mm"),
     Column("orientation", _text, "directions of the stored axes, such as LPS", in_sample=True),
     Column("spacing_row_mm", _f64, "distance between neighbouring rows of the source's pixels", "mm", in_sample=True),
     Column("spacing_col_mm", _f64, "distance between neighbouring columns of the source's pixels", "mm", in_sample=True),
@@ -60,8 +95,8 @@ CASE_IDENTITY = (
     Column("normalizer", _text, "how intensities became 8 bit: window or percentiles", in_sample=True),
     Column("low", _f64, "intensity that became 0", "HU in CT, the scanner's unit in MR", in_sample=True),
     Column("high", _f64, "intensity that became 255", "HU in CT, the scanner's unit in MR", in_sample=True),
-    Column("source_sha256", _text, "sha256 of the image's file as published", in_sample=True),
-    Column("label_sha256", _text, "sha256 of the label's file as published; empty where there is none"),
+    Column("source_sha256", _text, f"sha256 of the image's file as published; {_KEYED}", in_sample=True),
+    Column("label_sha256", _text, f"sha256 of the label's file as published, empty where there is none; {_KEYED}"),
     _LICENSE,
     _LICENSE_CONFIRMED,
     Column("recipe", _text, "name of the harmonization recipe"),
@@ -118,8 +153,8 @@ CASE_COLUMNS = (
     Column("label_mm3", _per_label_mm3, "volume of each label id as published", "mm³"),
     Column("vanished_labels", pa.list_(pa.int16()), "label ids of the source that no finished slice holds"),
     Column("steps", pa.list_(_text), "what reading and cleanup decided or repaired, in order"),
-    Column("minimum", _f64, "lowest voxel of the source", "HU in CT, the scanner's unit in MR"),
-    Column("maximum", _f64, "highest voxel of the source", "HU in CT, the scanner's unit in MR"),
+    Column("minimum", _f64, f"lowest voxel of the source; {_ROUNDED}", "HU in CT, the scanner's unit in MR"),
+    Column("maximum", _f64, f"highest voxel of the source; {_ROUNDED}", "HU in CT, the scanner's unit in MR"),
     Column("mean", _f64, "mean of the source's voxels", "HU in CT, the scanner's unit in MR"),
     Column("std", _f64, "standard deviation of the source's voxels", "HU in CT, the scanner's unit in MR"),
     Column("p0_5", _f64, "0.5th percentile of the source's voxels", "HU in CT, the scanner's unit in MR"),
@@ -128,8 +163,10 @@ CASE_COLUMNS = (
     *CASE_MEASURES,
     *_shared("source_sha256", "label_sha256", "license", "license_confirmed", "recipe"),
     Column("recipe_sha256", _text, "digest of all the recipe's values"),
-    Column("collection_sha256", _text, "sha256 of the collection's description (TOML)"),
+    Column("collection_sha256", _text, f"sha256 of the collection's description (TOML); {_KEYED}"),
     *_shared("pipeline_version"),
+    *_CASE_TERMS,
+    *_CASE_PRIVACY,
 )  # fmt: skip
 
 REJECT_COLUMNS = (
@@ -203,7 +240,8 @@ COLLECTION_COLUMNS = (
     Column("n_found", _i32, "scans found in the download: kept and rejected together", "cases"),
     Column("n_kept", _i32, "scans that the set holds", "cases"),
     Column("n_rejected", _i32, "scans left out, each a row of rejects.parquet", "cases"),
-    Column("collection_sha256", _text, "sha256 of the collection's description (TOML)"),
+    Column("collection_sha256", _text, f"sha256 of the collection's description (TOML); {_KEYED}"),
+    *_COLLECTION_PRIVACY,
 )  # fmt: skip
 
 EDGE_COLUMNS = (

@@ -140,6 +140,14 @@ class Workspace:
         """Salted hash of a patient, 16 hex digits."""
         return hmac(self.salt(), group.encode(), sha256).hexdigest()[:16]
 
+    def keyed_digest(self, digest: str) -> str:
+        """A digest that nobody without the salt can compare with a file's, 64 hex digits; equal for equal digests.
+
+        The key is made from the salt for this use alone.
+        """
+        key = hmac(self.salt(), b"medvar key of source digests", sha256).digest()
+        return hmac(key, digest.encode(), sha256).hexdigest()
+
     def save_ingested(self, spec: CollectionSpec, toml: str, result: Ingested, *, own: bool) -> None:
         """Write what ingest found; the counts come last and mark it complete. `own`: the TOML is the user's."""
         folder = self.path / "ingest"

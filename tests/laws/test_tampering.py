@@ -38,6 +38,8 @@ NOTICED = {
     "statistics edited": ("v--", "v-s"),
     "licence edited in collections.parquet": ("v--", "v-s"),
     "licence edited wherever it stands": ("vr-", "-rs"),
+    "terms edited in cases.parquet": ("v--", "v-s"),
+    "obligations edited in the data card": ("v--", "v-s"),
     "spacing edited in slices.parquet": ("v--", "v-s"),
     "affine and spacing edited wherever they stand": ("vr-", "-rs"),
     "a text chunk in a PNG": ("vr-", "vrs"),
@@ -47,7 +49,7 @@ NOTICED = {
     "dataset.json: counts edited": ("v-s", "v-s"),
     "dataset.json: recipe edited": ("vrs", "vrs"),
     "dataset.json: seed edited": ("v-s", "v-s"),
-    "dataset.json: condition edited": ("--s", "--s"),
+    "dataset.json: condition edited": ("v-s", "--s"),
 }  # fmt: skip
 HEAD = (
     "| what was tampered with | `verify` | `--remake` | `--seal` | `verify`, digests fitted | `--remake`, digests fitted | `--seal`, digests fitted |\n"

@@ -74,7 +74,7 @@ def write_shard_set(
     pq.write_table(collections_of(rows), root / "collections.parquet")
     digest = hashlib.sha256(json.dumps([splits, side, conditions], sort_keys=True).encode()).hexdigest()
     dataset = {
-        "schema_version": 4, "digest": digest, "image_side": side, "codec": "png",
+        "schema_version": 5, "digest": digest, "image_side": side, "codec": "png",
         "conditions": conditions, "splits": splits, "recipe": {}, "split": {}, "seed": 0, "salt_sha256": "", "versions": {},
         "tables": dict.fromkeys(
             ("cases.parquet", "rejects.parquet", "stats.parquet", "collections.parquet", "edges.parquet"), "0" * 64

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 
 from medvar_data.errors import Reason
 from medvar_data.records import Reject
+from medvar_data.shard.card import Stated, documents, reasons_of
 from medvar_data.shard.collections import counted
 from medvar_data.shard.statistics import names_of_labels, statistics
 from medvar_data.shard.tally import SliceCounts, tally
-from medvar_data.shardset.dataset import crc32
+from medvar_data.shardset.dataset import crc32, read_dataset
 from medvar_data.shardset.schema import SPLITS, content_digest, sample_json
 from medvar_data.storage.codec import PNG, pixel_digest
-from medvar_data.storage.store import canonical_json
+from medvar_data.storage.store import Store, canonical_json
 from medvar_data.storage.tar import read_tar, write_tar
 
 Rows = list[dict[str, Any]]
@@ -71,7 +72,10 @@ def edit_member(folder: Path, ending: str, change: Callable[[bytes], bytes]) -> 
 
 
 def refit(folder: Path) -> None:
-    """Make every digest, checksum, offset, pixel count and JSON member fit the pictures and tables that lie there."""
+    """Make every digest, checksum, offset, pixel count, JSON member and document fit the pictures and tables that lie there.
+
+    A document that was tampered with stays as it is, but for its digest.
+    """
     by_shard: dict[str, Rows] = {}
     rows = rows_of(folder, "slices")
     for row in rows:
@@ -91,6 +95,12 @@ def refit(folder: Path) -> None:
                 row |= {f"{member}_offset": place.offset, f"{member}_size": place.size}
     put_rows(folder, "slices", rows)
     edit_dataset(folder, lambda dataset: fit_digests(folder, dataset))
+    found = read_dataset(Store(str(folder)))
+    tables = [pq.read_table(folder / f"{name}.parquet") for name in ("cases", "collections", "rejects")]
+    for name, data in documents(found, Stated(*tables[:2], reasons_of(tables[2]))).items():
+        if sha256((folder / name).read_bytes()).hexdigest() == found.documents[name]:
+            (folder / name).write_bytes(data)
+    edit_dataset(folder, lambda dataset: fit_digests(folder, dataset, documents_too=True))
 
 
 def _describe(row: dict[str, Any], image: bytes, mask: bytes) -> None:
@@ -101,8 +111,10 @@ def _describe(row: dict[str, Any], image: bytes, mask: bytes) -> None:
     row["foreground_pixels"] = sum(n for _, n in row["label_pixels"])
 
 
-def fit_digests(folder: Path, dataset: dict[str, Any]) -> None:
+def fit_digests(folder: Path, dataset: dict[str, Any], *, documents_too: bool = False) -> None:
     """Make the digests of files in dataset.json and croissant.json fit; what the rows say stays."""
+    for name in dataset["documents"] if documents_too else ():
+        dataset["documents"][name] = sha256((folder / name).read_bytes()).hexdigest()
     for name in dataset["tables"]:
         dataset["tables"][name] = sha256((folder / name).read_bytes()).hexdigest()
     shards = [shard for split in SPLITS for shard in dataset["splits"][split]["shards"]]
@@ -110,7 +122,7 @@ def fit_digests(folder: Path, dataset: dict[str, Any]) -> None:
         data = (folder / shard["name"]).read_bytes()
         shard |= {"sha256": sha256(data).hexdigest(), "bytes": len(data)}
     dataset["digest"] = content_digest(pq.read_table(folder / "slices.parquet"))
-    digests = dataset["tables"] | {shard["name"]: shard["sha256"] for shard in shards}
+    digests = dataset["tables"] | dataset["documents"] | {shard["name"]: shard["sha256"] for shard in shards}
     croissant = json.loads((folder / "croissant.json").read_text())
     for file in croissant["distribution"]:
         if file["name"] in digests:
@@ -182,12 +194,23 @@ def edit_licence_everywhere(folder: Path) -> None:
         edit_rows(folder, name, lambda row: row.update(license="CC0-1.0"))
 
 
+def edit_terms(folder: Path) -> None:
+    edit_rows(folder, "cases", lambda row: row.update(commercial="yes"))
+
+
+def edit_card(folder: Path) -> None:
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("**Do not publish this set**", "You may publish this set"))
+
+
 def edit_spacing(folder: Path) -> None:
     edit_rows(folder, "slices", lambda row: row.update(spacing_row_mm=row["spacing_row_mm"] * 2))
 
 
 def edit_geometry_everywhere(folder: Path) -> None:
     def change(row: dict[str, Any]) -> None:
+        if row["collection"] != "acdc":  # of one that is not public the frame is fixed
+            return
         scale = np.diag([2.0, 2.0, 2.0, 1.0])
         row["source_affine"] = (np.array(row["source_affine"]).reshape(4, 4) @ scale).reshape(-1).tolist()
         for column in ("spacing_row_mm", "spacing_col_mm", "through_plane_mm"):
@@ -242,6 +265,8 @@ TAMPERINGS: dict[str, Callable[[Path], None]] = {
     "statistics edited": edit_statistics,
     "licence edited in collections.parquet": edit_licence,
     "licence edited wherever it stands": edit_licence_everywhere,
+    "terms edited in cases.parquet": edit_terms,
+    "obligations edited in the data card": edit_card,
     "spacing edited in slices.parquet": edit_spacing,
     "affine and spacing edited wherever they stand": edit_geometry_everywhere,
     "a text chunk in a PNG": add_text,

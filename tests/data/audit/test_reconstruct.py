@@ -40,12 +40,15 @@ def test_every_case_comes_back_on_its_grid(pipeline):
     seen = set()
     for row in cases_of(pipeline):
         name = f"{row['collection']}-{row['case']}"
-        rebuilt = reconstruct(pipeline.store, name)
+        rebuilt = reconstruct(pipeline.store, name, pipeline.workspace)
         case = next(c for c in pipeline.workspace.cases(row["collection"]) if c.case == row["case"])
         spec = pipeline.workspace.spec(row["collection"])
         scan = read_scan(case, spec)
         assert rebuilt.image.shape == rebuilt.mask.shape == scan.image.geometry.shape
         assert np.array_equal(rebuilt.geometry.affine, scan.image.geometry.affine)
+        alone = reconstruct(pipeline.store, name)
+        assert np.array_equal(alone.image, rebuilt.image)
+        assert np.array_equal(alone.geometry.affine, rebuilt.geometry.affine) == spec.public
         if scan.label is not None:  # 32 pixels a side are no fewer than the source's: masks lose nothing but dust
             lost = label_table(spec, case.layout)[scan.label.voxels] != rebuilt.mask
             assert lost.mean() < 0.001

@@ -268,7 +268,7 @@ def test_what_does_not_follow_from_the_rows(damaged, change, says):
     assert says in findings(damaged)
 
 
-@pytest.mark.parametrize("name", ["README.md", "LICENSE", "LICENSE-data.txt", "CITATION.cff", "paper.bib"])
+@pytest.mark.parametrize("name", ["NOTICE.md", "LICENSE", "LICENSE-data.txt", "CITATION.cff", "paper.bib"])
 def test_what_a_publisher_may_add(damaged, name):
     (folder(damaged) / name).write_text("words")
     assert verify(damaged).findings == ()

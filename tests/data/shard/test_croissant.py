@@ -14,6 +14,7 @@ from support.shard_sets import rows_of
 from medvar_data.audit.verify import verify
 from medvar_data.harmonize.run import run_harmonize
 from medvar_data.ingest.run import run_ingest
+from medvar_data.shard.card import DOCUMENTS
 from medvar_data.shard.croissant import CONTEXT, croissant_bytes
 from medvar_data.shard.datasheet import Origin, contents_of
 from medvar_data.shard.run import write_shards
@@ -115,11 +116,21 @@ class TestContent:
         files = {f["name"]: f for f in document(pipeline.store)["distribution"] if f["@type"] == "cr:FileObject"}
         dataset = read_dataset(pipeline.store)
         shards = {s.name: s.sha256 for split in dataset.splits.values() for s in split.shards}
-        assert {name: file["sha256"] for name, file in files.items()} == {**shards, **dataset.tables}
+        assert {name: file["sha256"] for name, file in files.items()} == {
+            **shards,
+            **dataset.tables,
+            **dataset.documents,
+        }
+        formats = {
+            "tar": "application/x-tar",
+            "parquet": "application/x-parquet",
+            "md": "text/markdown",
+            "bib": "application/x-bibtex",
+        }
         for name, file in files.items():
             assert file["contentSize"] == f"{(pipeline.shards / name).stat().st_size} B"
             assert file["contentUrl"] == name
-            assert file["encodingFormat"] == ("application/x-tar" if name in shards else "application/x-parquet")
+            assert file["encodingFormat"] == formats[name.rpartition(".")[2]]
 
     def test_every_column_is_described_as_the_table_describes_it(self, pipeline):
         sets = {records["@id"]: records["field"] for records in document(pipeline.store)["recordSet"]}
@@ -184,7 +195,7 @@ class TestContent:
     def test_bytes_depend_on_what_is_given_alone(self, pipeline):
         dataset = read_dataset(pipeline.store)
         cases = pq.read_table(pipeline.shards / "cases.parquet")
-        sizes = {name: (pipeline.shards / name).stat().st_size for name in TABLES}
+        sizes = {name: (pipeline.shards / name).stat().st_size for name in (*TABLES, *DOCUMENTS)}
         origins = [Origin(name="a", title="A", license="CC0-1.0", license_confirmed=True)]
         first, again = (croissant_bytes(dataset, contents_of(cases, 3), sizes, origins) for _ in range(2))
         assert first == again
