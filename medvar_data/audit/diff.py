@@ -1,7 +1,7 @@
 """Say what changed between two shard sets: how they were made, their cases, their slices, their statistics.
 
 In: two sets, by folder or URL; no shard is read, since the tables hold a digest of every picture. Out: a `Difference`, of which an
-empty part says that nothing changed. Where slices lie (shard, offset, size) counts for nothing: it follows from codec and seed.
+empty part says that nothing changed. Where slices lie and how large they are stored (shard, offset, size) counts for nothing: it follows from codec and seed.
 """
 
 from collections import Counter
@@ -21,6 +21,7 @@ from medvar_data.storage.store import Store
 
 FEW = 10  # keys of one kind that are named
 FOLLOWS = ("tables", "documents", "splits", "digest")  # of dataset.json: from what the tables hold
+STORED = {"slice_bytes"}  # of stats.parquet: from how pictures are stored
 SLICE_COLUMNS = ("key", "collection", "split", "condition", "image_sha256", "mask_sha256")
 Pair = tuple[Any, Any]
 
@@ -91,7 +92,7 @@ def diff(first: Store, second: Store) -> Difference:
         cases=changed("cases", CASE_KEY, CASES_SCHEMA.names),
         rejects={name: (rejects[0][name], rejects[1][name]) for name in _other(*rejects)},
         slices=changed("slices", ["key"], SLICE_COLUMNS),
-        statistics=changed("stats", BY, STATS_SCHEMA.names),
+        statistics=changed("stats", BY, [name for name in STATS_SCHEMA.names if name not in STORED]),
     )
 
 

@@ -157,10 +157,29 @@ def paint(folder: Path) -> None:
         return PNG.encode(pixels)
 
     edit_member(folder, "png", change)
+    recount_grey_levels(folder)
 
 
 def mirror(folder: Path) -> None:
     edit_member(folder, "mask.png", lambda data: PNG.encode_mask(np.ascontiguousarray(PNG.decode(data)[:, ::-1])))
+    recount_grey_levels(folder)
+
+
+def recount_grey_levels(folder: Path) -> None:
+    """Make the histograms of cases.parquet fit the pictures in the shards, as who knows of them would; then the statistics."""
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for row in rows_of(folder, "slices"):
+        members = dict(members_of(folder / row["shard"]))
+        image, mask = (PNG.decode(members[f"{row['key']}.{ending}"]) for ending in ("png", "mask.png"))
+        counts = found.setdefault((row["collection"], row["case"]), np.zeros((2, 256), dtype=np.int64))
+        counts += [np.bincount(pixels, minlength=256) for pixels in (image.reshape(-1), image[mask > 0])]
+
+    def change(row: dict[str, Any]) -> None:
+        every, inside = found[row["collection"], row["case"]].tolist()
+        row.update(histogram_slices=every, histogram_slices_foreground=inside)
+
+    edit_rows(folder, "cases", change)
+    recount(folder)
 
 
 def remove_case(folder: Path) -> None:
