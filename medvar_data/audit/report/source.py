@@ -1,0 +1,127 @@
+"""Open what a report is written of, a shard set or a workspace: its tables, and pictures of chosen cases.
+
+Only the columns that a report shows are read, and of `slices.parquet` the rows of the cases whose pictures are shown.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import UInt8
+
+from medvar_data.shardset.dataset import PAIR_COLUMNS, Dataset, read_dataset, read_pair, read_table
+from medvar_data.shardset.schema import CASE_KEY, SPLITS
+from medvar_data.storage.codec import CODECS
+from medvar_data.storage.store import Store
+
+CASE_COLUMNS = (
+    "collection", "case", "patient", "split", "region", "modality", "sequence", "has_label", "plane", "orientation", "source_shape",
+    "source_affine", "spacing_row_mm", "spacing_col_mm", "through_plane_mm", "n_slices", "low", "high", "label_mm3", "steps", "mean", "std",
+    "p50", "p99_5", "clipped_low", "clipped_high", "foreground_fraction", "body_fraction",
+)  # fmt: skip
+SLICE_COLUMNS = [*PAIR_COLUMNS, *CASE_KEY, "z", "foreground_pixels", "body_pixels"]
+Rows = tuple[dict[str, Any], ...]
+CaseName = tuple[str, str]  # collection and case
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The slice that stands for a case."""
+
+    key: str
+    image: UInt8[np.ndarray, "s s"]
+    mask: UInt8[np.ndarray, "s s"]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a report is written of.
+
+    Attributes:
+        kind: shard set or workspace.
+        facts: what it says of itself, by a name for each.
+        cases: rows of cases.parquet with `CASE_COLUMNS`.
+        statistics: rows of stats.parquet.
+        collections: rows of collections.parquet.
+        rejects: rows of rejects.parquet.
+        pictures: gives, of the cases that it is asked for, the slice with the largest annotated area, or else the most body.
+        edges: rows of edges.parquet; none of a workspace.
+        splits: by split, its slices, cases, patients, shards and bytes; none of a workspace.
+    """
+
+    kind: str
+    facts: dict[str, str]
+    cases: pa.Table
+    statistics: Rows
+    collections: Rows
+    rejects: Rows
+    pictures: Callable[[Collection[CaseName]], Iterator[tuple[CaseName, Shown]]]
+    edges: Rows = ()
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def open_set(store: Store) -> Subject:
+    """Read what a report of a shard set needs.
+
+    Raises:
+        ShardSetError: it is no shard set, or a damaged one.
+    """
+    dataset = read_dataset(store)
+
+    def rows(name: str) -> Rows:
+        return tuple(read_table(store, f"{name}.parquet", dataset).to_pylist())
+
+    return Subject(
+        kind="shard set",
+        facts=_facts(dataset),
+        cases=read_table(store, "cases.parquet", dataset, columns=CASE_COLUMNS),
+        statistics=rows("stats"),
+        collections=rows("collections"),
+        rejects=rows("rejects"),
+        pictures=lambda names: _pictures_of_set(store, dataset, names),
+        edges=rows("edges"),
+        splits={split: _split(dataset, split) for split in SPLITS},
+    )
+
+
+def _facts(dataset: Dataset) -> dict[str, str]:
+    side = dataset.image_side
+    facts = {
+        "Recipe": str(dataset.recipe.get("name", "")),
+        "Pictures": f"{side} × {side} pixels, {dataset.codec}",
+        "Pipeline version": str(dataset.versions.get("pipeline", "")),
+        "Digest": dataset.digest,
+        "Condition": dataset.where,
+        "Made from": dataset.made_from,
+        "Exact copies": "left out but for the first" if dataset.drop_duplicates else "",
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _split(dataset: Dataset, name: str) -> dict[str, int]:
+    split = dataset.splits[name]
+    return {
+        "slices": split.slices, "cases": split.cases, "patients": split.patients, "shards": len(split.shards),
+        "bytes": sum(shard.bytes for shard in split.shards),
+    }  # fmt: skip
+
+
+def _pictures_of_set(store: Store, dataset: Dataset, names: Collection[CaseName]) -> Iterator[tuple[CaseName, Shown]]:
+    table = read_table(store, "slices.parquet", dataset, columns=SLICE_COLUMNS)
+    table = table.filter(pc.is_in(table["case"], pa.array({case for _, case in names}, pa.string())))
+    best: dict[CaseName, Mapping[str, Any]] = {}
+    for row in table.to_pylist():
+        name = (row["collection"], row["case"])
+        if name in names and (name not in best or telling(row) > telling(best[name])):
+            best[name] = row
+    codec = CODECS[dataset.codec]
+    for name, row in sorted(best.items()):
+        yield name, Shown(row["key"], *read_pair(store, dict(row), codec))
+
+
+def telling(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    """How much a slice shows: annotated pixels, then pixels of the body, then the lower of two equal ones."""
+    return row["foreground_pixels"], row["body_pixels"], -row["z"]
