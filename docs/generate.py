@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from medvar_data.catalog.collection import CollectionSpec, license_text
 from medvar_data.catalog.load import load_collection, load_collections
-from medvar_data.shardset.schema import SLICE_COLUMNS, Column
+from medvar_data.shardset.columns import Column
+from medvar_data.shardset.schema import SLICE_COLUMNS
 from medvar_data.shardset.schema import TABLES as SHARD_SET_TABLES
 from medvar_data.workspace.case_file import SLICE_TABLE
 from medvar_data.workspace.tables import CASE_TABLE

@@ -15,8 +15,9 @@ from medvar_data.errors import ShardSetError
 from medvar_data.harmonize.dependencies import PIPELINE_VERSION
 from medvar_data.naming import printable
 from medvar_data.shard.datasheet import Contents, Origin, summary, terms_of_use
+from medvar_data.shardset.columns import Column
 from medvar_data.shardset.dataset import WAY_ON, Dataset, ShardEntry
-from medvar_data.shardset.schema import SPLITS, TABLES, Column
+from medvar_data.shardset.schema import SPLITS, TABLES
 from medvar_data.storage.codec import CODECS
 from medvar_data.storage.documents import decode_json
 from medvar_data.storage.store import canonical_json

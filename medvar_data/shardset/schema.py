@@ -6,48 +6,23 @@ what goes into a sample's JSON and into docs/formats.md. A new column is a line 
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
 
 from medvar_data.records import LICENSE_TERMS
+from medvar_data.shardset.columns import Column, schema_of
+from medvar_data.shardset.measures import CASE_MEASURES, STATS_MEASURES
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SPLITS = ("train", "val", "test")
 VERSION_NOTE = {"medvar.schema_version": str(SCHEMA_VERSION)}  # in the metadata of every table
 
 _text, _i32, _i64, _f64, _bool, _u32 = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_(), pa.uint32()
 _per_label_mm3, _per_label_pixels = pa.map_(pa.int16(), _f64), pa.map_(pa.int16(), _i32)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        meaning: half a sentence for someone who has only the file.
-        unit: of its numbers; "" where they have none.
-        in_sample: whether it stands in a sample's JSON too (scalars only).
-    """
-
-    name: str
-    type: pa.DataType
-    meaning: str
-    unit: str = ""
-    in_sample: bool = False
-
-    def field(self) -> pa.Field:
-        """The column as Arrow knows it, with meaning and unit as field metadata."""
-        notes = {"description": self.meaning, **({"unit": self.unit} if self.unit else {})}
-        return pa.field(self.name, self.type, metadata=notes)
-
-
-def schema_of(columns: Iterable[Column], *, described: bool = True) -> pa.Schema:
-    """Make the Arrow schema of a table; without `described`, of names and types alone."""
-    return pa.schema([column.field() if described else pa.field(column.name, column.type) for column in columns])
 
 
 _COLLECTION = Column("collection", _text, "name of the collection that the scan was published in", in_sample=True)
@@ -150,6 +125,7 @@ CASE_COLUMNS = (
     Column("p0_5", _f64, "0.5th percentile of the source's voxels", "HU in CT, the scanner's unit in MR"),
     Column("p50", _f64, "median of the source's voxels", "HU in CT, the scanner's unit in MR"),
     Column("p99_5", _f64, "99.5th percentile of the source's voxels", "HU in CT, the scanner's unit in MR"),
+    *CASE_MEASURES,
     *_shared("source_sha256", "label_sha256", "license", "license_confirmed", "recipe"),
     Column("recipe_sha256", _text, "digest of all the recipe's values"),
     Column("collection_sha256", _text, "sha256 of the collection's description (TOML)"),
@@ -181,6 +157,7 @@ STATS_COLUMNS = (
     Column("removed_label_mm3_sum", _f64, "volume of labels that was taken off as dust, all scans", "mm³"),
     Column("removed_body_mm3_median", _f64, "median over scans of the volume taken off as no body", "mm³"),
     Column("vanished_structures", _i32, "labels of the sources that no finished slice holds, summed over scans", "labels"),
+    *STATS_MEASURES,
     _LICENSE,
     _LICENSE_CONFIRMED,
 )  # fmt: skip

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.naming import Digest, Name
 from medvar_data.records import Case, HarmonizedCase, HarmonizedVolume, Inputs, Reject
-from medvar_data.shardset.schema import Column, schema_of
+from medvar_data.shardset.columns import Column, schema_of
 from medvar_data.storage.codec import PNG, pixel_digest
 from medvar_data.storage.documents import decode_json, table_of
 from medvar_data.storage.store import atomic_path

@@ -14,7 +14,7 @@ import pyarrow as pa
 from medvar_data.errors import WorkspaceError
 from medvar_data.naming import is_name
 from medvar_data.records import Case
-from medvar_data.shardset.schema import Column, schema_of
+from medvar_data.shardset.columns import Column, schema_of
 from medvar_data.storage.documents import table_of
 from medvar_data.storage.parquet import table_from_rows, write_table
 
