@@ -1,4 +1,4 @@
-"""The commands of `medvar-data` that explain and prove a shard set: `stats`, `verify`, `seal`, `diff`, `trace`, `reconstruct`, `sheets`."""
+"""The commands of `medvar-data` that explain and prove a shard set: `stats`, `report`, `verify`, `seal`, `diff`, `trace`, `reconstruct`, `sheets`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from medvar_data.audit.contact_sheets import contact_sheets
 from medvar_data.audit.diff import diff
 from medvar_data.audit.reconstruct import measure_losses, reconstruct, write_reconstruction
 from medvar_data.audit.remake import RemakeSpec
+from medvar_data.audit.report import write_report
 from medvar_data.audit.seal import SEAL_FILE, seal
 from medvar_data.audit.seal import new_key as make_key
 from medvar_data.audit.trace import trace
@@ -26,6 +27,7 @@ from medvar_data.workspace.workspace import Workspace
 def register(app: typer.Typer) -> None:
     """Add the commands to `medvar-data`."""
     app.command("stats")(stats_command)
+    app.command("report")(report_command)
     app.command("verify")(verify_command)
     app.command("seal")(seal_command)
     app.command("diff")(diff_command)
@@ -52,6 +54,30 @@ def stats_command(shards: ShardsArgument, as_json: JsonOption = False) -> None:
     return show_statistics(rows, read_reject_counts(Store(shards)))
 
 
+def report_command(
+    source: Annotated[str, typer.Argument(help="Shard set S, or workspace W with harmonized cases.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write all of a shard set or a workspace on one page: contents, licences, overlaps, histograms, pictures, rejects.
+
+    The page is one file and needs no network.
+
+    Example: medvar-data report shards -o report.html
+
+    Python:
+
+    \b
+    from pathlib import Path
+    from medvar_data.audit.report import write_report
+    page = write_report("shards", Path("report.html"))
+    """
+    page = write_report(source, output)
+    if as_json:
+        return print_json({"page": str(page)})
+    return console.print(page, markup=False)
+
+
 @takes_options
 def verify_command(
     shards: ShardsArgument,
@@ -76,6 +102,7 @@ def verify_command(
     \b
     from pathlib import Path
     from medvar_data.audit.remake import RemakeSpec
+    from medvar_data.audit.report import write_report
     from medvar_data.audit.verify import verify
     from medvar_data.storage.store import Store
     from medvar_data.workspace.workspace import Workspace

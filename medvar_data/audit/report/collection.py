@@ -20,7 +20,6 @@ from medvar_data.storage.html import number
 
 CT_UNIT = "HU"
 MR_UNIT = "share of the way from `low` to `high`"
-AXIS_OF = {"axial": "SI", "coronal": "AP", "sagittal": "LR"}  # letters of the axis that runs through the slices
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,12 @@ def _section(place: int, row: Mapping[str, Any], subject: Subject) -> Section:
 
 
 def _layouts(row: Mapping[str, Any]) -> Table:
-    columns = (("layout", "name"), ("found", "count"), ("counted by the publisher", "count"), ("found without their label", "count"))
+    columns = (
+        ("layout", "name"),
+        ("found", "count"),
+        ("counted by the publisher", "count"),
+        ("found without their label", "count"),
+    )
     rows = ((part["layout"], part["found"], part["expected"] or None, part["unlabelled"]) for part in row["layouts"])
     return table(f"Found in {row['collection']}, by published layout", columns, rows)
 
@@ -148,12 +152,10 @@ def _clipped(shares: Float64[np.ndarray, " n"]) -> str:
 
 
 def _added(rows: Iterable[Mapping[str, Any]], name: str) -> Int64[np.ndarray, " bins"]:
-    return np.sum([row[name] for row in rows], axis=0, dtype=np.int64)
+    return np.asarray(np.sum([row[name] for row in rows], axis=0, dtype=np.int64))
 
 
-def _histograms(
-    anchor: str, modality: str, rows: Sequence[Mapping[str, Any]], cases: pa.Table
-) -> tuple[Plot, Plot]:
+def _histograms(anchor: str, modality: str, rows: Sequence[Mapping[str, Any]], cases: pa.Table) -> tuple[Plot, Plot]:
     source, inside = _added(rows, "histogram_source"), _added(rows, "histogram_source_foreground")
     low, high = (float(np.median(np.asarray(cases[name]))) for name in ("low", "high"))
     edges = source_edges(modality)
@@ -166,7 +168,11 @@ def _histograms(
     )  # fmt: skip
     every = max(1, int(source.sum()))
     beyond = f"{100 * source[0] / every:.2g} % of voxels lie below the scale, {100 * source[-1] / every:.2g} % above"
-    shaded = f"window {low:,.0f} to {high:,.0f} HU" if ct else "from `low` to `high`, which each scan has of its own"
+    shaded = (
+        f"window {low:,.0f} to {high:,.0f} HU".replace("-", "−")
+        if ct
+        else "from `low` to `high`, which each scan has of its own"
+    )
     return (
         Plot(
             "Before: voxels of the sources",
@@ -182,7 +188,8 @@ def _histograms(
 
 
 def _grids(anchor: str, cases: pa.Table) -> tuple[Plot, ...]:
-    rows, columns, fields = _planes(cases)
+    rows, columns = (np.asarray(cases[name]) for name in ("source_rows", "source_columns"))
+    fields = np.maximum(rows * np.asarray(cases["spacing_row_mm"]), columns * np.asarray(cases["spacing_col_mm"]))
     measures = (
         ("Pixel spacing", np.asarray(cases["spacing_row_mm"]), "mm", False),
         ("Distance of slices", np.asarray(cases["through_plane_mm"]), "mm", False),
@@ -198,16 +205,8 @@ def _grids(anchor: str, cases: pa.Table) -> tuple[Plot, ...]:
 
 def _range(values: np.ndarray, unit: str) -> str:
     low, middle, high = (number(float(value)) for value in (values.min(), np.median(values), values.max()))
-    return f"{low} {unit} in all".replace("  ", " ") if low == high else f"{low} to {high} {unit}, median {middle}".replace(" ,", ",")
-
-
-def _planes(cases: pa.Table) -> tuple[np.ndarray, np.ndarray, Float64[np.ndarray, " cases"]]:
-    """Of each case, the voxels along the two sides of its slices, and the longer side of the field of view in mm."""
-    shapes = np.array(cases["source_shape"].to_pylist(), dtype=np.int64)
-    affines = np.array(cases["source_affine"].to_pylist(), dtype=np.float64).reshape(-1, 4, 4)
-    steps = np.linalg.norm(affines[:, :3, :3], axis=1)
-    places = zip(cases["plane"].to_pylist(), cases["orientation"].to_pylist(), strict=True)
-    through = np.array([next(i for i, letter in enumerate(codes) if letter in AXIS_OF[plane]) for plane, codes in places])
-    within = np.array([[axis for axis in range(3) if axis != skipped] for skipped in through])
-    sides, lengths = (np.take_along_axis(values, within, axis=1) for values in (shapes, shapes * steps))
-    return sides[:, 0], sides[:, 1], lengths.max(axis=1)
+    return (
+        f"{low} {unit} in all".replace("  ", " ")
+        if low == high
+        else f"{low} to {high} {unit}, median {middle}".replace(" ,", ",")
+    )

@@ -7,7 +7,7 @@ drawing's own name, so that many may stand on one page.
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -15,23 +15,27 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float64, Int64, Num
+from jaxtyping import Float64, Num
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from medvar_data.storage.html import number
+
 COLOURS = {
     "ink": "#010203", "muted": "#010204", "line": "#010205", "all": "#010206", "annotated": "#010207", "band": "#010208",
 }  # fmt: skip
 """Stand-ins, each of which becomes the page's `var(--plot-NAME)`."""
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "medvar", "figure.facecolor": "none", "axes.facecolor": "none", "text.parse_math": False, "font.size": 9.0,
     "axes.edgecolor": COLOURS["line"], "axes.labelcolor": COLOURS["muted"], "text.color": COLOURS["ink"],
     "xtick.color": COLOURS["muted"], "ytick.color": COLOURS["muted"], "axes.linewidth": 0.8, "axes.spines.top": False,
     "axes.spines.right": False, "axes.spines.left": False, "xtick.major.width": 0.8, "xtick.major.size": 3.0,
 }  # fmt: skip
-NO_NOTES = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # matplotlib's version and the time would stand in the file
+NO_NOTES = dict.fromkeys(
+    ("Creator", "Date", "Format", "Type")
+)  # matplotlib's version and the time would stand in the file
 BARS = 24
 WIDE, SMALL = (4.6, 1.75), (2.3, 1.15)  # inches; the page scales them
 
@@ -91,18 +95,22 @@ def distribution(name: str, says: str, values: Num[np.ndarray, " n"], *, whole: 
         whole: whether values are whole numbers, which bars then do not cut.
     """
     low, high = float(values.min()), float(values.max())
-    if whole:
-        step = max(1, int(np.ceil((high - low + 1) / BARS)))
-        edges = np.arange(low - 0.5, high + step + 0.5, step)
-    else:
-        room = 0 if high - low > 1e-6 * max(1.0, abs(high)) else 0.05 * max(abs(high), 0.1)
-        edges = np.linspace(low - room, high + room, BARS + 1 if not room else 4)
+    one = high - low <= 1e-6 * abs(high)
+    room = 0.1 * max(abs(high), 1.0) if one else 0.0
+    step = max(1, int(np.ceil((high - low + 1) / BARS)))
+    edges = np.arange(low - 0.5, high + step + 0.5, step) if whole else np.linspace(low, high, BARS + 1)
+    if one:
+        edges = np.array([low - 0.1 * room, low + 0.1 * room])
     counts, _ = np.histogram(values, edges)
 
     def draw(axes: Axes) -> None:
         axes.stairs(counts, edges, fill=True, color=COLOURS["all"], lw=0)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
-        axes.margins(x=0.02)
+        if one:
+            axes.set_xlim(low - room, low + room)
+            axes.set_xticks([low], [number(low)])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
+            axes.margins(x=0.02)
 
     return _svg(name, says, SMALL, draw)
 

@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import UInt8
 
-from medvar_data.shardset.dataset import PAIR_COLUMNS, Dataset, read_dataset, read_pair, read_table
+from medvar_data.errors import WorkspaceError
+from medvar_data.shardset.dataset import PAIR_COLUMNS, Dataset, is_shard_set, read_dataset, read_pair, read_table
 from medvar_data.shardset.schema import CASE_KEY, SPLITS
 from medvar_data.storage.codec import CODECS
 from medvar_data.storage.store import Store
 
 CASE_COLUMNS = (
-    "collection", "case", "patient", "split", "region", "modality", "sequence", "has_label", "plane", "orientation", "source_shape",
-    "source_affine", "spacing_row_mm", "spacing_col_mm", "through_plane_mm", "n_slices", "low", "high", "label_mm3", "steps", "mean", "std",
-    "p50", "p99_5", "clipped_low", "clipped_high", "foreground_fraction", "body_fraction",
+    "collection", "case", "patient", "volume", "split", "region", "modality", "sequence", "source_rows", "source_columns", "spacing_row_mm",
+    "spacing_col_mm", "through_plane_mm", "n_slices", "low", "high", "label_mm3", "vanished_labels", "steps", "mean", "std", "p50", "p99_5",
+    "clipped_low", "clipped_high", "foreground_fraction", "body_fraction",
 )  # fmt: skip
 SLICE_COLUMNS = [*PAIR_COLUMNS, *CASE_KEY, "z", "foreground_pixels", "body_pixels"]
 Rows = tuple[dict[str, Any], ...]
@@ -31,7 +32,7 @@ CaseName = tuple[str, str]  # collection and case
 class Shown:
     """The slice that stands for a case."""
 
-    key: str
+    z: int
     image: UInt8[np.ndarray, "s s"]
     mask: UInt8[np.ndarray, "s s"]
 
@@ -61,6 +62,21 @@ class Subject:
     pictures: Callable[[Collection[CaseName]], Iterator[tuple[CaseName, Shown]]]
     edges: Rows = ()
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def open_subject(source: str) -> Subject:
+    """Open a shard set or a workspace, whichever lies there.
+
+    Raises:
+        ShardSetError: the set is damaged.
+        WorkspaceError: neither lies there.
+    """
+    store = Store(source)
+    if is_shard_set(store):
+        return open_set(store)
+    raise WorkspaceError(
+        f"{source} holds neither a shard set nor a workspace. Wanted what `medvar-data shard` or `medvar-data harmonize` wrote."
+    )
 
 
 def open_set(store: Store) -> Subject:
@@ -119,7 +135,7 @@ def _pictures_of_set(store: Store, dataset: Dataset, names: Collection[CaseName]
             best[name] = row
     codec = CODECS[dataset.codec]
     for name, row in sorted(best.items()):
-        yield name, Shown(row["key"], *read_pair(store, dict(row), codec))
+        yield name, Shown(row["z"], *read_pair(store, dict(row), codec))
 
 
 def telling(row: Mapping[str, Any]) -> tuple[int, int, int]:

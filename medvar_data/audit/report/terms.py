@@ -75,18 +75,17 @@ def _strictest(term: str, rows: Sequence[Mapping[str, Any]]) -> Obligation:
 
 def _licences(collections: Rows) -> Table:
     columns = (
-        ("collection", "name"), ("licence", "text"), ("read at its source", "answer"), ("commercial use", "answer"),
-        ("derivatives", "answer"), ("share alike", "duty"), ("redistribution", "answer"), ("read", "text"), ("evidence", "text"),
-        ("text", "link"),
+        ("collection", "name"), ("licence", "link"), ("read at its source", "answer"), ("commercial use", "answer"),
+        ("derivatives", "answer"), ("share alike", "duty"), ("redistribution", "answer"), ("read", "date"), ("evidence", "text"),
     )  # fmt: skip
     return table(
         "Licences of the collections",
         columns,
         (
             (
-                row["collection"], row["license"], "yes" if row["license_confirmed"] else "no",
+                row["collection"], (row["license"], row["license_url"]), "yes" if row["license_confirmed"] else "no",
                 *(row[term] for term in STRICTER), row["license_read"],
-                " ".join(filter(None, (row["license_evidence"], row["license_conflict"]))), row["license_url"],
+                " ".join(filter(None, (row["license_evidence"], row["license_conflict"]))),
             )
             for row in collections
         ),

@@ -6,7 +6,7 @@ half of the cases are equal), at most `FARTHEST` of them, and the root of the me
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -27,7 +27,7 @@ TRAITS = {
     "foreground_fraction": ("annotated share", ""), "body_fraction": ("share of body", ""),
 }  # fmt: skip
 """Columns of cases.parquet that are compared, with their names and units for people."""
-SIDE = 208  # pixels of a picture
+MOST_PIXELS = 256  # a side of a picture
 QUALITY = 62  # of WebP
 
 
@@ -45,7 +45,8 @@ class Thumbnail:
     """A picture with its caption."""
 
     chosen: Chosen
-    key: str
+    z: int
+    side: int  # in pixels
     data: str  # of a `data:` URI
     says: str  # what is seen, for those who do not see it
     labels: tuple[int, ...]
@@ -93,14 +94,14 @@ def thumbnail(chosen: Chosen, shown: Shown, label_names: Mapping[int, str]) -> T
         label_names: of the collection.
     """
     picture = outlined(shown.image, shown.mask)
-    if picture.shape[0] > SIDE:
-        picture = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    if picture.shape[0] > MOST_PIXELS:
+        picture = cv2.resize(picture, (MOST_PIXELS, MOST_PIXELS), interpolation=cv2.INTER_AREA)
     ok, data = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
     assert ok, "cv2 refused a colour picture"
     held = tuple(int(value) for value in np.unique(shown.mask) if value)
     outlines = ", ".join(label_names.get(value, str(value)) for value in held)
     says = f"Slice of {chosen.case}" + (f" with outlines of {outlines}" if held else ", no annotation")
-    return Thumbnail(chosen, shown.key, base64.b64encode(data.tobytes()).decode(), says, held)
+    return Thumbnail(chosen, shown.z, picture.shape[0], base64.b64encode(data.tobytes()).decode(), says, held)
 
 
 def colour_of(label: int) -> str:
@@ -110,7 +111,15 @@ def colour_of(label: int) -> str:
 
 
 def pictures_of(
-    chosen: Mapping[CaseName, Chosen], shown: Mapping[CaseName, Shown], label_names: Mapping[str, Mapping[int, str]]
+    chosen: Mapping[CaseName, Chosen],
+    shown: Iterable[tuple[CaseName, Shown]],
+    label_names: Mapping[str, Mapping[int, str]],
 ) -> dict[CaseName, Thumbnail]:
-    """Make the pictures of all chosen cases whose slices were found."""
-    return {name: thumbnail(one, shown[name], label_names[name[0]]) for name, one in chosen.items() if name in shown}
+    """Make the pictures of chosen cases, as their slices come.
+
+    Args:
+        chosen: the cases.
+        shown: their slices.
+        label_names: by collection, the name of each label id.
+    """
+    return {name: thumbnail(chosen[name], slice_, label_names[name[0]]) for name, slice_ in shown}
