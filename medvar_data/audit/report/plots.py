@@ -52,7 +52,7 @@ class Curves:
         unit: of the values.
     """
 
-    edges: Float64[np.ndarray, " bins+1"]
+    edges: Float64[np.ndarray, " edges"]
     whole: Num[np.ndarray, " bins"]
     annotated: Num[np.ndarray, " bins"]
     band: tuple[float, float] | None
