@@ -14,7 +14,6 @@ from medvar_data.audit.contact_sheets import contact_sheets
 from medvar_data.audit.diff import diff
 from medvar_data.audit.reconstruct import measure_losses, reconstruct, write_reconstruction
 from medvar_data.audit.remake import RemakeSpec
-from medvar_data.audit.report import write_report
 from medvar_data.audit.seal import SEAL_FILE, seal
 from medvar_data.audit.seal import new_key as make_key
 from medvar_data.audit.trace import trace
@@ -72,6 +71,8 @@ def report_command(
     from medvar_data.audit.report import write_report
     page = write_report("shards", Path("report.html"))
     """
+    from medvar_data.audit.report import write_report  # slow to import
+
     page = write_report(source, output)
     if as_json:
         return print_json({"page": str(page)})

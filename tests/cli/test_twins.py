@@ -88,7 +88,7 @@ DATA = {
     ),
     "demo": Twin(
         needs=("demo/work/salt", "demo/work-64/salt"), typed="--data {source} --workers 1",
-        swaps={'DemoSpec(Path("demo"))': 'DemoSpec(Path("demo"), Path("{source}"))'}, made=("demo/shards", "demo/shards-64"),
+        swaps={'DemoSpec(Path("demo"))': 'DemoSpec(Path("demo"), Path("{source}"))'}, made=("demo/shards", "demo/shards-64", "demo/report.html"),
     ),
 }  # fmt: skip
 MODEL = {

@@ -134,8 +134,9 @@ def _heights(counts: Num[np.ndarray, " bins"]) -> Float64[np.ndarray, " bins"]:
 
 def _svg(name: str, says: str, inches: tuple[float, float], draw: Callable[[Axes], None]) -> str:
     with _style():
-        drawing = Figure(inches, layout="constrained")
-        axes = drawing.add_subplot()
+        drawing = Figure(inches)
+        below = (0.22 if inches is SMALL else 0.4) / inches[1]
+        axes = drawing.add_axes((0.01, below, 0.98, 0.98 - below))
         axes.set_yticks([])
         draw(axes)
         return inline_svg(drawing, name, says)

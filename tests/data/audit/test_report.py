@@ -128,7 +128,11 @@ def test_what_is_unknown_binds_more_than_what_is_allowed():
 
 
 def test_splits_are_counted(tmp_path):
-    assert Page(written(tmp_path, Sizes())).by_id("splits").text.startswith("Splits Apart 0 of 36 patients and 0 of 1 pairs")
+    assert (
+        Page(written(tmp_path, Sizes()))
+        .by_id("splits")
+        .text.startswith("Splits Apart 0 of 36 patients and 0 of 1 pairs")
+    )
     for name, columns in (("cases", ("split",)), ("edges", ("split_b",))):
         table = pq.read_table(tmp_path / "set" / f"{name}.parquet")
         for column in columns:
