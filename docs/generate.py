@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from medvar_data.catalog.collection import CollectionSpec, license_text
-from medvar_data.catalog.load import load_collection, load_collections
+from medvar_data.catalog.load import load_collections
+from medvar_data.catalog.paper_figure import PAPER_CELLS
 from medvar_data.shardset.columns import Column
 from medvar_data.shardset.schema import SLICE_COLUMNS
 from medvar_data.shardset.schema import TABLES as SHARD_SET_TABLES
@@ -23,26 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("docs/collections.md", "docs/formats.md", "docs/parity.md")
 STATUS = {"originals": "original files", "listing": "published listings", "unconfirmed": "unconfirmed"}
 PART = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-# The paper's figure of data sets, one cell a line: region, modality, names and volumes as printed, then our nearest
-# reading of it as (collection, layouts; all that are no variants where empty, cases of ours that make one volume of theirs).
-CELLS: tuple[tuple[str, str, str, int, tuple[tuple[str, tuple[str, ...], int], ...]], ...] = (
-    ("abdomen", "CT", "AbdomenCT-1K, AMOS, BTCV, CHAOS, KiTS2023, LiTS2017, MSD-Colon, MSD-Spleen, WORD", 2701, (
-        ("abdomenct1k", (), 1), ("amos", ("ct", "ct-test"), 1), ("btcv", (), 1), ("chaos", ("ct-train", "ct-test"), 1), ("kits23", (), 1),
-        ("lits", (), 1), ("msd-colon", (), 1), ("msd-spleen", (), 1), ("word", ("train", "validation", "test"), 1))),
-    ("chest", "CT", "COVID19, SegTHOR", 290, (("covid19-20", (), 1), ("segthor", (), 1))),
-    ("heart", "CT", "MMWHS", 60, (("mmwhs", ("ct-train", "ct-test"), 1),)),
-    ("spine", "CT", "Spine, VerSe2019", 95, (("xvertseg", (), 1), ("verse", (), 1))),
-    ("abdomen", "MR", "AMOS, ATLAS, CHAOS, Multi-center HCC*", 3410, (
-        ("amos", ("mr", "mr-test"), 1), ("atlas-liver", (), 1),
-        ("chaos", ("mr-t1-in-train", "mr-t1-out-train", "mr-t2-train"), 3))),
-    ("brain", "MR", "BraTS", 1251, (("brats", ("training-2021",), 4),)),
-    ("heart", "MR", "ACDC, Cardic, MMWHS, MSD-Cardiac", 270, (
-        ("acdc", (), 2), ("lasc2013", (), 1), ("mmwhs", ("mr-train", "mr-test"), 1), ("msd-heart", (), 1))),
-    ("spine", "MR", "Spine", 80, (("scgm", (), 1),)),
-    ("prostate", "MR", "MSD-Prostate, Multi-center Prostate", 168, (
-        ("msd-prostate", (), 2), ("prostate-multisite", (), 1))),
-)  # fmt: skip
 
 
 def catalog() -> str:
@@ -77,22 +58,19 @@ def parity() -> str:
     rows = ["| region | modality | names in the figure | volumes | ours, in the same unit | sum | difference |"]
     rows.append("|---|---|---|--:|---|--:|--:|")
     totals: dict[str, list[int]] = {}
-    for region, modality, names, volumes, parts in CELLS:
-        counts = [(name, _expected(name, layouts) // unit) for name, layouts, unit in parts]
+    for cell in PAPER_CELLS:
+        counts = [(part.collection, part.expected()) for part in cell.parts]
         ours = sum(n for _, n in counts)
         told = " + ".join(f"`{name}` {n:,}" for name, n in counts)
-        rows.append(f"| {region} | {modality} | {names} | {volumes:,} | {told} | {ours:,} | {ours - volumes:+,} |")
-        total = totals.setdefault(modality, [0, 0])
-        total[0] += volumes
+        rows.append(
+            f"| {cell.region} | {cell.modality} | {cell.names} | {cell.volumes:,} | {told} | {ours:,} | {ours - cell.volumes:+,} |"
+        )
+        total = totals.setdefault(cell.modality, [0, 0])
+        total[0] += cell.volumes
         total[1] += ours
     for modality, (volumes, ours) in totals.items():
         rows.append(f"| all | {modality} | | {volumes:,} | | {ours:,} | {ours - volumes:+,} |")
     return "\n".join(rows) + "\n"
-
-
-def _expected(name: str, layouts: tuple[str, ...]) -> int:
-    spec = load_collection(name)
-    return sum(o.expected for o in spec.layouts if o.id in layouts) if layouts else spec.n_expected
 
 
 def columns(table: tuple[Column, ...]) -> str:

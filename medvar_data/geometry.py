@@ -229,6 +229,19 @@ def pad_to_square(
     return np.pad(picture, ((top, bottom), (left, right)), constant_values=picture.dtype.type(fill))
 
 
+def finished_pixel_mm2(shape: tuple[int, int], steps_mm: tuple[float, float], side: int, *, padded: bool) -> float:
+    """Area that a pixel of a finished slice stands for, mm².
+
+    Args:
+        shape: rows and columns of the source's picture.
+        steps_mm: row and column step.
+        side: pixels of the finished slice's side.
+        padded: whether the picture was padded to a square of millimetres before.
+    """
+    top, bottom, left, right = square_margins(shape, steps_mm) if padded else (0, 0, 0, 0)
+    return (shape[0] + top + bottom) * steps_mm[0] * (shape[1] + left + right) * steps_mm[1] / side**2
+
+
 def _through_plane_axis(geometry: Geometry) -> int:
     steps = np.asarray(voxel_sizes(geometry.affine))
     return int(np.flatnonzero(steps >= steps.max() * 0.99)[-1])

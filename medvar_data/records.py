@@ -167,6 +167,33 @@ class CaseStatistics:
 
 
 @dataclass(frozen=True)
+class CaseMeasures:
+    """What the statistics are made of: sizes, areas and histograms of one case; columns of the same names say more.
+
+    Attributes:
+        source_rows, source_columns: pixels of the source's pictures.
+        body_fraction, foreground_fraction: shares of the finished slices' pixels.
+        body_mm2_median, foreground_mm2_median: over the finished slices.
+        clipped_low, clipped_high: shares of the source's voxels below `low` and above `high`.
+        histogram_source, histogram_source_foreground: voxels by the bins of `shardset.histograms`; inside the published label.
+        histogram_slices, histogram_slices_foreground: pixels of the finished slices by grey level; inside their masks.
+    """
+
+    source_rows: int
+    source_columns: int
+    body_fraction: float
+    foreground_fraction: float
+    body_mm2_median: float
+    foreground_mm2_median: float
+    clipped_low: float
+    clipped_high: float
+    histogram_source: tuple[int, ...]
+    histogram_source_foreground: tuple[int, ...]
+    histogram_slices: tuple[int, ...]
+    histogram_slices_foreground: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class HarmonizedCase:
     """All that was decided and measured on one kept case; mm³ are of the source grid, pixels of the finished slices."""
 
@@ -194,6 +221,7 @@ class HarmonizedCase:
     label_mm3: dict[int, float]
     vanished_labels: tuple[int, ...]
     statistics: CaseStatistics
+    measures: CaseMeasures | None = None  # None in case files of earlier versions, which are made again
 
     def removed_label_share(self) -> dict[int, float]:
         """Share of each label's volume that the thresholds for small components took, 0 to 1."""

@@ -11,15 +11,17 @@ from medvar_cli.data_feedback import show_difference, show_losses, show_statisti
 from medvar_cli.data_options import ArchiveOptions, ShardsArgument
 from medvar_cli.option_groups import JsonOption, takes_options
 from medvar_data.audit.contact_sheets import contact_sheets
+from medvar_data.audit.contents import contents_of
 from medvar_data.audit.diff import diff
+from medvar_data.audit.figures import figure2, figure2_counts
 from medvar_data.audit.reconstruct import measure_losses, reconstruct, write_reconstruction
 from medvar_data.audit.remake import RemakeSpec
 from medvar_data.audit.seal import SEAL_FILE, seal
 from medvar_data.audit.seal import new_key as make_key
 from medvar_data.audit.trace import trace
 from medvar_data.audit.verify import verify
-from medvar_data.shardset.dataset import read_reject_counts, read_statistics
-from medvar_data.storage.store import Store
+from medvar_data.catalog.recipe import load_recipe
+from medvar_data.storage.store import Store, write_bytes
 from medvar_data.workspace.workspace import Workspace
 
 
@@ -35,22 +37,37 @@ def register(app: typer.Typer) -> None:
     app.command("sheets")(sheets_command)
 
 
-def stats_command(shards: ShardsArgument, as_json: JsonOption = False) -> None:
-    """Print per-dataset statistics from the Parquet tables.
+def stats_command(
+    place: Annotated[str, typer.Argument(help="Shard set S, or workspace W as far as it is harmonized.")],
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Write volumes by region and modality, beside the paper's, as .svg, .png or .pdf."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Of a workspace: recipe that it was harmonized by.")] = "paper",
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a shard set or a workspace holds: per-dataset statistics, labels, rejects; and the paper's Figure 2 of it.
 
-    Example: medvar-data stats shards
+    Example: medvar-data stats shards --figure figure2.svg
 
     Python:
 
     \b
-    from medvar_data.shardset.dataset import read_statistics
-    from medvar_data.storage.store import Store
-    rows = read_statistics(Store("shards"))
+    from pathlib import Path
+    from medvar_data.audit.contents import contents_of
+    from medvar_data.audit.figures import figure2, figure2_counts
+    from medvar_data.catalog.recipe import load_recipe
+    contents = contents_of("shards", load_recipe("paper"))
+    rows = contents.statistics.to_pylist()
+    picture = figure2(figure2_counts(contents.cases), "svg")
     """
-    rows = read_statistics(Store(shards))
+    contents = contents_of(place, load_recipe(recipe))
+    volumes = figure2_counts(contents.cases)
+    if figure:
+        write_bytes(figure, figure2(volumes, figure.suffix.removeprefix(".")))
     if as_json:
-        return print_json(rows)
-    return show_statistics(rows, read_reject_counts(Store(shards)))
+        return print_json(contents.statistics.to_pylist())
+    return show_statistics(contents, volumes)
 
 
 def report_command(

@@ -1,5 +1,6 @@
 """Print what the commands of `medvar-data` are going to do and what they did."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from medvar_cli.console import MOST_LETTERS, console, print_json, print_table
+from medvar_data.audit.contents import Contents
 from medvar_data.audit.diff import Changed, Difference
+from medvar_data.audit.figures import CellCount
 from medvar_data.audit.reconstruct import Losses
 from medvar_data.audit.verify import Verification
 from medvar_data.catalog.collection import license_text
@@ -22,11 +25,13 @@ from medvar_data.records import Ingested
 from medvar_data.shard.run import ShardSummary
 
 MAX_ROWS = 20
+ML_MM3 = 1000.0
+DROPPED = ("slices_without_foreground", "slices_emptied_by_cleanup", "slices_not_selected")
 STATISTICS = {
     "collection": "collection", "modality": "mod.", "region": "region", "sequence": "sequence", "split": "split",
-    "patients": "patients", "cases": "cases", "labelled_cases": "labelled", "slices": "slices",
-    "in_plane_mm_median": "mm", "through_plane_mm_median": "step mm", "foreground_fraction_mean": "foreground",
-    "license": "license",
+    "patients": "patients", "volumes": "volumes", "cases": "cases", "slices": "slices", "dropped": "dropped",
+    "in_plane_mm_median": "mm", "through_plane_mm_median": "step mm", "fov": "field mm", "foreground_fraction_mean": "foreground",
+    "clipped": "clipped", "source": "source", "license": "license",
 }  # fmt: skip
 
 
@@ -141,12 +146,58 @@ def show_shards(summary: ShardSummary, *, as_json: bool) -> None:
         console.print(f"{summary.n_elsewhere:,} shards are left to other parts; the tables come with the last of them")
 
 
-def show_statistics(rows: Sequence[dict[str, Any]], rejects: Sequence[Sequence[object]]) -> None:
-    """Print a shard set's table of statistics and how many cases were rejected for which reason."""
-    shown = [{**row, "license": license_text(row["license"], row["license_confirmed"])} for row in rows]
+def show_statistics(contents: Contents, volumes: Sequence[CellCount]) -> None:
+    """Print statistics, labels, what became of the cases, and the volumes beside the paper's."""
+    rows = contents.statistics.to_pylist()
+    shown = [
+        {
+            **row, "license": license_text(row["license"], row["license_confirmed"]), "source": show_size(row["source_bytes"]),
+            "dropped": sum(row[name] for name in DROPPED), "split": row["split"] or "–", "sequence": row["sequence"] or "–",
+            "clipped": f"{row['clipped_low_mean']:.1%} {row['clipped_high_mean']:.1%}",
+            "fov": " x ".join(f"{row[f'fov_{axis}_mm_median']:.0f}" for axis in ("rows", "columns", "through")),
+        }
+        for row in rows
+    ]  # fmt: skip
     print_table("Statistics", tuple(STATISTICS.values()), [tuple(row[c] for c in STATISTICS) for row in shown])
-    if rejects:
-        print_table("\nRejected", ("collection", "reason", "cases"), rejects)
+    print_table(
+        "\nLabels", ("collection", "id", "label", "cases", "slices", "mL", "taken off mL", "vanished"), _labels(rows)
+    )
+    collections = contents.collections.to_pylist()
+    became = [
+        (row["collection"], row["n_found"], row["n_expected"] or "–", row["n_kept"], row["n_rejected"])
+        for row in collections
+    ]
+    print_table("\nCases", ("collection", "found", "published", "kept", "rejected"), became)
+    if contents.rejects:
+        print_table("\nRejected", ("collection", "reason", "cases"), contents.rejects)
+    if contents.n_missing:
+        console.print(f"\nnote: {contents.n_missing:,} cases are not harmonized yet and not counted")
+    cells = [
+        (v.region, v.modality, v.paper or "–", v.published or "–", v.read_as, v.other)
+        for v in volumes
+        if v.paper or v.here
+    ]
+    heads = ("region", "modality", "paper", "published", "here", "of other collections")
+    print_table("\nVolumes, as the paper's figure of data sets counts them", heads, cells)
+
+
+def _labels(rows: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
+    """One row a collection and label, over all its statistics' rows."""
+    found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        for label in row["labels"]:
+            found.setdefault((row["collection"], label["id"], label["name"]), []).append(label)
+    sums = ("cases", "slices", "mm3", "lost_mm3", "vanished_cases")
+    return [
+        (
+            *key,
+            *(
+                math.fsum(part[name] for part in parts) / ML_MM3 if "mm3" in name else sum(part[name] for part in parts)
+                for name in sums
+            ),
+        )
+        for key, parts in sorted(found.items())
+    ]
 
 
 def show_verification(result: Verification) -> None:

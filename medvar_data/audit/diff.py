@@ -14,7 +14,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from medvar_data.audit.align import matched, unequal
-from medvar_data.shard.statistics import BY
+from medvar_data.shard.tally import BY
 from medvar_data.shardset.dataset import read_dataset, read_table
 from medvar_data.shardset.schema import CASE_KEY, CASES_SCHEMA, COLLECTIONS_SCHEMA, STATS_SCHEMA
 from medvar_data.storage.store import Store

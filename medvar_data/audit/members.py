@@ -10,16 +10,20 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+import pyarrow as pa
+from jaxtyping import Int64, UInt8
 
 from medvar_data.errors import ShardSetError
+from medvar_data.harmonize.histogram import count_picture
 from medvar_data.naming import is_key
 from medvar_data.shard.plan import order_keys
 from medvar_data.shardset.dataset import Dataset, ShardEntry, crc32
-from medvar_data.shardset.schema import member_names, sample_json
+from medvar_data.shardset.schema import CASE_KEY, member_names, sample_json
 from medvar_data.storage.codec import CODECS, pixel_digest
 from medvar_data.storage.store import Store
 from medvar_data.storage.tar import Member, read_tar, tar_oddity
+
+Picture = UInt8[np.ndarray, "h w"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,39 @@ class Promised:
     Attributes:
         dataset: as read.
         labels: by collection, the label ids that its masks may hold.
+        grey_levels: takes in every picture that is decoded.
     """
 
     dataset: Dataset
     labels: Mapping[str, frozenset[int]]
+    grey_levels: "GreyLevels"
+
+
+class GreyLevels:
+    """The pixels of each case by grey level, as the pictures in the shards have them."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], Int64[np.ndarray, "2 256"]] = {}
+
+    def add(self, row: Mapping[str, Any], image: Picture, mask: Picture) -> None:
+        """Take in a slice: its row of slices.parquet and its pictures, of one shape."""
+        found = self._found.setdefault((row["collection"], row["case"]), np.zeros((2, 256), dtype=np.int64))
+        found[0] += count_picture(image)
+        found[1] += count_picture(image, mask)
+
+    def contradictions(self, cases: pa.Table) -> Iterator[str]:
+        """Compare with cases.parquet: equal, or, where the set's condition left slices out, no more than it says.
+
+        Args:
+            cases: rows of cases.parquet of which every slice was added.
+        """
+        names = ("histogram_slices", "histogram_slices_foreground")
+        for row in cases.select([*CASE_KEY, "n_not_selected", *names]).to_pylist():
+            found = self._found.get((row["collection"], row["case"]), np.zeros((2, 256), dtype=np.int64))
+            for name, pixels in zip(names, found, strict=True):
+                said = np.array(row[name])
+                if not (np.all(pixels <= said) if row["n_not_selected"] else np.array_equal(pixels, said)):
+                    yield f"{row['collection']}/{row['case']}: its slices do not hold the pixels that {name} counts"
 
 
 def check_shard(
@@ -102,11 +135,16 @@ def _check_sample(
     image, mask, text = (data[m.offset : m.offset + m.size] for m in members)
     if text != sample_json(row):
         yield f"{key}: its JSON does not say what its row says"
+    pictures: list[Picture] = []
     for name, picture in (("image", image), ("mask", mask)):
-        yield from _check_picture(picture, name, row, promised)
+        yield from _check_picture(picture, name, row, promised, pictures)
+    if len(pictures) == 2 and pictures[0].shape == pictures[1].shape:
+        promised.grey_levels.add(row, *pictures)
 
 
-def _check_picture(picture: bytes, member: str, row: dict[str, Any], promised: Promised) -> Iterator[str]:
+def _check_picture(
+    picture: bytes, member: str, row: dict[str, Any], promised: Promised, decoded: list[Picture]
+) -> Iterator[str]:
     key, side, codec = row["key"], promised.dataset.image_side, CODECS[promised.dataset.codec]
     if crc32(picture) != row[f"{member}_crc32"]:
         yield f"{key}: its bytes do not have the checksum in {member}_crc32"
@@ -115,6 +153,7 @@ def _check_picture(picture: bytes, member: str, row: dict[str, Any], promised: P
     except ShardSetError:
         yield f"{key}: a picture cannot be decoded"
         return
+    decoded.append(pixels)
     if oddity:
         yield f"{key}: its {member} is not as it was written: {oddity}"
     if pixels.shape != (side, side):

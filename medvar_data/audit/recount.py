@@ -16,15 +16,17 @@ import pyarrow.compute as pc
 from jaxtyping import Int64
 
 from medvar_data.audit.align import matched, repeated, unequal
+from medvar_data.audit.recount_measures import check_measures
 from medvar_data.audit.source import source_grid
 from medvar_data.catalog.recipe import Recipe, parse_recipe
 from medvar_data.errors import CaseRejected, SpecError
 from medvar_data.geometry import SlicePlan, check_affine
 from medvar_data.naming import printable
-from medvar_data.shard.statistics import BY, SliceCounts, statistics
+from medvar_data.shard.statistics import names_of_labels, statistics
+from medvar_data.shard.tally import BY, SliceCounts, tally
 from medvar_data.shard.write import SAID_BY_CASE
 from medvar_data.shardset.dataset import Dataset
-from medvar_data.shardset.schema import CASE_COLUMNS, CASE_KEY, SPLITS, content_digest
+from medvar_data.shardset.schema import CASE_KEY, SPLITS, content_digest
 
 FEW = 10  # findings of one kind
 CASES_AT_ONCE = 4096
@@ -39,7 +41,7 @@ GEOMETRY = (
     "through_plane_mm",
     "n_slices",
 )
-COUNTS = tuple(column.name for column in CASE_COLUMNS if column.name.startswith("n_") and column.name != "n_slices")
+COUNTS = ("n_kept", "n_without_foreground", "n_emptied_by_cleanup", "n_not_selected")
 """What became of a case's `n_slices` slices."""
 MADE_BY = ("recipe", "recipe_sha256", "pipeline_version", "has_label", "label_sha256")
 Tables = Mapping[str, pa.Table]
@@ -61,6 +63,7 @@ def check_tables(tables: Tables, dataset: Dataset) -> Iterator[str]:
         _check_patients(slices, cases),
         _check_owners(slices, cases, owners),
         _check_cases(cases, plans, dataset),
+        check_measures(slices, cases, owners, plans, dataset),
         _check_slice_indices(slices, plans, owners),
         _check_collections(tables["collections.parquet"], cases, tables["rejects.parquet"]),
         _check_statistics(tables, dataset),
@@ -213,7 +216,8 @@ def _check_statistics(tables: Tables, dataset: Dataset) -> Iterator[str]:
         yield "slices and cases do not have the same collections, modalities, regions, sequences and splits"
         return
     try:
-        wanted = statistics(sums.sums, cases, dataset.image_side)
+        names = names_of_labels(tables["collections.parquet"])
+        wanted = statistics(tally(sums.sums, cases), names, dataset.image_side)
     except (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueError):
         yield "the statistics of cases.parquet cannot be computed: it holds values that are none"
         return

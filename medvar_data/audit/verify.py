@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvar_data.audit.copies import check_copies
-from medvar_data.audit.members import Promised, check_shard
+from medvar_data.audit.members import GreyLevels, Promised, check_shard
 from medvar_data.audit.recount import check_tables
 from medvar_data.audit.remake import RemakeSpec, check_remade
 from medvar_data.audit.seal import SEAL_FILE, check_seal
@@ -68,7 +68,7 @@ def verify(
     findings: list[str] = check_seal(store, public_key) if public_key else []
     tables = {name: _table(store, name, dataset, findings) for name in TABLES}
     slices, cases = tables["slices.parquet"].combine_chunks(), tables["cases.parquet"]
-    rows_of, promised = _rows_by_shard(slices), Promised(dataset, _labels(tables["collections.parquet"]))
+    rows_of, promised = _rows_by_shard(slices), Promised(dataset, _labels(tables["collections.parquet"]), GreyLevels())
     entries = [(split, entry) for split in SPLITS for entry in dataset.splits[split].shards]
     for done, (split, entry) in enumerate(entries, start=1):
         rows = slices.take(rows_of.pop(entry.name, pa.array([], pa.int64()))).to_pylist()
@@ -78,6 +78,7 @@ def verify(
             break
     else:
         findings += [f"slices.parquet names {name}, which dataset.json does not" for name in rows_of]
+        findings += promised.grey_levels.contradictions(cases)
     findings += check_tables(tables, dataset)
     findings += check_copies(tables, dataset)
     findings += _check_files(store, {entry.name for _, entry in entries})

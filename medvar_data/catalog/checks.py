@@ -148,7 +148,7 @@ def _check_layout(layout: Layout, spec: CollectionSpec, where: str) -> None:
         if missing:
             raise SpecError(f"{where}: {key} has no group {', '.join(sorted(missing))}, which pair_on names.")
     groups = set(compile_pattern(layout.image).groupindex)
-    for template in (layout.case, layout.group, layout.sequence, layout.split):
+    for template in (layout.case, layout.group, layout.volume, layout.sequence, layout.split):
         unknown = set(_fields_of(template, where)) - groups
         if unknown:
             raise SpecError(

@@ -37,8 +37,9 @@ class Layout:
     """One published way in which images (and labels) lie in folders.
 
     `image` and `label` are regular expressions on the tail of a POSIX path; groups named in `pair_on` must agree.
-    `case`, `group`, `sequence` and `split` are templates filled from the image's groups; `sequences` and `split_names`
-    give other names to what comes out of the last two.
+    `case`, `group`, `volume`, `sequence` and `split` are templates filled from the image's groups; `sequences` and `split_names`
+    give other names to what comes out of the last two. `volume` is the same in all cases that are sequences or frames of one
+    scan.
 
     Where every structure has a file of its own, `label` captures it as `structure`, and `label_files` gives, in the order
     of painting (a later one covers an earlier one), the label value that the file's voxels above 0 take. Where several
@@ -54,6 +55,7 @@ class Layout:
     image: str
     case: str = ""
     group: str = ""
+    volume: str = ""  # what the statistics count as one scan; `case` where empty
     label: str = ""
     vote: bool = False  # several raters drew one label each; they vote, voxel by voxel
     pair_on: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ COLLECTION_ALONE = {"name", "title", "region", "modality", "license", "layouts",
                     "license_url", "commercial", "derivatives", "share_alike", "redistribute", "license_confirmed", "license_evidence",
                     "license_read", "license_conflict", "access", "download", "notes", "overlaps", "quirks", "repairs",
                     "exclude", "case_list", "case_names", "condition", "digest"}  # fmt: skip
-LAYOUT_ALONE = {"id", "image", "case", "group", "label", "pair_on", "split", "split_names", "splits", "modality", "region", "sequence",
+LAYOUT_ALONE = {"id", "image", "case", "group", "volume", "label", "pair_on", "split", "split_names", "splits", "modality", "region", "sequence",
                 "sequences", "reader", "stack", "channels", "labelled", "expected", "variant_of", "patients_of",
                 "confirmed", "derived"}  # fmt: skip
 RECIPE_ALONE = {"name", "digest", "ct_windows", "slice_axis", "unlabelled"}

@@ -5,7 +5,7 @@ slices. A pure function: the same scan and recipe give the same bytes wherever i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,25 @@ from jaxtyping import Int64, Shaped, UInt8
 from medvar_data.catalog.collection import CollectionSpec, LabelSpec, labels_of
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.errors import CaseRejected, Reason
-from medvar_data.geometry import SlicePlan, pad_to_square, picture_stack, plan_slices, resize_image, resize_mask
+from medvar_data.geometry import (
+    SlicePlan,
+    finished_pixel_mm2,
+    pad_to_square,
+    picture_stack,
+    plan_slices,
+    resize_image,
+    resize_mask,
+)
 from medvar_data.harmonize.body import Body, BodyParams, apply_body, find_body, fit_body, removed_mm3, spurious
 from medvar_data.harmonize.components import bounding_box
 from medvar_data.harmonize.dependencies import recipe_for, slice_axis
-from medvar_data.harmonize.histogram import Histogram, count, is_countable, moments, percentiles
-from medvar_data.harmonize.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, apply_intensity
+from medvar_data.harmonize.histogram import Histogram, count, count_picture, is_countable, moments, percentiles
+from medvar_data.harmonize.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, Values, apply_intensity
 from medvar_data.harmonize.label_dust import CleanLabels, labels_to_spare, remove_label_dust, remove_slice_dust
+from medvar_data.harmonize.measure import bin_counts, clipped_shares, slice_histograms, values_inside
 from medvar_data.readers.scan import Scan
-from medvar_data.records import Case, CaseStatistics, HarmonizedCase, HarmonizedSlice, HarmonizedVolume
+from medvar_data.records import Case, CaseMeasures, CaseStatistics, HarmonizedCase, HarmonizedSlice, HarmonizedVolume
+from medvar_data.shardset.histograms import edges_of_case
 
 PLANES = ("sagittal", "coronal", "axial")
 SHOWN_PERCENTILES = (0.5, 50.0, 99.5)
@@ -36,6 +46,7 @@ class _Clean:
     plan: SlicePlan
     stack: Shaped[np.ndarray, "z h w"]
     counts: Histogram | None  # of the stack, where its type can be counted
+    annotated: Values  # of the source, inside the published label
     labels: CleanLabels
     label_counts: Int64[np.ndarray, "256"]  # voxels of each id before the cleanup
     spared: frozenset[int]  # labels that would vanish if their small parts were taken slice by slice
@@ -64,7 +75,10 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
             slices.append(finished)
     if not slices:
         raise CaseRejected(Reason.NO_FOREGROUND, _why_nothing_is_left(clean, scan.label is not None, removed, recipe))
-    return HarmonizedVolume(_record(scan, clean, params, keep, slices, removed), tuple(slices))
+    record = _record(scan, clean, params, keep, slices, removed)
+    return HarmonizedVolume(
+        replace(record, measures=_measures(clean, params, slices, case.modality, recipe)), tuple(slices)
+    )
 
 
 def _why_nothing_is_left(clean: _Clean, has_label: bool, removed_mm3: Mapping[int, float], recipe: Recipe) -> str:
@@ -163,23 +177,23 @@ def _clean(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe, body_pa
     """Bring a scan onto its slice stack and clean it in 3D, with recorded parameters where there are any."""
     plan = plan_slices(scan.image.geometry, slice_axis(spec, recipe))
     stack = picture_stack(scan.image.voxels, plan)
-    labels, label_counts = _clean_labels(scan, stack.shape, plan, labels_of(spec, case.layout), recipe)
+    labels, label_counts, annotated = _clean_labels(scan, stack, plan, labels_of(spec, case.layout), recipe)
     counts = count(scan.image.voxels) if is_countable(stack.dtype) else None
     body_params = body_params or fit_body(stack, case.modality, recipe)
     body = find_body(stack, body_params, plan.spacing_mm, case.modality, recipe)
     spared = labels_to_spare(labels.voxels, np.flatnonzero(label_counts).tolist(), plan.spacing_mm, recipe)
-    return _Clean(plan, stack, counts, labels, label_counts, spared, body, body_params)
+    return _Clean(plan, stack, counts, annotated, labels, label_counts, spared, body, body_params)
 
 
 def _clean_labels(
-    scan: Scan, shape: tuple[int, ...], plan: SlicePlan, rows: Sequence[LabelSpec], recipe: Recipe
-) -> tuple[CleanLabels, Int64[np.ndarray, "256"]]:
-    """Bring the label onto the slice stack with contiguous ids, without dust; and count the ids' voxels before that."""
-    labels, counts = np.zeros(shape, dtype=np.uint8), np.zeros(256, dtype=np.int64)
+    scan: Scan, stack: Shaped[np.ndarray, "z h w"], plan: SlicePlan, rows: Sequence[LabelSpec], recipe: Recipe
+) -> tuple[CleanLabels, Int64[np.ndarray, "256"], Values]:
+    """Bring the label onto the slice stack with contiguous ids, without dust; before that, count the ids' voxels and take the image's."""
+    labels, counts = np.zeros(stack.shape, dtype=np.uint8), np.zeros(256, dtype=np.int64)
     stored = None if scan.label is None else picture_stack(scan.label.voxels, plan)
     box = None if stored is None else bounding_box(stored)
     if stored is None or box is None:
-        return CleanLabels(labels), counts
+        return CleanLabels(labels), counts, np.empty(0, dtype=stack.dtype)
     crop = np.ascontiguousarray(stored[box])
     table, published = _table(rows), count(crop)
     values = np.flatnonzero(published.n)
@@ -193,7 +207,7 @@ def _clean_labels(
     same = crop.dtype == np.uint8 and np.array_equal(table[values], values)
     clean = remove_label_dust(crop if same else table.take(crop), plan.spacing_mm, recipe)
     labels[box] = clean.voxels
-    return CleanLabels(labels, clean.removed_mm3), counts
+    return CleanLabels(labels, clean.removed_mm3), counts, values_inside(stack[box], crop)
 
 
 def label_table(spec: CollectionSpec, layout: str) -> UInt8[np.ndarray, "65536"]:
@@ -251,7 +265,7 @@ def _finish(clean: _Clean, z: int, params: IntensityParams, recipe: Recipe) -> t
         picture = pad_to_square(picture, steps_mm, float(np.floor(params.low)))
         mask, body = (pad_to_square(layer, steps_mm, 0.0) for layer in (mask, body))
     square = resize_mask(mask, recipe.side)
-    counts = count(square).n
+    counts = count_picture(square)
     pixels = {int(v): int(counts[v]) for v in np.flatnonzero(counts) if v > 0}
     image = _resizable(picture, params)
     finished = HarmonizedSlice(
@@ -270,6 +284,32 @@ def _resizable(image: Shaped[np.ndarray, "h w"], params: IntensityParams) -> Sha
     """Resample whole HU as int16, where rounding costs a third of a grey level at most; anything else as float32."""
     exact_enough = image.dtype == np.int16 and params.normalizer == "window"
     return image if exact_enough else image.astype(np.float32)
+
+
+def _measures(
+    clean: _Clean, params: IntensityParams, slices: Sequence[HarmonizedSlice], modality: str, recipe: Recipe
+) -> CaseMeasures:
+    """Measure sizes, areas and histograms of a case; whole numbers over whole numbers."""
+    source: Values = clean.counts or clean.stack
+    edges = edges_of_case(modality, params.low, params.high)
+    clipped_low, clipped_high = clipped_shares(source, params.low, params.high)
+    finished, n_pixels = slice_histograms(slices), sum(s.image.size for s in slices)
+    shape, steps_mm = (clean.stack.shape[1], clean.stack.shape[2]), clean.plan.spacing_mm[:2]
+    pixel_mm2 = finished_pixel_mm2(shape, steps_mm, recipe.side, padded=recipe.aspect == "pad")
+    return CaseMeasures(
+        source_rows=shape[0],
+        source_columns=shape[1],
+        body_fraction=sum(s.body_pixels for s in slices) / n_pixels,
+        foreground_fraction=sum(s.foreground_pixels for s in slices) / n_pixels,
+        body_mm2_median=float(np.median([s.body_pixels for s in slices])) * pixel_mm2,
+        foreground_mm2_median=float(np.median([s.foreground_pixels for s in slices])) * pixel_mm2,
+        clipped_low=clipped_low,
+        clipped_high=clipped_high,
+        histogram_source=tuple(bin_counts(source, edges).tolist()),
+        histogram_source_foreground=tuple(bin_counts(clean.annotated, edges).tolist()),
+        histogram_slices=tuple(finished.every.tolist()),
+        histogram_slices_foreground=tuple(finished.foreground.tolist()),
+    )
 
 
 def _statistics(clean: _Clean) -> CaseStatistics:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64, Shaped, UInt8
 
 COUNTABLE = (np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.uint16))
 CHUNK = 1 << 24  # cv2 counts in float32, which is exact up to here
@@ -27,6 +27,10 @@ class Histogram:
     def total(self) -> int:
         """Voxels counted."""
         return int(self.n.sum())
+
+    def plus(self, other: "Histogram") -> "Histogram":
+        """The counts of both, of voxels of one type."""
+        return Histogram(self.n + other.n, self.first)
 
     def without(self, value: int) -> "Histogram":
         """The same counts, less every voxel that holds `value`."""
@@ -68,6 +72,26 @@ def count(voxels: Shaped[np.ndarray, "..."]) -> Histogram:
         part = flat[start : start + CHUNK]
         n += cv2.calcHist([part[None]], [0], None, [n_values], [0, n_values]).reshape(-1).astype(np.int64)
     return Histogram(np.roll(n, 32768), -32768) if voxels.dtype == np.int16 else Histogram(n, 0)
+
+
+def count_picture(
+    picture: UInt8[np.ndarray, "h w"], inside: UInt8[np.ndarray, "h w"] | None = None
+) -> Int64[np.ndarray, "256"]:
+    """Count the values of one picture; what lies around its content is 0 and is not looked at.
+
+    Args:
+        picture: image or mask.
+        inside: count only where it is above 0.
+    """
+    left, top, width, height = cv2.boundingRect(picture if inside is None else inside)
+    box = slice(top, top + height), slice(left, left + width)
+    counts = np.zeros(256, dtype=np.int64)
+    if width:
+        mask = None if inside is None else inside[box]
+        counts += cv2.calcHist([picture[box]], [0], mask, [256], [0, 256]).reshape(-1).astype(np.int64)
+    if inside is None:
+        counts[0] += picture.size - width * height
+    return counts
 
 
 def moments(counts: Histogram) -> Moments:

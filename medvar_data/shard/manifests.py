@@ -20,7 +20,8 @@ from medvar_data.shard.collections import counted
 from medvar_data.shard.croissant import CROISSANT_FILE, croissant_bytes
 from medvar_data.shard.datasheet import contents_of, origins_of
 from medvar_data.shard.plan import ShardTask
-from medvar_data.shard.statistics import SliceCounts, statistics
+from medvar_data.shard.statistics import names_of_labels, statistics
+from medvar_data.shard.tally import SliceCounts, tally
 from medvar_data.shardset.dataset import DATASET_FILE, WAY_ON, Dataset, ShardEntry, SplitEntry
 from medvar_data.shardset.rejects import write_rejects
 from medvar_data.shardset.schema import (
@@ -115,7 +116,8 @@ def write_manifests(store: Store, contents: SetContents, made: Provenance) -> st
         write_tables(local / "slices.parquet", rows(), SLICES_SCHEMA, VERSION_NOTE)
         write_table(local / "cases.parquet", cases.cast(CASES_SCHEMA), VERSION_NOTE)
         write_rejects(local / "rejects.parquet", contents.rejects)
-        write_table(local / "stats.parquet", statistics(sums.sums, cases, made.image_side), VERSION_NOTE)
+        stats = statistics(tally(sums.sums, cases), names_of_labels(collections), made.image_side)
+        write_table(local / "stats.parquet", stats, VERSION_NOTE)
         write_table(local / "collections.parquet", collections.cast(COLLECTIONS_SCHEMA), VERSION_NOTE)
         write_table(local / "edges.parquet", contents.edges.cast(EDGES_SCHEMA), VERSION_NOTE)
         dataset = Dataset(

@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from medvar_data.catalog.collection import CollectionSpec
 from medvar_data.catalog.recipe import Recipe
-from medvar_data.harmonize.dependencies import PIPELINE_VERSION
-from medvar_data.records import Case, HarmonizedCase
+from medvar_data.catalog.volumes import volume_name
+from medvar_data.harmonize.dependencies import PIPELINE_VERSION, wanted_inputs
+from medvar_data.records import Case, HarmonizedCase, Reject
 from medvar_data.shardset.schema import CASE_COLUMNS, SLICES_SCHEMA
 from medvar_data.storage.parquet import table_from_rows
-from medvar_data.workspace.case_file import read_slice_index
+from medvar_data.workspace.case_file import read_case_file, read_slice_index
 from medvar_data.workspace.workspace import Workspace
 
 # Fields of `HarmonizedCase` whose columns have other names.
@@ -39,11 +40,47 @@ class KeptCase:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """The outcomes of a workspace's cases.
+
+    Attributes:
+        kept, rejects: cases, those that ingest left out included.
+        n_missing: cases that are not harmonized yet, or were by another recipe, version or description.
+    """
+
+    kept: list[KeptCase]
+    rejects: list[Reject]
+    n_missing: int
+
+
+@dataclass(frozen=True)
 class Numbering:
     """What the set as a whole decides of a case, but for its split: the id of each condition, the patients' hashes."""
 
     condition_ids: Mapping[str, int]
     workspace: Workspace
+
+
+def finished_cases(workspace: Workspace, recipe: Recipe) -> Finished:
+    """Read every case's outcome, as far as it has one under this recipe and this version.
+
+    Raises:
+        WorkspaceError: a case file is damaged.
+    """
+    kept, rejects, missing = [], [], 0
+    for name in workspace.collections():
+        rejects += workspace.ingest_rejects(name)
+        spec = workspace.spec(name)
+        for case in workspace.cases(name):
+            path = workspace.case_file(case)
+            file = read_case_file(path) if path.exists() else None
+            if file is None or file.inputs != wanted_inputs(case, spec, recipe):
+                missing += 1
+            elif file.reject:
+                rejects.append(file.reject)
+            elif file.harmonized:
+                kept.append(KeptCase(path, case, file.harmonized, spec, recipe, file.rows_sha256))
+    return Finished(kept, rejects, missing)
 
 
 PLANNED_SCHEMA = pa.schema([
@@ -84,11 +121,14 @@ def case_row(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
 def _values(kept: KeptCase, numbering: Numbering) -> dict[str, Any]:
     """All that is known of a case, by column name."""
     case, done, spec = kept.case, kept.done, kept.spec
+    assert done.measures, "only case files of this version are kept"
     measured = {COLUMN_OF.get(name, name): value for name, value in vars(done).items()}
     return {
         **asdict(case),
         **{name: list(value.items()) if isinstance(value, dict) else value for name, value in measured.items()},
         **asdict(done.statistics),
+        **asdict(done.measures),
+        "volume": numbering.workspace.patient_hash(f"volume {case.collection} {volume_name(case, spec)}"),
         "n_not_selected": 0,  # before any condition chose
         "removed_label_share": list(done.removed_label_share().items()),
         "patient": numbering.workspace.patient_hash(case.group),

@@ -19,7 +19,7 @@ from jaxtyping import Int, Int32, UInt64
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.engine.engine import Engine, as_engine
 from medvar_data.errors import WorkspaceError
-from medvar_data.harmonize.dependencies import PIPELINE_VERSION, wanted_inputs
+from medvar_data.harmonize.dependencies import PIPELINE_VERSION
 from medvar_data.records import Progress, Reject
 from medvar_data.shard.append import fresh_slices, held_cases, kept_splits, next_numbers, open_earlier
 from medvar_data.shard.choose import chosen_slices, left_of_cases
@@ -29,14 +29,13 @@ from medvar_data.shard.grouping import Grouping, group_cases, left_out
 from medvar_data.shard.manifests import Earlier, Provenance, SetContents, write_manifests
 from medvar_data.shard.plan import NONE_YET, ShardSpec, ShardTask, cut_shards, order_keys, plan_digest
 from medvar_data.shard.plan_files import CASES, SLICES, batches, mapped, settle, write_rows
-from medvar_data.shard.rows import PLANNED_SCHEMA, KeptCase, Numbering, case_row, planned_slices
+from medvar_data.shard.rows import PLANNED_SCHEMA, KeptCase, Numbering, case_row, finished_cases, planned_slices
 from medvar_data.shard.write import SAID_BY_CASE, write_shard
 from medvar_data.shard.write_missing import missing_shards, write_missing
 from medvar_data.shardset.dataset import DATASET_FILE, is_shard_set, read_dataset
 from medvar_data.shardset.schema import CASES_SCHEMA, SPLITS, case_keys
 from medvar_data.storage.parquet import table_from_rows
 from medvar_data.storage.store import Store, remove_partials, scratch_path
-from medvar_data.workspace.case_file import read_case_file
 from medvar_data.workspace.workspace import Workspace
 
 
@@ -130,25 +129,13 @@ def write_shards(
 
 def _finished_cases(workspace: Workspace, recipe: Recipe) -> tuple[list[KeptCase], list[Reject]]:
     """Read every case's outcome; every ingested case must have one, under this recipe."""
-    kept, rejects, missing = [], [], 0
-    for name in workspace.collections():
-        rejects += workspace.ingest_rejects(name)
-        spec = workspace.spec(name)
-        for case in workspace.cases(name):
-            path = workspace.case_file(case)
-            file = read_case_file(path) if path.exists() else None
-            if file is None or file.inputs != wanted_inputs(case, spec, recipe):
-                missing += 1
-            elif file.reject:
-                rejects.append(file.reject)
-            elif file.harmonized:
-                kept.append(KeptCase(path, case, file.harmonized, spec, recipe, file.rows_sha256))
-    if missing:
+    found = finished_cases(workspace, recipe)
+    if found.n_missing:
         raise WorkspaceError(
-            f"{missing} cases are not harmonized with recipe {recipe.name!r}. "
+            f"{found.n_missing} cases are not harmonized with recipe {recipe.name!r}. "
             f"Run `medvar-data harmonize -w {workspace.path}` with the same --recipe first."
         )
-    return kept, rejects
+    return found.kept, found.rejects
 
 
 def _plan(

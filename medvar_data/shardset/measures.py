@@ -15,8 +15,8 @@ CASE_MEASURES = (
     Column("source_columns", _i32, "columns of the source's pictures", "pixels"),
     Column("body_fraction", _f64, "share of the finished slices that is body, those left out by the set's condition included", "fraction"),
     Column("foreground_fraction", _f64, "share of the finished slices that is annotated, those left out by the set's condition included", "fraction"),
-    Column("body_mm2_median", _f64, "median over the finished slices of the body's area in the source's picture", "mm²"),
-    Column("foreground_mm2_median", _f64, "median over the finished slices of the annotated area in the source's picture, after the cleanup in 3D", "mm²"),
+    Column("body_mm2_median", _f64, "median over the finished slices of the area of the body", "mm²"),
+    Column("foreground_mm2_median", _f64, "median over the finished slices of the annotated area", "mm²"),
     Column("clipped_low", _f64, "share of the source's voxels below low", "fraction"),
     Column("clipped_high", _f64, "share of the source's voxels above high", "fraction"),
     Column("histogram_source", _per_source_bin, f"voxels of the source by intensity: {_SOURCE_BINS}", "voxels"),
@@ -51,7 +51,7 @@ STATS_MEASURES = (
     *_spread("fov_columns_mm", "the field of view from the first column to the last", "mm"),
     *_spread("fov_through_mm", "the field of view from the first slice to the last", "mm"),
     *_spread("body_mm2", "body_mm2_median", "mm²", "median"),
-    *_spread("foreground_mm2", "foreground_mm2_median, annotated scans alone; empty where there is none", "mm²", "median"),
+    *_spread("foreground_mm2", "foreground_mm2_median, annotated scans alone; 0 where there is none", "mm²", "median"),
     Column("clipped_low_mean", _f64, "mean over scans of the share of voxels below low", "fraction"),
     Column("clipped_high_mean", _f64, "mean over scans of the share of voxels above high", "fraction"),
     Column("histogram_source", _per_source_bin, "sum over scans of the column of cases.parquet", "voxels"),
@@ -60,7 +60,7 @@ STATS_MEASURES = (
     Column("histogram_slices_foreground", _per_grey_level, "sum over scans of the column of cases.parquet", "pixels"),
     Column(
         "labels", pa.list_(_label),
-        "each label: id, name, scans and slices and pixels of the set that hold it, its volume as published, what cleanup took of that, "
+        "each label: id, name, scans that hold it as published, slices and pixels of the set that hold it, its volume as published, what cleanup took of that, "
         "scans of which no finished slice holds it",
         "pixels; mm³",
     ),

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.naming import Digest, Name
-from medvar_data.records import Case, HarmonizedCase, HarmonizedVolume, Inputs, Reject
+from medvar_data.records import Case, HarmonizedCase, HarmonizedSlice, HarmonizedVolume, Inputs, Reject
 from medvar_data.shardset.columns import Column, schema_of
 from medvar_data.storage.codec import PNG, pixel_digest
 from medvar_data.storage.documents import decode_json, table_of
@@ -29,6 +29,8 @@ SLICE_TABLE = (
     Column("body_pixels", pa.int32(), "pixels of the finished slice inside the body", "pixels"),
     Column("foreground_pixels", pa.int32(), "pixels of the mask above 0", "pixels"),
     Column("label_pixels", pa.map_(pa.int16(), pa.int32()), "pixels of each label id that the mask holds", "pixels"),
+    Column("image_size", pa.int64(), "length of the image", "bytes"),
+    Column("mask_size", pa.int64(), "length of the mask", "bytes"),
     Column("image_sha256", pa.string(), 'sha256 of "HxW:" and the decoded pixels of the image'),
     Column("mask_sha256", pa.string(), 'sha256 of "HxW:" and the decoded pixels of the mask'),
     Column("image", pa.binary(), "the image as PNG, byte for byte what a shard of PNGs will hold"),
@@ -77,16 +79,17 @@ class CaseFile:
 
 def write_kept(path: Path, volume: HarmonizedVolume, case: Case, inputs: Inputs) -> None:
     """Encode and write a kept case, made from `inputs`."""
-    rows = [
-        {
-            "z": s.z, "source_index": s.source_index, "body_pixels": s.body_pixels,
-            "foreground_pixels": s.foreground_pixels, "label_pixels": list(s.label_pixels.items()),
-            "image_sha256": pixel_digest(s.image), "mask_sha256": pixel_digest(s.mask),
-            "image": PNG.encode(s.image), "mask": PNG.encode_mask(s.mask),
-        }
-        for s in volume.slices
-    ]  # fmt: skip
-    _write(path, rows, case, inputs, harmonized=dataclasses.asdict(volume.case))
+    _write(path, [_slice_row(s) for s in volume.slices], case, inputs, harmonized=dataclasses.asdict(volume.case))
+
+
+def _slice_row(made: HarmonizedSlice) -> dict[str, Any]:
+    image, mask = PNG.encode(made.image), PNG.encode_mask(made.mask)
+    return {
+        "z": made.z, "source_index": made.source_index, "body_pixels": made.body_pixels,
+        "foreground_pixels": made.foreground_pixels, "label_pixels": list(made.label_pixels.items()),
+        "image_size": len(image), "mask_size": len(mask),
+        "image_sha256": pixel_digest(made.image), "mask_sha256": pixel_digest(made.mask), "image": image, "mask": mask,
+    }  # fmt: skip
 
 
 def write_rejected(path: Path, error: CaseRejected, case: Case, inputs: Inputs) -> None:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from medvar_data.errors import Reason
 from medvar_data.records import Reject
 from medvar_data.shard.collections import counted
-from medvar_data.shard.statistics import SliceCounts, statistics
+from medvar_data.shard.statistics import names_of_labels, statistics
+from medvar_data.shard.tally import SliceCounts, tally
 from medvar_data.shardset.dataset import crc32
 from medvar_data.shardset.schema import SPLITS, content_digest, sample_json
 from medvar_data.storage.codec import PNG, pixel_digest
@@ -123,7 +124,8 @@ def recount(folder: Path) -> None:
     sums = SliceCounts()
     sums.add(slices)
     dataset = json.loads((folder / "dataset.json").read_text())
-    put_table(folder, "stats", statistics(sums.sums, cases, dataset["image_side"]))
+    names = names_of_labels(pq.read_table(folder / "collections.parquet"))
+    put_table(folder, "stats", statistics(tally(sums.sums, cases), names, dataset["image_side"]))
     rejects = [Reject(**{**row, "reason": Reason(row["reason"])}) for row in rows_of(folder, "rejects")]
     put_table(folder, "collections", counted(pq.read_table(folder / "collections.parquet"), cases, rejects))
     of_slices, of_cases = slices.to_pylist(), cases.to_pylist()
