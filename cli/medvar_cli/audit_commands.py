@@ -71,8 +71,9 @@ def stats_command(
 
 
 def report_command(
-    source: Annotated[str, typer.Argument(help="Shard set S, or workspace W with harmonized cases.")],
+    place: Annotated[str, typer.Argument(help="Shard set S, or workspace W as far as it is harmonized.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
+    recipe: Annotated[str, typer.Option(help="Of a workspace: recipe that it was harmonized by.")] = "paper",
     as_json: JsonOption = False,
 ) -> None:
     """Write all of a shard set or a workspace on one page: contents, licences, overlaps, histograms, pictures, rejects.
@@ -86,11 +87,13 @@ def report_command(
     \b
     from pathlib import Path
     from medvar_data.audit.report import write_report
-    page = write_report("shards", Path("report.html"))
+    from medvar_data.catalog.recipe import load_recipe
+    recipe = load_recipe("paper")
+    page = write_report("shards", Path("report.html"), recipe)
     """
     from medvar_data.audit.report import write_report  # slow to import
 
-    page = write_report(source, output)
+    page = write_report(place, output, load_recipe(recipe))
     if as_json:
         return print_json({"page": str(page)})
     return console.print(page, markup=False)

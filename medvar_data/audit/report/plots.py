@@ -7,7 +7,7 @@ drawing's own name, so that many may stand on one page.
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -26,7 +26,7 @@ from medvar_data.storage.html import number
 COLOURS = {
     "ink": "#010203", "muted": "#010204", "line": "#010205", "all": "#010206", "annotated": "#010207", "band": "#010208",
 }  # fmt: skip
-"""Stand-ins, each of which becomes the page's `var(--plot-NAME)`."""
+"""Stand-ins, each of which becomes the page's custom property `--plot-NAME`."""
 STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "medvar", "figure.facecolor": "none", "axes.facecolor": "none", "text.parse_math": False, "font.size": 9.0,
     "axes.edgecolor": COLOURS["line"], "axes.labelcolor": COLOURS["muted"], "text.color": COLOURS["ink"],
@@ -139,7 +139,9 @@ def _svg(name: str, says: str, inches: tuple[float, float], draw: Callable[[Axes
         axes = drawing.add_axes((0.01, below, 0.98, 0.98 - below))
         axes.set_yticks([])
         draw(axes)
-        return inline_svg(drawing, name, says)
+        file = io.BytesIO()
+        FigureCanvasSVG(drawing).print_svg(file, metadata=NO_NOTES)
+    return recoloured(file.getvalue().decode(), name, says, {c: f"--plot-{n}" for n, c in COLOURS.items()})
 
 
 @contextmanager
@@ -150,23 +152,21 @@ def _style() -> Iterator[None]:
         yield
 
 
-def inline_svg(drawing: Figure, name: str, says: str) -> str:
-    """Turn a drawing into an `<svg>` element that may stand in a page.
+def recoloured(svg: str, name: str, says: str, colours: Mapping[str, str]) -> str:
+    """Turn a drawing of matplotlib's into an `<svg>` element that may stand in a page and takes its colours from there.
 
     Args:
-        drawing: in the colours of `COLOURS`.
-        name: what its ids begin with.
+        svg: the drawing.
+        name: what its ids begin with, once on a page.
         says: what is seen, for those who do not see it.
+        colours: colour in the drawing (`#rrggbb`) -> the page's custom property in its place.
     """
-    file = io.BytesIO()
-    FigureCanvasSVG(drawing).print_svg(file, metadata=NO_NOTES)
-    text = file.getvalue().decode()
-    text = text[text.index("<svg") :]
+    text = svg[svg.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    for colour, stand_in in COLOURS.items():
-        text = text.replace(stand_in, f"var(--plot-{colour})")
+    for colour, stand_in in colours.items():
+        text = text.replace(colour, f"var({stand_in})")
     text = re.sub(r"font-family: [^;\"]*|font: (\d+px) [^;\"]*", _own_font, text)
     size = re.search(r'viewBox="[^"]*"', text)
     assert size, "matplotlib wrote no viewBox"

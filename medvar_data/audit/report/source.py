@@ -5,6 +5,7 @@ Only the columns that a report shows are read, and of `slices.parquet` the rows 
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import UInt8
 
-from medvar_data.errors import WorkspaceError
-from medvar_data.shardset.dataset import PAIR_COLUMNS, Dataset, is_shard_set, read_dataset, read_pair, read_table
+from medvar_data.audit.contents import contents_of_workspace, is_workspace
+from medvar_data.catalog.recipe import Recipe
+from medvar_data.harmonize.dependencies import PIPELINE_VERSION
+from medvar_data.shardset.dataset import PAIR_COLUMNS, Dataset, read_dataset, read_pair, read_table
 from medvar_data.shardset.schema import CASE_KEY, SPLITS
-from medvar_data.storage.codec import CODECS
+from medvar_data.storage.codec import CODECS, PNG
 from medvar_data.storage.store import Store
+from medvar_data.workspace.case_file import read_pictures, read_slice_index
+from medvar_data.workspace.workspace import Workspace
 
 CASE_COLUMNS = (
     "collection", "case", "patient", "volume", "split", "region", "modality", "sequence", "source_rows", "source_columns", "spacing_row_mm",
@@ -64,19 +69,18 @@ class Subject:
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def open_subject(source: str) -> Subject:
+def open_subject(place: str, recipe: Recipe) -> Subject:
     """Open a shard set or a workspace, whichever lies there.
 
+    Args:
+        place: folder or URL of a shard set, or folder of a workspace.
+        recipe: that the workspace was harmonized by; says nothing of a shard set.
+
     Raises:
-        ShardSetError: the set is damaged.
-        WorkspaceError: neither lies there.
+        ShardSetError: neither lies there, or the set is damaged.
+        WorkspaceError: no case of the workspace is kept by this recipe, or a case file is damaged.
     """
-    store = Store(source)
-    if is_shard_set(store):
-        return open_set(store)
-    raise WorkspaceError(
-        f"{source} holds neither a shard set nor a workspace. Wanted what `medvar-data shard` or `medvar-data harmonize` wrote."
-    )
+    return open_workspace(Workspace(Path(place)), recipe) if is_workspace(place) else open_set(Store(place))
 
 
 def open_set(store: Store) -> Subject:
@@ -141,3 +145,38 @@ def _pictures_of_set(store: Store, dataset: Dataset, names: Collection[CaseName]
 def telling(row: Mapping[str, Any]) -> tuple[int, int, int]:
     """How much a slice shows: annotated pixels, then pixels of the body, then the lower of two equal ones."""
     return row["foreground_pixels"], row["body_pixels"], -row["z"]
+
+
+def open_workspace(workspace: Workspace, recipe: Recipe) -> Subject:
+    """Read what a report of a workspace needs, as far as it is harmonized.
+
+    Raises:
+        WorkspaceError: no case is kept by this recipe, or a case file is damaged.
+    """
+    contents = contents_of_workspace(workspace, recipe)
+    facts = {
+        "Recipe": recipe.name,
+        "Pictures": f"{recipe.side} × {recipe.side} pixels",
+        "Pipeline version": str(PIPELINE_VERSION),
+    }
+    if contents.n_missing:
+        facts["Not harmonized yet, and not counted"] = f"{contents.n_missing:,} cases"
+    order = sorted(contents.left_out, key=lambda reject: (reject.collection, reject.case, reject.stage))
+    return Subject(
+        kind="workspace",
+        facts=facts,
+        cases=contents.cases.select(CASE_COLUMNS),
+        statistics=tuple(contents.statistics.to_pylist()),
+        collections=tuple(contents.collections.to_pylist()),
+        rejects=tuple({**vars(reject), "reason": reject.reason.value} for reject in order),
+        pictures=lambda names: _pictures_of_workspace(workspace, names),
+    )
+
+
+def _pictures_of_workspace(workspace: Workspace, names: Collection[CaseName]) -> Iterator[tuple[CaseName, Shown]]:
+    for name in sorted(names):
+        path = workspace.case_path(*name)
+        rows = read_slice_index(path)
+        best = max(range(len(rows)), key=lambda place: telling(rows[place]))
+        image, mask = read_pictures(path, [best])[best]
+        yield name, Shown(rows[best]["z"], PNG.decode(image), PNG.decode(mask))

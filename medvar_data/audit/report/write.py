@@ -1,42 +1,54 @@
 """Write the report of a shard set or a workspace: one HTML file that needs nothing else, and asks no network for anything."""
 
 from base64 import b64encode
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
+from medvar_data.audit.figures import FAINT, INK, OURS, THEIRS, CellCount, figure2, figure2_counts
 from medvar_data.audit.report.collection import Section, sections_of
 from medvar_data.audit.report.labels import CONCERNS, concerns
 from medvar_data.audit.report.overlaps import apart, overlaps_of, split_table
 from medvar_data.audit.report.overview import collection_table, dropped_slices, tiles
+from medvar_data.audit.report.plots import recoloured
 from medvar_data.audit.report.source import CaseName, Subject, open_subject
 from medvar_data.audit.report.table import Table, table
 from medvar_data.audit.report.terms import terms_of
 from medvar_data.audit.report.thumbnails import Chosen, Thumbnail, pictures_of
+from medvar_data.catalog.recipe import Recipe, load_recipe
 from medvar_data.engine.memory import show_size
 from medvar_data.storage.html import number
 from medvar_data.storage.store import write_bytes
 
 TEMPLATE = "report.html.j2"
+FIGURE_COLOURS = {
+    INK: "--plot-ink",
+    FAINT: "--line",
+    OURS: "--plot-ours",
+    THEIRS: "--plot-annotated",
+    "#ffffff": "--panel",
+}
 
 
-def write_report(source: str, output: Path) -> Path:
+def write_report(place: str, output: Path, recipe: Recipe | None = None) -> Path:
     """Write the report of a shard set or a workspace.
 
     Args:
-        source: a shard set, by folder or URL, or the folder of a workspace.
+        place: folder or URL of a shard set, or folder of a workspace.
         output: the file, such as `report.html`.
+        recipe: that the workspace was harmonized by; `paper` where absent. Says nothing of a shard set.
 
     Returns:
         The file.
 
     Raises:
-        ShardSetError: the set is damaged.
-        WorkspaceError: it is neither a shard set nor a workspace with finished cases, or the workspace is damaged.
+        ShardSetError: neither lies there, or the set is damaged.
+        WorkspaceError: no case of the workspace is kept by this recipe, or a case file is damaged.
     """
-    write_bytes(output, page(open_subject(source)).encode())
+    write_bytes(output, page(open_subject(place, recipe or load_recipe("paper"))).encode())
     return output
 
 
@@ -44,6 +56,7 @@ def page(subject: Subject) -> str:
     """Make the page; equal tables and pictures give equal text."""
     sections = sections_of(subject)
     pictures = _pictures(subject, sections)
+    volumes = figure2_counts(subject.cases)
     environment = _environment()
     style, script = (environment.loader_text(name) for name in ("report.css", "report.js"))
     return environment.get_template(TEMPLATE).render(
@@ -51,6 +64,10 @@ def page(subject: Subject) -> str:
         tiles=tiles(subject),
         collections=collection_table(subject),
         dropped=dropped_slices(subject),
+        figure2=recoloured(
+            figure2(volumes).decode(), "figure2", "Volumes by region and modality, as in the table", FIGURE_COLOURS
+        ),
+        volumes=_volumes(volumes),
         splits=split_table(subject),
         apart=apart(subject.cases, subject.edges) if subject.splits else None,
         terms=terms_of(subject.collections),
@@ -63,6 +80,18 @@ def page(subject: Subject) -> str:
         script=Markup(script),
         script_digest=b64encode(sha256(script.encode()).digest()).decode(),
     )
+
+
+def _volumes(counts: Sequence[CellCount]) -> Table:
+    columns = (
+        ("region", "text"), ("modality", "text"), ("paper", "count"), ("published", "count"), ("here", "count"), ("of other collections", "count"),
+        ("names in the paper’s figure", "text"),
+    )  # fmt: skip
+    rows = (
+        (c.region, c.modality, c.paper or None, c.published or None, c.here, c.other or None, c.names or "not in the figure")
+        for c in counts
+    )  # fmt: skip
+    return table("Volumes by region and modality", columns, rows)
 
 
 def _pictures(subject: Subject, sections: list[Section]) -> dict[CaseName, Thumbnail]:

@@ -16,7 +16,7 @@ from medvar_data.audit.report import write_report
 from medvar_data.audit.report.plots import Curves, distribution, histogram
 from medvar_data.audit.report.terms import terms_of
 from medvar_data.audit.report.thumbnails import TRAITS, choose_cases
-from medvar_data.errors import WorkspaceError
+from medvar_data.errors import ShardSetError
 
 HOSTILE = "</title><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}$\\frac{"
 TEXTS = ("title", "license", "license_evidence", "license_conflict", "citation", "doi", "homepage", "detail")
@@ -203,6 +203,6 @@ def test_a_histogram_without_annotation_has_no_second_curve():
 
 
 def test_an_empty_folder_is_neither(tmp_path):
-    with pytest.raises(WorkspaceError, match="neither a shard set nor a workspace"):
+    with pytest.raises(ShardSetError, match="holds no dataset"):
         write_report(str(tmp_path), tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
