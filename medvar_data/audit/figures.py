@@ -21,7 +21,7 @@ NO_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software":
 STABLE: Any = {"svg.hashsalt": "medvar", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
 INK, FAINT, OURS, THEIRS = "#1f2933", "#c3cad2", "#0b6fb8", "#8a5a00"
 ROW_INCHES, WIDTH_INCHES, EDGE_INCHES = 0.34, 9.2, 1.9
-COLUMNS = ((1.07, "paper", THEIRS), (1.2, "published", INK), (1.33, "here", OURS))
+COLUMNS = ((1.05, "paper", THEIRS), (1.22, "published", INK), (1.33, "here", OURS))
 """Columns of numbers right of the plot: where, of the plot's width; heading; colour."""
 
 

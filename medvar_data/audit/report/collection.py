@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float64, Int64
 
 from medvar_data.audit.report.labels import Label, label_table, labels_of
-from medvar_data.audit.report.plots import Curves, distribution, histogram
+from medvar_data.audit.report.plots import Curves, cut_shares, distribution, histogram
 from medvar_data.audit.report.source import CaseName, Rows, Subject
 from medvar_data.audit.report.table import Table, table
 from medvar_data.audit.report.thumbnails import Chosen, Thumbnail, choose_cases, colour_of
@@ -19,7 +19,8 @@ from medvar_data.shardset.histograms import source_edges
 from medvar_data.storage.html import number
 
 CT_UNIT = "HU"
-MR_UNIT = "share of the way from `low` to `high`"
+GREY_BINS = 64
+MR_UNIT = "0 became black, 1 became white"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Plot:
     """A drawing and what stands below it."""
 
     title: str
-    svg: str
+    svg: str  # empty where all scans have one value
     note: str
 
 
@@ -38,6 +39,7 @@ class Group:
     anchor: str
     modality: str
     sequence: str
+    n_cases: int
     facts: tuple[tuple[str, str], ...]
     histograms: tuple[Plot, ...]
     grids: tuple[Plot, ...]
@@ -124,6 +126,7 @@ def _group(anchor: str, pair: tuple[str, str], statistics: Rows, cases: pa.Table
         anchor=anchor,
         modality=modality,
         sequence=sequence,
+        n_cases=mine.num_rows,
         facts=_facts(rows, mine),
         histograms=_histograms(anchor, modality, rows, mine),
         grids=_grids(anchor, mine),
@@ -148,7 +151,8 @@ def _facts(rows: Sequence[Mapping[str, Any]], cases: pa.Table) -> tuple[tuple[st
 
 
 def _clipped(shares: Float64[np.ndarray, " n"]) -> str:
-    return f"{100 * shares.mean():.2g} % of voxels, at most {100 * shares.max():.2g} %" if len(shares) else "–"
+    mean, most = _percent(shares.mean()), _percent(shares.max())
+    return f"{mean} of voxels" + (f", at most {most}" if len(shares) > 1 else "")
 
 
 def _added(rows: Iterable[Mapping[str, Any]], name: str) -> Int64[np.ndarray, " bins"]:
@@ -163,28 +167,42 @@ def _histograms(anchor: str, modality: str, rows: Sequence[Mapping[str, Any]], c
     band = (low, high) if ct else (0.0, 1.0)
     before = Curves(edges, source[1:-1], inside[1:-1], band, CT_UNIT if ct else MR_UNIT)
     after = Curves(
-        np.arange(257, dtype=np.float64) - 0.5, _added(rows, "histogram_slices"), _added(rows, "histogram_slices_foreground"), None,
-        "grey level",
+        np.linspace(0, 256, GREY_BINS + 1), _greys(rows, "histogram_slices"), _greys(rows, "histogram_slices_foreground"), None, "grey level"
     )  # fmt: skip
     every = max(1, int(source.sum()))
-    beyond = f"{100 * source[0] / every:.2g} % of voxels lie below the scale, {100 * source[-1] / every:.2g} % above"
     shaded = (
         f"window {low:,.0f} to {high:,.0f} HU".replace("-", "−")
         if ct
-        else "from `low` to `high`, which each scan has of its own"
+        else "the values that became grey levels, by each scan's own bounds"
     )
+    beyond = f"{_percent(source[0] / every)} of the voxels lie below the scale, {_percent(source[-1] / every)} above."
     return (
         Plot(
             "Before: voxels of the sources",
             histogram(f"{anchor}-before", f"Histogram of source voxels, {modality}", before),
-            f"Shaded: {shaded}. {beyond}.",
+            f"Shaded: {shaded}. {beyond if source[0] or source[-1] else ''}{_cut(before, 'HU' if ct else '')}",
         ),
         Plot(
             "After: pixels of the slices",
             histogram(f"{anchor}-after", "Histogram of grey levels of the finished slices", after),
-            "All kept slices, background included.",
+            f"All kept slices, background included.{_cut(after, '')}",
         ),
     )
+
+
+def _greys(rows: Iterable[Mapping[str, Any]], name: str) -> Int64[np.ndarray, " bins"]:
+    """Pixels by grey level, neighbouring levels together: a window of more than 256 HU fills every other level twice."""
+    return np.asarray(_added(rows, name).reshape(GREY_BINS, -1).sum(axis=1))
+
+
+def _cut(curves: Curves, unit: str) -> str:
+    """What is said of bars that are higher than the drawing."""
+    cut = [f"{_percent(share)} at {number(middle)} {unit}".strip() for middle, share in cut_shares(curves)]
+    return f" Cut off: {', '.join(cut)}.".replace("-", "−") if cut else ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def _grids(anchor: str, cases: pa.Table) -> tuple[Plot, ...]:
@@ -197,16 +215,17 @@ def _grids(anchor: str, cases: pa.Table) -> tuple[Plot, ...]:
         ("Longer side of the matrix", np.maximum(rows, columns), "pixels", True),
         ("Field of view, longer side", fields, "mm", False),
     )
-    return tuple(
-        Plot(title, distribution(f"{anchor}-grid{n}", f"{title}: {_range(values, unit)}", values, whole=whole), _range(values, unit))
-        for n, (title, values, unit, whole) in enumerate(measures)
-    )  # fmt: skip
+    plots = []
+    for n, (title, values, unit, whole) in enumerate(measures):
+        says = _range(values, unit)
+        one = np.ptp(values) <= 1e-6 * abs(values[0])
+        svg = "" if one else distribution(f"{anchor}-grid{n}", f"{title}: {says}", values, whole=whole)
+        plots.append(Plot(title, svg, says))
+    return tuple(plots)  # fmt: skip
 
 
 def _range(values: np.ndarray, unit: str) -> str:
     low, middle, high = (number(float(value)) for value in (values.min(), np.median(values), values.max()))
-    return (
-        f"{low} {unit} in all".replace("  ", " ")
-        if low == high
-        else f"{low} to {high} {unit}, median {middle}".replace(" ,", ",")
-    )
+    if low == high:
+        return f"{low} {unit}".strip() + (" in all" if len(values) > 1 else "")
+    return f"{low} to {high} {unit}".strip() + f", median {middle}"

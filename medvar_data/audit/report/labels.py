@@ -30,6 +30,11 @@ class Label:
     tiny: list[tuple[float, str]] = field(default_factory=list)  # volume and case
 
     @property
+    def mean_mm3(self) -> float:
+        """Mean volume over the cases that hold it."""
+        return self.mm3 / self.cases if self.cases else 0.0
+
+    @property
     def lost(self) -> float:
         """Share of its volume that the cleanup took off as dust."""
         return self.lost_mm3 / self.mm3 if self.mm3 else 0.0
@@ -75,19 +80,24 @@ def _volumes(column: pa.ChunkedArray) -> dict[int, tuple[Float64[np.ndarray, " n
 def label_table(name: str, labels: Iterable[Label]) -> Table:
     """A row a structure, with a bar for its volume."""
     labels = list(labels)
-    longest = max((label.mm3 for label in labels), default=0.0) or 1.0
+    longest = max((label.mean_mm3 for label in labels), default=0.0) or 1.0
     columns = (
-        ("structure", "text"), ("id", "count"), ("cases", "count"), ("slices", "count"), ("volume", "millilitres"), ("", "bar"),
+        ("structure", "text"), ("id", "count"), ("cases", "count"), ("slices", "count"), ("mean volume", "millilitres"), ("", "bar"),
         ("taken off", "share"), ("vanished in", "count"),
     )  # fmt: skip
     rows = (
         (
-            label.name, label.id, label.cases, label.slices, label.mm3 / 1000,
-            Bar((label.mm3 - label.lost_mm3) / longest, label.lost_mm3 / longest), label.lost, label.vanished,
+            label.name, label.id, label.cases, label.slices, label.mean_mm3 / 1000 if label.cases else None,
+            _bar(label, longest), label.lost if label.cases else None, label.vanished,
         )
         for label in labels
     )  # fmt: skip
     return table(f"Structures of {name}", columns, rows)
+
+
+def _bar(label: Label, longest: float) -> Bar | None:
+    share = label.mean_mm3 / longest
+    return Bar(share * (1 - label.lost), share * label.lost) if label.cases else None
 
 
 CONCERNS = (
@@ -104,6 +114,6 @@ def concerns(collection: str, n_labelled: int, labels: Iterable[Label]) -> list[
         if n_labelled and (without or label.tiny or label.vanished or label.lost > MUCH_LOST):
             smallest = f"{label.tiny[0][1]}: {label.tiny[0][0] / 1000:.3g} mL" if label.tiny else None
             rows.append((
-                collection, label.name, label.cases, without, len(label.tiny), smallest, label.vanished, label.lost,
+                collection, label.name, label.cases, without, len(label.tiny), smallest, label.vanished, label.lost if label.cases else None,
             ))  # fmt: skip
     return rows

@@ -43,8 +43,7 @@ def collection_table(subject: Subject) -> Table:
     """A row a collection."""
     columns = (
         ("collection", "anchor"), ("modality", "text"), ("region", "text"), ("expected", "count"), ("found", "count"), ("kept", "count"),
-        ("rejected", "count"), ("patients", "count"), ("volumes", "count"), ("slices", "count"), ("left out", "count"), ("sources", "bytes"),
-        ("licence", "text"),
+        ("rejected", "count"), ("patients", "count"), ("volumes", "count"), ("slices", "count"), ("sources", "bytes"), ("licence", "short"),
     )  # fmt: skip
     return table("Collections", columns, (_row(n, row, subject) for n, row in enumerate(subject.collections, start=1)))
 
@@ -53,16 +52,13 @@ def _row(place: int, row: Mapping[str, Any], subject: Subject) -> tuple[Any, ...
     name = row["collection"]
     statistics = [part for part in subject.statistics if part["collection"] == name]
     cases = subject.cases.filter(pc.equal(subject.cases["collection"], name))
-    dropped = sum(
-        part[column] for part in statistics for column in ("slices_without_foreground", "slices_emptied_by_cleanup", "slices_not_selected")
-    )  # fmt: skip
     return (
         (f"c{place}", name),
         " ".join(dict.fromkeys(part["modality"] for part in statistics)) or row["modality"],
         " ".join(dict.fromkeys(part["region"] for part in statistics)) or row["region"],
         row["n_expected"] or None, row["n_found"], row["n_kept"], row["n_rejected"],
         len(pc.unique(cases["patient"])), len(pc.unique(cases["volume"])),
-        sum(part["slices"] for part in statistics), dropped, sum(part["source_bytes"] for part in statistics), row["license"],
+        sum(part["slices"] for part in statistics), sum(part["source_bytes"] for part in statistics), row["license"],
     )  # fmt: skip
 
 

@@ -21,8 +21,6 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medvar_data.storage.html import number
-
 COLOURS = {
     "ink": "#010203", "muted": "#010204", "line": "#010205", "all": "#010206", "annotated": "#010207", "band": "#010208",
 }  # fmt: skip
@@ -37,6 +35,7 @@ NO_NOTES = dict.fromkeys(
     ("Creator", "Date", "Format", "Type")
 )  # matplotlib's version and the time would stand in the file
 BARS = 24
+TOWERS, CUT = 2.5, 1.5  # times the next bin: what towers above the others, and what is left of it
 WIDE, SMALL = (4.6, 1.75), (2.3, 1.15)  # inches; the page scales them
 
 
@@ -78,11 +77,24 @@ def histogram(name: str, says: str, curves: Curves) -> str:
         if curves.annotated.any():
             axes.stairs(_heights(curves.annotated), curves.edges, color=COLOURS["annotated"], lw=1.6)
         axes.set_xlim(low, high)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, top_of(curves))
         axes.xaxis.set_major_locator(MaxNLocator(7))
         axes.set_xlabel(curves.unit)
 
     return _svg(name, says, WIDE, draw)
+
+
+def top_of(curves: Curves) -> float:
+    """The height at which a histogram ends: that of its highest bin, or less where one bin alone, such as air, towers above all others."""
+    heights = np.sort(np.stack([_heights(curves.whole), _heights(curves.annotated)]), axis=1)[:, ::-1]
+    highest, others = float(heights[:, 0].max()), float(heights[:, 1:].max())
+    return 1.05 * (highest if highest < TOWERS * others or not others else CUT * others)
+
+
+def cut_shares(curves: Curves) -> list[tuple[float, float]]:
+    """Middle of each bin of all voxels that is higher than the drawing, and its share."""
+    heights, middles = _heights(curves.whole), (curves.edges[1:] + curves.edges[:-1]) / 2
+    return [(float(middles[n]), float(heights[n] ** 2)) for n in np.flatnonzero(heights > top_of(curves))]
 
 
 def distribution(name: str, says: str, values: Num[np.ndarray, " n"], *, whole: bool = False) -> str:
@@ -91,26 +103,18 @@ def distribution(name: str, says: str, values: Num[np.ndarray, " n"], *, whole: 
     Args:
         name: of the drawing, once on a page.
         says: what is seen.
-        values: one a scan.
+        values: one a scan, at least two different ones.
         whole: whether values are whole numbers, which bars then do not cut.
     """
     low, high = float(values.min()), float(values.max())
-    one = high - low <= 1e-6 * abs(high)
-    room = 0.1 * max(abs(high), 1.0) if one else 0.0
     step = max(1, int(np.ceil((high - low + 1) / BARS)))
     edges = np.arange(low - 0.5, high + step + 0.5, step) if whole else np.linspace(low, high, BARS + 1)
-    if one:
-        edges = np.array([low - 0.1 * room, low + 0.1 * room])
     counts, _ = np.histogram(values, edges)
 
     def draw(axes: Axes) -> None:
         axes.stairs(counts, edges, fill=True, color=COLOURS["all"], lw=0)
-        if one:
-            axes.set_xlim(low - room, low + room)
-            axes.set_xticks([low], [number(low)])
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
-            axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
+        axes.margins(x=0.02)
 
     return _svg(name, says, SMALL, draw)
 

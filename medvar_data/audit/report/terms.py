@@ -75,7 +75,7 @@ def _strictest(term: str, rows: Sequence[Mapping[str, Any]]) -> Obligation:
 
 def _licences(collections: Rows) -> Table:
     columns = (
-        ("collection", "name"), ("licence", "link"), ("read at its source", "answer"), ("commercial use", "answer"),
+        ("collection", "name"), ("licence", "link"), ("read at its source", "confirmed"), ("commercial use", "answer"),
         ("derivatives", "answer"), ("share alike", "duty"), ("redistribution", "answer"), ("read", "date"), ("evidence", "text"),
     )  # fmt: skip
     return table(
@@ -85,8 +85,12 @@ def _licences(collections: Rows) -> Table:
             (
                 row["collection"], (row["license"], row["license_url"]), "yes" if row["license_confirmed"] else "no",
                 *(row[term] for term in STRICTER), row["license_read"],
-                " ".join(filter(None, (row["license_evidence"], row["license_conflict"]))),
+                _sentences(row["license_evidence"], row["license_conflict"]),
             )
             for row in collections
         ),
     )  # fmt: skip
+
+
+def _sentences(*texts: str) -> str:
+    return " ".join(text if text.endswith(".") else f"{text}." for text in texts if text)

@@ -6,7 +6,7 @@ half of the cases are equal), at most `FARTHEST` of them, and the root of the me
 """
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -53,7 +53,7 @@ class Thumbnail:
 
 
 def choose_cases(cases: pa.Table) -> tuple[list[Chosen], list[Chosen]]:
-    """The cases nearest to the medians of a group, and those farthest from them; none is both.
+    """The cases nearest to the medians of a group, and those farthest from them; no patient is shown twice.
 
     Args:
         cases: rows of cases.parquet of one collection, modality and sequence.
@@ -64,9 +64,22 @@ def choose_cases(cases: pa.Table) -> tuple[list[Chosen], list[Chosen]]:
     distance = np.sqrt(np.mean(off**2, axis=1))
     names = cases["case"].to_pylist()
     order = sorted(range(len(names)), key=lambda n: (distance[n], names[n]))
-    near, far = order[:N_TYPICAL], order[N_TYPICAL:][::-1][:N_OUTLYING]
-    outlying = [Chosen(names[n], _why(values[n], medians, off[n]), float(distance[n])) for n in far if distance[n] > 0]
+    patients = cases["patient"].to_pylist()
+    near = _of_different_patients(order, patients, N_TYPICAL)
+    shown = {patients[n] for n in near}
+    far = _of_different_patients(
+        [n for n in order[::-1] if patients[n] not in shown and distance[n] > 0], patients, N_OUTLYING
+    )
+    outlying = [Chosen(names[n], _why(values[n], medians, off[n]), float(distance[n])) for n in far]
     return [Chosen(names[n], "", float(distance[n])) for n in near], outlying
+
+
+def _of_different_patients(order: Sequence[int], patients: Sequence[str], most: int) -> list[int]:
+    """The first cases in an order, one a patient."""
+    first: dict[str, int] = {}
+    for n in order:
+        first.setdefault(patients[n], n)
+    return list(first.values())[:most]
 
 
 def _deviations(

@@ -151,4 +151,4 @@ def _percent(share: float) -> str:
     """
     if 0 < share < 1e-4:
         return "<0.01 %"
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.3g} %" if share >= 0.01 else f"{100 * share:.2g} %"

@@ -13,7 +13,7 @@ from support.shard_sets import republished
 from support.synthetic_sets import Sizes, write_synthetic_set
 
 from medvar_data.audit.report import write_report
-from medvar_data.audit.report.plots import Curves, distribution, histogram
+from medvar_data.audit.report.plots import Curves, cut_shares, distribution, histogram
 from medvar_data.audit.report.terms import terms_of
 from medvar_data.audit.report.thumbnails import TRAITS, choose_cases
 from medvar_data.errors import ShardSetError
@@ -166,7 +166,7 @@ def test_an_outlying_case_is_shown_and_why(tmp_path):
     rng = np.random.default_rng(0)
     columns = {name: rng.normal(10, 1, n) for name in TRAITS}
     columns["through_plane_mm"][7] = 90.0
-    cases = pa.table({"case": [f"case{i}" for i in range(n)], **columns})
+    cases = pa.table({"case": [f"case{i}" for i in range(n)], "patient": [f"{i}" for i in range(n)], **columns})
     typical, outlying = choose_cases(cases)
     assert outlying[0].case == "case7"
     assert outlying[0].why.startswith("distance of slices 90 mm (median ")
@@ -176,14 +176,50 @@ def test_an_outlying_case_is_shown_and_why(tmp_path):
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_few_cases_are_all_shown_once(n):
-    cases = pa.table({"case": [f"case{i}" for i in range(n)], **{name: np.arange(n) * 1.0 for name in TRAITS}})
+    cases = pa.table(
+        {
+            "case": [f"case{i}" for i in range(n)],
+            "patient": [f"{i}" for i in range(n)],
+            **{name: np.arange(n) * 1.0 for name in TRAITS},
+        }
+    )
     typical, outlying = choose_cases(cases)
     assert len({one.case for one in (*typical, *outlying)}) == len(typical) + len(outlying) == n
 
 
 def test_cases_that_are_all_alike_have_no_outliers():
-    cases = pa.table({"case": [f"case{i}" for i in range(9)], **{name: np.full(9, 2.0) for name in TRAITS}})
+    cases = pa.table(
+        {
+            "case": [f"case{i}" for i in range(9)],
+            "patient": list("abcdefghi"),
+            **{name: np.full(9, 2.0) for name in TRAITS},
+        }
+    )
     assert choose_cases(cases)[1] == []
+
+
+def test_no_patient_is_shown_twice():
+    cases = pa.table(
+        {
+            "case": [f"case{i}" for i in range(8)],
+            "patient": list("aabbccdd"),
+            **{name: np.arange(8) ** 2.0 for name in TRAITS},
+        }
+    )
+    typical, outlying = choose_cases(cases)
+    shown = [int(one.case.removeprefix("case")) // 2 for one in (*typical, *outlying)]
+    assert sorted(shown) == [0, 1, 2, 3]
+
+
+def test_a_bin_that_towers_above_the_others_is_cut_and_said():
+    edges, counts = np.linspace(0.0, 64.0, 65), np.full(64, 10)
+    even = Curves(edges, counts, counts, None, "grey level")
+    assert cut_shares(even) == []
+    counts = counts.copy()
+    counts[0] = 64_000
+    ((middle, share),) = cut_shares(Curves(edges, counts, np.zeros(64), None, "grey level"))
+    assert middle == 0.5
+    assert share == pytest.approx(0.99, abs=0.01)
 
 
 def test_plots_keep_the_numbers_at_their_ticks():
