@@ -30,8 +30,7 @@ DROPPED = ("slices_without_foreground", "slices_emptied_by_cleanup", "slices_not
 STATISTICS = {
     "collection": "collection", "modality": "mod.", "region": "region", "sequence": "sequence", "split": "split",
     "patients": "patients", "volumes": "volumes", "cases": "cases", "slices": "slices", "dropped": "dropped",
-    "in_plane_mm_median": "mm", "through_plane_mm_median": "step mm", "fov": "field mm", "foreground_fraction_mean": "foreground",
-    "clipped": "clipped", "source": "source", "license": "license",
+    "spacing": "median mm", "fov": "field of view mm", "foreground": "foreground", "clipped": "clipped",
 }  # fmt: skip
 
 
@@ -151,10 +150,11 @@ def show_statistics(contents: Contents, volumes: Sequence[CellCount]) -> None:
     rows = contents.statistics.to_pylist()
     shown = [
         {
-            **row, "license": license_text(row["license"], row["license_confirmed"]), "source": show_size(row["source_bytes"]),
-            "dropped": sum(row[name] for name in DROPPED), "split": row["split"] or "–", "sequence": row["sequence"] or "–",
-            "clipped": f"{row['clipped_low_mean']:.1%} {row['clipped_high_mean']:.1%}",
+            **row, "split": row["split"] or "–", "sequence": row["sequence"] or "–", "dropped": sum(row[name] for name in DROPPED),
+            "spacing": f"{row['in_plane_mm_median']:.3g} x {row['through_plane_mm_median']:.3g}",
             "fov": " x ".join(f"{row[f'fov_{axis}_mm_median']:.0f}" for axis in ("rows", "columns", "through")),
+            "foreground": f"{row['foreground_fraction_mean']:.1%}",
+            "clipped": f"{row['clipped_low_mean']:.1%} | {row['clipped_high_mean']:.1%}",
         }
         for row in rows
     ]  # fmt: skip
@@ -164,10 +164,14 @@ def show_statistics(contents: Contents, volumes: Sequence[CellCount]) -> None:
     )
     collections = contents.collections.to_pylist()
     became = [
-        (row["collection"], row["n_found"], row["n_expected"] or "–", row["n_kept"], row["n_rejected"])
+        (
+            row["collection"], row["n_found"], row["n_expected"] or "–", row["n_kept"], row["n_rejected"],
+            show_size(sum(part["source_bytes"] for part in rows if part["collection"] == row["collection"])),
+            license_text(row["license"], row["license_confirmed"]),
+        )
         for row in collections
-    ]
-    print_table("\nCases", ("collection", "found", "published", "kept", "rejected"), became)
+    ]  # fmt: skip
+    print_table("\nCases", ("collection", "found", "published", "kept", "rejected", "sources", "license"), became)
     if contents.rejects:
         print_table("\nRejected", ("collection", "reason", "cases"), contents.rejects)
     if contents.n_missing:

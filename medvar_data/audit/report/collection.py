@@ -25,10 +25,16 @@ MR_UNIT = "0 became black, 1 became white"
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing and what stands below it."""
+    """A drawing and what stands below it.
+
+    Attributes:
+        title: what is drawn.
+        svg: the drawing; empty where all scans have one value.
+        note: a sentence, or that value.
+    """
 
     title: str
-    svg: str  # empty where all scans have one value
+    svg: str
     note: str
 
 
@@ -41,6 +47,7 @@ class Group:
     sequence: str
     n_cases: int
     facts: tuple[tuple[str, str], ...]
+    annotated: bool
     histograms: tuple[Plot, ...]
     grids: tuple[Plot, ...]
     typical: tuple[Chosen, ...]
@@ -128,6 +135,7 @@ def _group(anchor: str, pair: tuple[str, str], statistics: Rows, cases: pa.Table
         sequence=sequence,
         n_cases=mine.num_rows,
         facts=_facts(rows, mine),
+        annotated=any(row["labelled_cases"] for row in rows),
         histograms=_histograms(anchor, modality, rows, mine),
         grids=_grids(anchor, mine),
         typical=tuple(typical),
@@ -227,5 +235,5 @@ def _grids(anchor: str, cases: pa.Table) -> tuple[Plot, ...]:
 def _range(values: np.ndarray, unit: str) -> str:
     low, middle, high = (number(float(value)) for value in (values.min(), np.median(values), values.max()))
     if low == high:
-        return f"{low} {unit}".strip() + (" in all" if len(values) > 1 else "")
+        return f"{low} {unit}".strip()
     return f"{low} to {high} {unit}".strip() + f", median {middle}"

@@ -129,7 +129,7 @@ def test_shards_are_nearly_equal(pipeline):
 def test_dataset_json_says_what_it_is(pipeline):
     dataset = json.loads((pipeline.shards / "dataset.json").read_text())
     assert dataset["conditions"] == {"acdc-mr": 0, "chaos-ct": 4, "msd-brain-tumour-mr": 9, "own-mr": 1000}
-    assert (dataset["schema_version"], dataset["image_side"], dataset["codec"]) == (4, 32, "png")
+    assert (dataset["schema_version"], dataset["image_side"], dataset["codec"]) == (5, 32, "png")
     for name, digest in dataset["tables"].items():
         assert hashlib.sha256((pipeline.shards / name).read_bytes()).hexdigest() == digest
     for entry in (e for s in dataset["splits"].values() for e in s["shards"]):
