@@ -16,7 +16,7 @@ from medvar_data.audit.report import write_report
 from medvar_data.audit.report.plots import Curves, cut_shares, distribution, histogram
 from medvar_data.audit.report.terms import terms_of
 from medvar_data.audit.report.thumbnails import TRAITS, choose_cases
-from medvar_data.errors import ShardSetError
+from medvar_data.errors import ShardSetError, WorkspaceError
 
 HOSTILE = "</title><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}$\\frac{"
 TEXTS = ("title", "license", "license_evidence", "license_conflict", "citation", "doi", "homepage", "detail")
@@ -242,3 +242,61 @@ def test_an_empty_folder_is_neither(tmp_path):
     with pytest.raises(ShardSetError, match="holds no dataset"):
         write_report(str(tmp_path), tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def both(pipeline, tmp_path_factory) -> dict[str, Page]:
+    """The reports of a workspace and of the set made from it."""
+    folder = tmp_path_factory.mktemp("both")
+    places = {"workspace": str(pipeline.workspace.path), "set": str(pipeline.shards)}
+    return {
+        name: Page(write_report(place, folder / f"{name}.html", pipeline.recipe).read_text(encoding="utf-8"))
+        for name, place in places.items()
+    }
+
+
+def test_a_workspace_is_reported_as_its_set_but_for_splits(both):
+    ids = {name: {e.attributes["id"] for e in page.elements if "id" in e.attributes} for name, page in both.items()}
+    assert ids["set"] - ids["workspace"] == {"splits", "splits-title"}
+    assert ids["workspace"] <= ids["set"]
+    figures = {name: [e.text for e in page.all("dd")[:7]] for name, page in both.items()}
+    assert figures["workspace"] == figures["set"]
+    for page in both.values():
+        assert len(page.all("img")) > 10
+    pictures = {name: {e.attributes["src"] for e in page.all("img")} for name, page in both.items()}
+    assert pictures["workspace"] == pictures["set"]
+
+
+def test_a_report_names_no_person_and_no_place(both, pipeline):
+    secret = [
+        str(pipeline.workspace.path.parent), pipeline.workspace.salt().hex(), "ann", "bob",
+        *(reject.case for name in pipeline.workspace.collections() for reject in pipeline.workspace.ingest_rejects(name) if "." in reject.case),
+    ]  # fmt: skip
+    patients = pq.read_table(pipeline.shards / "cases.parquet", columns=["patient", "volume"])
+    hashes = {value for column in patients.columns for value in column.to_pylist()}
+    for page in both.values():
+        words = {
+            word for e in page.elements for word in re.findall(r"[\w./-]+", " ".join((e.text, *e.attributes.values())))
+        }
+        assert not words & ({*secret} | hashes)
+        text = page.elements[0].text
+        assert str(pipeline.workspace.path) not in text
+
+
+def test_rejects_stand_with_their_reasons(both, pipeline):
+    rejects = pq.read_table(pipeline.shards / "rejects.parquet").to_pylist()
+    assert rejects
+    for page in both.values():
+        cells = {e.text for e in page.all("td")}
+        for reject in rejects:
+            assert {reject["case"], reject["reason"].replace("_", " "), " ".join(reject["detail"].split())} <= cells
+
+
+def test_sequences_have_groups_of_their_own(both):
+    titles = [e.text for e in both["set"].all("h3")]
+    assert {"MR, T1", "MR, T2", "CT, portal venous"} <= set(titles)
+
+
+def test_cases_of_another_recipe_are_counted_as_missing(pipeline, tmp_path):
+    with pytest.raises(WorkspaceError, match="no case that recipe"):
+        write_report(str(pipeline.workspace.path), tmp_path / "report.html")
