@@ -63,7 +63,12 @@ STAGES = {  # stage: functions of ours whose own time counts to it
     "spurious out": [(harmonize, "_without_spurious")],
     "resize": [(harmonize, "resize_image"), (harmonize, "resize_mask")],
     "8 bit": [(harmonize, "apply_intensity")],
-    "counts and statistics": [(harmonize, "count"), (harmonize, "_statistics")],
+    "counts and statistics": [
+        (harmonize, "count"),
+        (harmonize, "_statistics"),
+        (harmonize, "_measures"),
+        (harmonize, "values_inside"),
+    ],
     "pixel digests": [(case_file, "pixel_digest")],
     "Parquet": [(case_file, "_write")],
 }

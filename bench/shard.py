@@ -93,13 +93,14 @@ def stamped(image: np.ndarray, number: int, z: int) -> np.ndarray:
 
 
 def harmonized_case(number: int, n_slices: int) -> object:
-    from medvar_data.records import CaseStatistics, HarmonizedCase
+    from medvar_data.records import CaseMeasures, CaseStatistics, HarmonizedCase
 
     digest = f"{number:064x}"
     return HarmonizedCase(
         digest, digest, ("scaled",), (512, 512, n_slices), tuple(float(i) for i in range(16)), "LPS", "axial", 0.8, 0.8, 2.5,
         "window", -160.0, 240.0, -300.0, -1024.0, n_slices, n_slices, 0, 0, 1.0, {1: 0.5}, {1: 900.0}, (),
         CaseStatistics(-1024.0, 3000.0, float(number), 1.0, -1000.0, 0.0, 1000.0),
+        CaseMeasures(512, 512, 1.0, 0.5, 1.0, 1.0, 0.1, 0.1, (9,) * 130, (1,) * 130, (9,) * 256, (1,) * 256),
     )  # fmt: skip
 
 
