@@ -16,14 +16,12 @@ class Table:
         columns: title and kind of each; the template knows how to show a kind.
         rows: values; None is shown as a dash.
         left_out: rows beyond those shown.
-        fixed: whether sorting makes no sense, as in a matrix.
     """
 
     caption: str
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[Any, ...], ...]
     left_out: int = 0
-    fixed: bool = False
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def test_structures_that_are_tiny_or_vanished_are_named(page):
 
 def test_overlaps_declared_and_found(page):
     matrix = page.inside(page.by_id("overlaps"), "table")[0]
-    assert [e.text for e in page.inside(matrix, "td")][1:4] == ["·", "1 declared: 12", "·"]
+    assert [e.text for e in page.inside(matrix, "td")][1:4] == ["·", "1 12 published", "·"]
     assert "Another archive" in page.by_id("overlaps").text
 
 
