@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medvar_data.shardset.schema import SCHEMA_VERSION
+
 CONDITIONS = {"alpha-ct": 3, "beta-mr": 7, "gamma-mr": 12}  # global ids: not dense, not from zero
 
 
@@ -71,7 +73,7 @@ def write_shard_set(
     pq.write_table(pa.Table.from_pylist(rows), root / "slices.parquet")
     digest = hashlib.sha256(json.dumps([splits, side, conditions], sort_keys=True).encode()).hexdigest()
     dataset = {
-        "schema_version": 4, "digest": digest, "image_side": side, "codec": "png",
+        "schema_version": SCHEMA_VERSION, "digest": digest, "image_side": side, "codec": "png",
         "conditions": conditions, "splits": splits, "recipe": {}, "split": {}, "seed": 0, "salt_sha256": "", "versions": {},
         "tables": dict.fromkeys(
             ("cases.parquet", "rejects.parquet", "stats.parquet", "collections.parquet", "edges.parquet"), "0" * 64
