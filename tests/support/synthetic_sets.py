@@ -132,7 +132,7 @@ def _collection(place: int, name: str, sizes: Sizes) -> dict[str, Any]:
             "license_url": "https://creativecommons.org/licenses/by/4.0/", "license_confirmed": place % 2 == 0, "license_evidence": "its page",
             "license_read": "2026-11", **terms, "citation": "Nobody N. A set that was made up.", **_columns(sizes.texts),
         },
-        labels=list(enumerate(sizes.label_names, start=1)), n_expected=2 * sizes.cases, n_found=sizes.cases + (place == 0),
+        labels=[*enumerate(sizes.label_names, start=1), (99, "appendix")], n_expected=2 * sizes.cases, n_found=sizes.cases + (place == 0),
         n_kept=sizes.cases, n_rejected=int(place == 0), layouts=[{"layout": "all", "found": sizes.cases, "expected": 0, "unlabelled": 0}],
         overlaps=[
             {"collection": other, "title": title, "cases": "*", "numbers": "", "theirs": "", "n_cases": n, "certainty": "published"}

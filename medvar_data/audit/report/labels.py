@@ -107,13 +107,19 @@ CONCERNS = (
 
 
 def concerns(collection: str, n_labelled: int, labels: Iterable[Label]) -> list[tuple[Any, ...]]:
-    """Rows, by `CONCERNS`, for the structures that are absent, tiny, vanished or much reduced in some case."""
+    """Rows, by `CONCERNS`, for the structures that some cases hold and that are absent, tiny, vanished or much reduced in others."""
     rows = []
     for label in labels:
         without = n_labelled - label.cases
-        if n_labelled and (without or label.tiny or label.vanished or label.lost > MUCH_LOST):
+        if label.cases and (without or label.tiny or label.vanished or label.lost > MUCH_LOST):
             smallest = f"{label.tiny[0][1]}: {label.tiny[0][0] / 1000:.3g} mL" if label.tiny else None
             rows.append((
                 collection, label.name, label.cases, without, len(label.tiny), smallest, label.vanished, label.lost if label.cases else None,
             ))  # fmt: skip
     return rows
+
+
+def never_held(collection: str, n_labelled: int, labels: Iterable[Label]) -> list[tuple[str, str]]:
+    """The structures that a collection defines and no labelled case holds, as one row; none where there are none."""
+    names = [label.name for label in labels if not label.cases]
+    return [(collection, ", ".join(names))] if names and n_labelled else []

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from medvar_data.audit.figures import FAINT, INK, OURS, THEIRS, CellCount, figure2, figure2_counts
 from medvar_data.audit.report.collection import Section, sections_of
-from medvar_data.audit.report.labels import CONCERNS, concerns
+from medvar_data.audit.report.labels import CONCERNS, concerns, never_held
 from medvar_data.audit.report.overlaps import apart, overlaps_of, split_table
 from medvar_data.audit.report.overview import collection_table, dropped_slices, tiles
 from medvar_data.audit.report.plots import recoloured
@@ -74,6 +74,7 @@ def page(subject: Subject) -> str:
         overlaps=overlaps_of(subject),
         reasons=_reasons(subject),
         concerns=_concerns(sections),
+        never_held=_never_held(sections),
         sections=sections,
         pictures=pictures,
         style=Markup(style),
@@ -120,6 +121,11 @@ def _reasons(subject: Subject) -> Table:
 def _concerns(sections: list[Section]) -> Table:
     rows = [row for s in sections for row in concerns(s.row["collection"], s.n_labelled, s.labels)]
     return table("Structures to look at", CONCERNS, rows)
+
+
+def _never_held(sections: list[Section]) -> Table:
+    rows = [row for s in sections for row in never_held(s.row["collection"], s.n_labelled, s.labels)]
+    return table("Structures that no kept case holds", (("collection", "name"), ("structures", "text")), rows)
 
 
 class _Templates(jinja2.Environment):

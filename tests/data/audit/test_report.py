@@ -153,6 +153,7 @@ def test_structures_that_are_tiny_or_vanished_are_named(page):
     rows = page.inside(page.by_id("structures"), "tr")
     assert any("collection-00 liver 12 0 1 case-0001: 0.003 mL 2" in row.text for row in rows)
     assert not any("spleen" in row.text for row in rows)
+    assert [row.text for row in rows if "appendix" in row.text] == [f"collection-0{n} appendix" for n in range(3)]
 
 
 def test_overlaps_declared_and_found(page):

@@ -47,7 +47,13 @@ CONTRASTS = """() => {
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
-    write_synthetic_set(folder / "set", Sizes(texts={"title": 'A <collection> & "more"'}))
+    write_synthetic_set(
+        folder / "set",
+        Sizes(
+            label_names=("liver", "a structure with a rather long name, as publishers give them"),
+            texts={"title": 'A <collection> & "more"'},
+        ),
+    )
     return write_report(str(folder / "set"), folder / "report.html")
 
 
@@ -155,6 +161,10 @@ def test_the_scheme_follows_the_system_until_it_is_chosen(visit):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_is_wider_than_the_window(visit, width):
     page = visit(viewport={"width": width, "height": 800})
+    page.evaluate(
+        "document.querySelectorAll('.collection').forEach((part) => (part.style.contentVisibility = 'visible'))"
+    )
+    page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
