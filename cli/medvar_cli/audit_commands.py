@@ -1,4 +1,4 @@
-"""The commands of `medvar-data` that explain and prove a shard set: `stats`, `verify`, `seal`, `diff`, `trace`, `reconstruct`, `sheets`."""
+"""The commands of `medvar-data` that explain and prove a shard set: `stats`, `report`, `verify`, `seal`, `diff`, `trace`, `reconstruct`, `sheets`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,7 @@ from medvar_data.workspace.workspace import Workspace
 def register(app: typer.Typer) -> None:
     """Add the commands to `medvar-data`."""
     app.command("stats")(stats_command)
+    app.command("report")(report_command)
     app.command("verify")(verify_command)
     app.command("seal")(seal_command)
     app.command("diff")(diff_command)
@@ -69,6 +70,35 @@ def stats_command(
     return show_statistics(contents, volumes)
 
 
+def report_command(
+    place: Annotated[str, typer.Argument(help="Shard set S, or workspace W as far as it is harmonized.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
+    recipe: Annotated[str, typer.Option(help="Of a workspace: recipe that it was harmonized by.")] = "paper",
+    as_json: JsonOption = False,
+) -> None:
+    """Write all of a shard set or a workspace on one page: contents, licences, overlaps, histograms, pictures, rejects.
+
+    The page is one file and needs no network.
+
+    Example: medvar-data report shards -o report.html
+
+    Python:
+
+    \b
+    from pathlib import Path
+    from medvar_data.audit.report import write_report
+    from medvar_data.catalog.recipe import load_recipe
+    recipe = load_recipe("paper")
+    page = write_report("shards", Path("report.html"), recipe)
+    """
+    from medvar_data.audit.report import write_report  # slow to import
+
+    page = write_report(place, output, load_recipe(recipe))
+    if as_json:
+        return print_json({"page": str(page)})
+    return console.print(page, markup=False)
+
+
 @takes_options
 def verify_command(
     shards: ShardsArgument,
@@ -93,6 +123,7 @@ def verify_command(
     \b
     from pathlib import Path
     from medvar_data.audit.remake import RemakeSpec
+    from medvar_data.audit.report import write_report
     from medvar_data.audit.verify import verify
     from medvar_data.storage.store import Store
     from medvar_data.workspace.workspace import Workspace

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.errors import WorkspaceError
+from medvar_data.records import Reject
 from medvar_data.shard.collections import collections_table, counted
 from medvar_data.shard.rows import KeptCase, Numbering, case_row, finished_cases
 from medvar_data.shard.statistics import names_of_labels, statistics
@@ -34,6 +35,7 @@ class Contents:
         collections: rows of collections.parquet, with the cases found, kept and rejected.
         rejects: (collection, reason, cases).
         n_missing: cases of a workspace that are not harmonized yet by this recipe.
+        left_out: of a workspace, the rejected cases themselves.
     """
 
     cases: pa.Table
@@ -41,6 +43,7 @@ class Contents:
     collections: pa.Table
     rejects: list[tuple[str, str, int]]
     n_missing: int = 0
+    left_out: tuple[Reject, ...] = ()
 
 
 def is_workspace(place: str) -> bool:
@@ -90,7 +93,14 @@ def contents_of_workspace(workspace: Workspace, recipe: Recipe) -> Contents:
     collections = counted(collections_table(workspace), cases, found.rejects)
     stats = statistics(tally(sums.sums, cases), names_of_labels(collections), recipe.side)
     rejects = Counter((reject.collection, reject.reason.value) for reject in found.rejects)
-    return Contents(cases, stats, collections, [(*pair, n) for pair, n in sorted(rejects.items())], found.n_missing)
+    return Contents(
+        cases,
+        stats,
+        collections,
+        [(*pair, n) for pair, n in sorted(rejects.items())],
+        found.n_missing,
+        tuple(found.rejects),
+    )
 
 
 def _slices_of(kept: KeptCase) -> pa.Table:

@@ -127,7 +127,7 @@ def _draw(axes: "Axes", counts: Sequence[CellCount]) -> None:
         axes.plot([count.here, count.paper], [row, row], color=FAINT, linewidth=2, zorder=1)
     marks: dict[str, Any] = {"linestyle": "none", "clip_on": False}
     axes.plot([c.paper for c in counts], rows, "o", mfc="white", mec=THEIRS, mew=1.6, ms=8, label="paper", **marks)
-    axes.plot([c.published for c in counts], rows, "|", mec=INK, mew=1.6, ms=11, label="published", **marks)
+    axes.plot([c.published for c in counts], rows, "|", color=INK, mew=1.6, ms=11, label="published", **marks)
     axes.plot([c.here for c in counts], rows, "o", color=OURS, ms=6, label="here", **marks)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, labelcolor=INK, handletextpad=0.2)
     place = axes.get_yaxis_transform()

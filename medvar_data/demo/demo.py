@@ -1,4 +1,4 @@
-"""Run the data pipeline end to end on phantoms or real downloads, and leave tables, contact sheets and a page to look at.
+"""Run the data pipeline end to end on phantoms or real downloads, and leave tables, contact sheets, a report and a page to look at.
 
 Two shard sets come out: `shards` by the recipe `paper` (256 x 256), and `shards-64` by the recipe `demo` for a model that
 two cores can train.
@@ -65,10 +65,11 @@ class DemoResult:
     rows: tuple[DemoRow, ...]
     shards: dict[str, Path]
     report: Path
+    data_report: Path
 
 
 def run_data_demo(spec: DemoSpec, say: Callable[[str], None]) -> DemoResult:
-    """Run ingest, harmonize, shard, verify and the pictures.
+    """Run ingest, harmonize, shard, verify, the pictures and the report.
 
     Args:
         spec: where from and where to.
@@ -85,10 +86,14 @@ def run_data_demo(spec: DemoSpec, say: Callable[[str], None]) -> DemoResult:
         shards[recipe] = _pipeline(spec, recipe, suffix, sources, tell)
     sheets = contact_sheets(Store(str(shards["paper"])), spec.output / "sheets")
     tell(f"{len(sheets)} contact sheets in {spec.output / 'sheets'}")
+    data_report = _report(spec, shards["paper"])
+    tell(f"report of the data in {data_report}")
     rows = _rows(Workspace(spec.output / "work"))
-    parts = ["<h2>Data</h2>", table(("collection", "found", "kept", "rejected", "slices", "why rejected"), [
-        (r.collection, r.found, r.kept, r.rejected, r.slices, r.reasons) for r in rows
-    ])]  # fmt: skip
+    parts = [
+        "<h2>Data</h2>",
+        f'<p><a href="{data_report.name}">The report of the data set</a>: what is in it, from where, and what was left out.</p>',
+        _counts(rows),
+    ]
     parts += ["<h3>Slices as they go into training</h3>"]
     parts += [
         figure(f"sheets/{s.path.name}", f"{s.collection}: {s.n_slices} slices, outlines are the labels") for s in sheets
@@ -97,7 +102,18 @@ def run_data_demo(spec: DemoSpec, say: Callable[[str], None]) -> DemoResult:
     write_section(spec.output, "1-data", "".join(parts))
     what = "Real scans" if spec.data else "Phantoms: scans synthesised by code, no patient's data"
     report = assemble(spec.output, "medvar demo", f"{what}, from the published folder layouts to training shards.")
-    return DemoResult(tuple(rows), shards, report)
+    return DemoResult(tuple(rows), shards, report, data_report)
+
+
+def _counts(rows: list[DemoRow]) -> str:
+    columns = ("collection", "found", "kept", "rejected", "slices", "why rejected")
+    return table(columns, [(r.collection, r.found, r.kept, r.rejected, r.slices, r.reasons) for r in rows])
+
+
+def _report(spec: DemoSpec, shards: Path) -> Path:
+    from medvar_data.audit.report import write_report  # slow to import
+
+    return write_report(str(shards), spec.output / "report.html")
 
 
 def _sources(spec: DemoSpec, tell: Callable[[str], None]) -> dict[str, Path]:

@@ -71,6 +71,7 @@ DATA = {
     ),
     "reshard": Twin(needs=("shards",), typed="--workers 1", made=("shards-zstd",)),
     "stats": Twin(needs=("shards",), typed="--json", answer=lambda twin: twin["rows"]),
+    "report": Twin(needs=("shards",), typed="--json", answer=lambda twin: {"page": str(twin["page"])}, made=("report.html",)),
     "verify": Twin(needs=("sealed", "work", "public.pem"), typed="--json", swaps={"verify shards": "verify sealed", '"shards"': '"sealed"'},
                    answer=lambda twin: asdict(twin["result"])),
     "seal": Twin(needs=("shards", "private.pem"), made=("shards/seal.json",)),
@@ -87,7 +88,7 @@ DATA = {
     ),
     "demo": Twin(
         needs=("demo/work/salt", "demo/work-64/salt"), typed="--data {source} --workers 1",
-        swaps={'DemoSpec(Path("demo"))': 'DemoSpec(Path("demo"), Path("{source}"))'}, made=("demo/shards", "demo/shards-64"),
+        swaps={'DemoSpec(Path("demo"))': 'DemoSpec(Path("demo"), Path("{source}"))'}, made=("demo/shards", "demo/shards-64", "demo/report.html"),
     ),
 }  # fmt: skip
 MODEL = {

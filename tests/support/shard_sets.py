@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvar_data.shardset.schema import COLLECTIONS_SCHEMA
+from medvar_data.shardset.schema import COLLECTIONS_SCHEMA, SCHEMA_VERSION
 
 CONDITIONS = {"alpha-ct": 3, "beta-mr": 7, "gamma-mr": 12}  # global ids: not dense, not from zero
 
@@ -74,7 +74,7 @@ def write_shard_set(
     pq.write_table(collections_of(rows), root / "collections.parquet")
     digest = hashlib.sha256(json.dumps([splits, side, conditions], sort_keys=True).encode()).hexdigest()
     dataset = {
-        "schema_version": 5, "digest": digest, "image_side": side, "codec": "png",
+        "schema_version": SCHEMA_VERSION, "digest": digest, "image_side": side, "codec": "png",
         "conditions": conditions, "splits": splits, "recipe": {}, "split": {}, "seed": 0, "salt_sha256": "", "versions": {},
         "tables": dict.fromkeys(
             ("cases.parquet", "rejects.parquet", "stats.parquet", "collections.parquet", "edges.parquet"), "0" * 64

@@ -179,6 +179,7 @@ def recount_grey_levels(folder: Path) -> None:
         row.update(histogram_slices=every, histogram_slices_foreground=inside)
 
     edit_rows(folder, "cases", change)
+    refit(folder)  # the sizes of members that were encoded anew
     recount(folder)
 
 
