@@ -21,6 +21,7 @@ from medvar_data.harmonize.dependencies import recipe_for, slice_axis
 from medvar_data.harmonize.histogram import Histogram, count, is_countable, moments, percentiles
 from medvar_data.harmonize.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, apply_intensity
 from medvar_data.harmonize.label_dust import CleanLabels, labels_to_spare, remove_label_dust, remove_slice_dust
+from medvar_data.harmonize.signature import make_thumbnail
 from medvar_data.readers.scan import Scan
 from medvar_data.records import Case, CaseStatistics, HarmonizedCase, HarmonizedSlice, HarmonizedVolume
 
@@ -64,7 +65,8 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
             slices.append(finished)
     if not slices:
         raise CaseRejected(Reason.NO_FOREGROUND, _why_nothing_is_left(clean, scan.label is not None, removed, recipe))
-    return HarmonizedVolume(_record(scan, clean, params, keep, slices, removed), tuple(slices))
+    record = _record(scan, clean, params, keep, slices, removed)
+    return HarmonizedVolume(record, tuple(slices), make_thumbnail(clean.stack, clean.counts))
 
 
 def _why_nothing_is_left(clean: _Clean, has_label: bool, removed_mm3: Mapping[int, float], recipe: Recipe) -> str:
