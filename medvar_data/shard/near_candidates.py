@@ -95,11 +95,10 @@ def _index(rows: Float32[np.ndarray, "parts d"]) -> faiss.Index:
     index.cp.niter, index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = 8, 64, 1
     index.train(rows)
     index.add(rows)
-    index.exact = exact  # which the index points to
     return index
 
 
-def _permuted(wholes: Float32[np.ndarray, "n w waves"]) -> Float32[np.ndarray, "n six_w waves"]:
+def _permuted(wholes: Float32[np.ndarray, "n w waves"]) -> Float32[np.ndarray, "n _ waves"]:
     """Each description as it is with the axes permuted in all six ways."""
     waves = wholes.reshape(-1, WAVES, WAVES, WAVES)
     ways = [waves.transpose(0, *(1 + axis for axis in axes)) for axes in itertools.permutations(range(3))]

@@ -23,8 +23,8 @@ LENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)  # parts of an axis that may be all of the o
 MIN_CONTENT = 0.05  # of a scan's variance, that a block must have in both to be compared
 MIN_BLOCKS = 8  # with content
 WEAKEST = 0.05  # quantile of the blocks' correlations
-SURE_LOSS, MOST_LOSS, LOSS_RATIO = 0.045, 0.09, 4.0  # of correlation, in the weakest blocks; beside the median's
-Grid = Float32[np.ndarray, "a b c"]
+SURE_LOSS, MOST_LOSS, LOSS_RATIO = 0.045, 0.1, 4.0  # of correlation, in the weakest blocks; beside the median's
+Grid = Float32[np.ndarray, "_ _ _"]
 Box = Float64[np.ndarray, "3 2"]  # start and stop along each axis: 0 is its beginning, 1 its end
 WHOLE: Box = np.array([[0.0, 1.0]] * 3)
 
@@ -50,8 +50,8 @@ class Orientation:
 
 
 ORIENTATIONS = tuple(
-    Orientation(axes, (x, y, z))
-    for axes in itertools.permutations((0, 1, 2))
+    Orientation((i, j, k), (x, y, z))
+    for i, j, k in itertools.permutations((0, 1, 2))
     for x, y, z in itertools.product((False, True), repeat=3)
 )
 
@@ -132,7 +132,7 @@ def sample(volume: Grid, shape: Sequence[int], box: Box) -> Grid:
     return volume
 
 
-def _along(weights: Float32[np.ndarray, "m n"], volume: Grid, axis: int) -> Grid:
+def _along(weights: Float32[np.ndarray, "_ _"], volume: Grid, axis: int) -> Grid:
     return np.moveaxis(np.tensordot(weights, volume, (1, axis)), 0, axis)
 
 
@@ -176,7 +176,7 @@ def content_box(volume: Grid) -> Box:
     return np.array(found)
 
 
-def _unit(rows: Float32[np.ndarray, "... n"]) -> Float32[np.ndarray, "... n"]:
+def _unit(rows: Float32[np.ndarray, "*rows n"]) -> Float32[np.ndarray, "*rows n"]:
     """Rows of mean 0 and length 1; of one value, of length 0."""
     centred = rows - rows.mean(axis=-1, keepdims=True)
     return centred / np.maximum(np.linalg.norm(centred, axis=-1, keepdims=True), 1e-3)
@@ -320,7 +320,7 @@ def _shared_shape(a: Grid, b: Grid, box_a: Box, box_b: Box) -> list[int]:
     return [max(1, round(min(n * i, m * j))) for n, m, i, j in sides]
 
 
-def _correlation(x: Shaped[np.ndarray, "a b c"], y: Grid) -> float:
+def _correlation(x: Shaped[np.ndarray, "_ _ _"], y: Grid) -> float:
     return float(_unit(x.ravel().astype(np.float32)) @ _unit(y.ravel()))
 
 
@@ -359,7 +359,7 @@ def _blocks(x: Grid, y: Grid) -> Likeness:
     edges = [np.linspace(0, n, max(1, round(n / BLOCK)) + 1).round().astype(np.int64)[:-1] for n in x.shape]
     x, y = (v.astype(np.float64) - v.mean(dtype=np.float64) for v in (x, y))
 
-    def mean(values: Float64[np.ndarray, "a b c"]) -> Float64[np.ndarray, "d e f"]:
+    def mean(values: Float64[np.ndarray, "_ _ _"]) -> Float64[np.ndarray, "_ _ _"]:
         for axis in range(3):
             values = np.add.reduceat(values, edges[axis], axis=axis)
         return values
