@@ -235,6 +235,7 @@ class HarmonizedVolume:
 
     case: HarmonizedCase
     slices: tuple[HarmonizedSlice, ...] = field(repr=False)
+    thumbnail: UInt8[np.ndarray, "a b c"] | None = field(default=None, repr=False)  # of the whole scan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,7 @@ from medvar_data.harmonize.histogram import Histogram, count, count_picture, is_
 from medvar_data.harmonize.intensity import FIXED_BOUNDS, NORMALIZERS, IntensityParams, Values, apply_intensity
 from medvar_data.harmonize.label_dust import CleanLabels, labels_to_spare, remove_label_dust, remove_slice_dust
 from medvar_data.harmonize.measure import bin_counts, clipped_shares, slice_histograms, values_inside
+from medvar_data.harmonize.signature import make_thumbnail
 from medvar_data.readers.scan import Scan
 from medvar_data.records import Case, CaseMeasures, CaseStatistics, HarmonizedCase, HarmonizedSlice, HarmonizedVolume
 from medvar_data.shardset.histograms import edges_of_case
@@ -77,9 +78,8 @@ def harmonize(scan: Scan, case: Case, spec: CollectionSpec, recipe: Recipe) -> H
     if not slices:
         raise CaseRejected(Reason.NO_FOREGROUND, _why_nothing_is_left(clean, scan.label is not None, removed, recipe))
     record = _record(scan, clean, params, keep, slices, removed)
-    return HarmonizedVolume(
-        replace(record, measures=_measures(clean, params, slices, case.modality, recipe)), tuple(slices)
-    )
+    record = replace(record, measures=_measures(clean, params, slices, case.modality, recipe))
+    return HarmonizedVolume(record, tuple(slices), make_thumbnail(clean.stack, clean.counts))
 
 
 def _why_nothing_is_left(clean: _Clean, has_label: bool, removed_mm3: Mapping[int, float], recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ statistics prove something where the volume has 1,000 voxels and three different
 """
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,10 +42,11 @@ class Link:
 
     Attributes:
         first, second: rows of cases.parquet.
-        evidence: source_digest, pixels, statistics or overlap.
+        evidence: source_digest, pixels, statistics, voxels or overlap.
         exact: whether one is a copy of the other: the same file and statistics, or the same pixels in all slices.
         shared: different slices with content that both hold; 0 where the evidence is another.
         share: of the slices of the case with fewer.
+        similarity: of the voxels where they are the evidence, else 1.
     """
 
     first: int
@@ -54,9 +55,16 @@ class Link:
     exact: bool = False
     shared: int = 0
     share: float = 0.0
+    similarity: float = 1.0
 
 
-def find_links(cases: pa.Table, slices: pa.Table, side: int, named: Iterable[tuple[int, int]] = ()) -> tuple[Link, ...]:
+Near = Callable[[Int64[np.ndarray, " cases"]], Iterable[tuple[int, int, float]]]
+"""Of a number for each row of cases.parquet, the same for those that are joined: further pairs of rows, and their similarity."""
+
+
+def find_links(
+    cases: pa.Table, slices: pa.Table, side: int, named: Iterable[tuple[int, int]] = (), near: Near | None = None
+) -> tuple[Link, ...]:
     """Find the cases that show one scan, of different patients or as exact copies.
 
     A link is left out where those before it join its cases already; the strongest evidence comes first.
@@ -66,6 +74,7 @@ def find_links(cases: pa.Table, slices: pa.Table, side: int, named: Iterable[tup
         slices: with `SLICE_INPUTS`; `__case` counts the rows of `cases`.
         side: pixels of a slice's side.
         named: rows of cases that a description says are one scan.
+        near: finds those whose voxels are alike, among those that nothing else has joined.
     """
     by_name = pc.sort_indices(cases, sort_keys=[("collection", "ascending"), ("case", "ascending")])
     order = by_name.to_numpy().astype(np.int64)  # a case's row by its rank
@@ -82,10 +91,18 @@ def find_links(cases: pa.Table, slices: pa.Table, side: int, named: Iterable[tup
     joining.add("source_digest", _stars(sources), by_patient=True)
     joining.add("pixels", held.shared(patients, n_slices))
     joining.add("statistics", _stars(statistics))
+    if near is not None:
+        joined = joining.patients()[rank_of]
+        alike = {
+            (min(pair), max(pair)): similarity
+            for pair, similarity in (((int(rank_of[a]), int(rank_of[b])), value) for a, b, value in near(joined))
+        }
+        joining.add("voxels", ((*pair, 0, 0.0) for pair in sorted(alike)), by_patient=True, similarity=alike)
     ranks = ((int(rank_of[a]), int(rank_of[b])) for a, b in named)
     joining.add("overlap", ((*pair, 0, 0.0) for pair in sorted((min(p), max(p)) for p in ranks)))
     return tuple(
-        Link(int(order[x.first]), int(order[x.second]), x.evidence, x.exact, x.shared, x.share) for x in joining.links
+        Link(int(order[x.first]), int(order[x.second]), x.evidence, x.exact, x.shared, x.share, x.similarity)
+        for x in joining.links
     )
 
 
@@ -102,6 +119,7 @@ def edges_table(links: Iterable[Link], cases: pa.Table) -> pa.Table:
             {
                 **{f"{name}_{side}": row[name] for side, row in (("a", a), ("b", b)) for name in ("collection", "case", "split")},
                 "evidence": link.evidence, "exact": link.exact, "shared_slices": link.shared, "share": link.share,
+                "similarity": link.similarity,
             }
             for link, a, b in ((link, rows[link.first], rows[link.second]) for link in links)
             if a["n_kept"] and b["n_kept"]
@@ -133,6 +151,7 @@ class _Joining:
         *,
         exact: bool = False,
         by_patient: bool = False,
+        similarity: Mapping[tuple[int, int], float] | None = None,
     ) -> None:
         """Add the pairs that join something.
 
@@ -141,6 +160,7 @@ class _Joining:
             pairs: first and second case, shared slices, their share.
             exact: whether they are copies; others are links between patients alone.
             by_patient: whether a pair of patients that are joined already needs no further link.
+            similarity: of pairs whose voxels are the evidence.
         """
         for first, second, shared, share in pairs:
             ours, theirs = self._patient[first], self._patient[second]
@@ -149,7 +169,12 @@ class _Joining:
             apart = self._patients.join(ours, theirs)
             if apart or (not by_patient and self._cases.find(first) != self._cases.find(second)):
                 self._cases.join(first, second)
-                self.links.append(Link(first, second, evidence, exact, shared, share))
+                alike = similarity[first, second] if similarity else 1.0
+                self.links.append(Link(first, second, evidence, exact, shared, share, alike))
+
+    def patients(self) -> Int64[np.ndarray, " cases"]:
+        """A number for each case, the same for those of joined patients."""
+        return np.array([self._patients.find(patient) for patient in self._patient], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,9 @@ import pyarrow as pa
 from jaxtyping import Bool, Int
 
 from medvar_data.catalog.load import same_scans
+from medvar_data.engine.engine import Engine
 from medvar_data.shard.duplicates import Link, find_links
+from medvar_data.shard.near_duplicates import near_pairs
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shard.rows import KeptCase
 from medvar_data.shard.splits import HELD_OUT_MOST, assign_splits, leading_groups
@@ -34,7 +36,12 @@ class Grouping:
 
 
 def group_cases(
-    kept: Sequence[KeptCase], cases: pa.Table, slices: pa.Table, spec: ShardSpec, known: Mapping[str, str]
+    kept: Sequence[KeptCase],
+    cases: pa.Table,
+    slices: pa.Table,
+    spec: ShardSpec,
+    known: Mapping[str, str],
+    engine: Engine | int = 1,
 ) -> Grouping:
     """Join the patients whose cases show one scan, and give each set of them one split.
 
@@ -44,10 +51,12 @@ def group_cases(
         slices: their slices, as planned.
         spec: of the set.
         known: splits of the patient groups that the set has already; they stay. Who is joined with one follows it.
+        engine: who compares voxels.
     """
     groups = [k.case.group for k in kept]
     pairs = [(k.case.collection, group) for k, group in zip(kept, groups, strict=True)]
-    links = find_links(cases, slices, spec.recipe.side, _named(kept))
+    files = [k.path for k in kept]
+    links = find_links(cases, slices, spec.recipe.side, _named(kept), lambda joined: near_pairs(files, joined, engine))
     joined = [(groups[link.first], groups[link.second]) for link in links]
     leading = leading_groups(pairs, joined)
     there: dict[str, set[str]] = {}  # splits of the set, by leading group

@@ -121,7 +121,7 @@ def write_shards(
     for folder in (workspace.path / "shards", *filter(None, [store.folder])):
         remove_partials(folder)
     with scratch_path(workspace.path / "shards" / SLICES) as slices:
-        plan = _plan(workspace, (kept, rejects), earlier, (store, spec), slices)
+        plan = _plan(workspace, (kept, rejects), earlier, (store, spec), slices, engine)
         missing = missing_shards(plan.tasks, store)
         if missing:
             _place_plan(slices, plan, Path(missing[0].plan))
@@ -153,6 +153,7 @@ def _plan(
     earlier: Earlier | None,
     target: tuple[Store, ShardSpec],
     path: Path,
+    engine: Engine,
 ) -> _Plan:
     """Plan the set; refuses a store that holds anything else.
 
@@ -162,11 +163,14 @@ def _plan(
         earlier: the set that is added to.
         target: where the set goes, and what it is made of.
         path: where the plan's slices are written.
+        engine: who compares scans.
     """
     (kept, rejects), (store, spec) = found, target
     ids = workspace.condition_ids({k.case.condition for k in kept})
     case_of, order = _write_slices(path, kept, spec.seed)
-    cases, grouping = _grouped(kept, Numbering(ids, workspace), spec, earlier, mapped(path).select(SLICE_INPUTS))
+    cases, grouping = _grouped(
+        kept, Numbering(ids, workspace), spec, earlier, mapped(path).select(SLICE_INPUTS), engine
+    )
     collections = collections_table(workspace)
     numbered = cases.append_column("__case", pa.array(np.arange(len(kept), dtype=np.int32)))
     asked = (spec.where, mapped(path).drop_columns("__row"), numbered, collections, ["__case"])
@@ -187,14 +191,18 @@ def _plan(
 
 
 def _grouped(
-    kept: Sequence[KeptCase], numbering: Numbering, spec: ShardSpec, earlier: Earlier | None, slices: pa.Table
+    kept: Sequence[KeptCase],
+    numbering: Numbering,
+    spec: ShardSpec,
+    earlier: Earlier | None,
+    slices: pa.Table,
+    engine: Engine,
 ) -> tuple[pa.Table, Grouping]:
     """Make the rows of cases.parquet, each patient in one split; where a set has the patient already, it stays."""
     measured = table_from_rows((measured_row(k, numbering) for k in kept), CASES_SCHEMA)
     known = kept_splits(earlier, numbering.workspace, (k.case.group for k in kept)) if earlier else {}
-    grouping = group_cases(
-        kept, measured, slices, spec, known
-    )  # by plain digests, so that copies of public files are found
+    # by plain digests, so that copies of public files are found
+    grouping = group_cases(kept, measured, slices, spec, known, engine)
     cases = table_from_rows((case_row(k, numbering) for k in kept), CASES_SCHEMA)
     cases = strictest_terms(cases, ((link.first, link.second) for link in grouping.links))
     return with_column(cases, "split", grouping.splits), grouping

@@ -254,10 +254,11 @@ EDGE_COLUMNS = (
             Column(f"split_{side}", _text, f"split of {which}; always that of both"),
         )
     ),
-    Column("evidence", _text, "why they are one scan: source_digest (the same file), pixels, statistics (of the voxels) or overlap (a description says so)"),
+    Column("evidence", _text, "why they are one scan: source_digest (the same file), pixels, statistics (of the voxels), voxels (one laid over the other) or overlap (a description says so)"),
     Column("exact", _bool, "whether one is a copy of the other: the same file and statistics, or the same pixels in all slices"),
     Column("shared_slices", _i32, "different slices with content that both hold; 0 where the evidence is not pixels", "slices"),
     Column("share", _f64, "shared slices, of those of the case with fewer; 0 where the evidence is not pixels", "fraction"),
+    Column("similarity", _f64, "correlation of the two scans' voxels where they lie over each other; 1 where the evidence is not voxels"),
 )  # fmt: skip
 
 TABLES: dict[str, tuple[Column, ...]] = {

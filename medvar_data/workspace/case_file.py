@@ -6,14 +6,17 @@ metadata. The file's existence with the right digests of its inputs is the mark 
 
 import dataclasses
 import json
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import UInt8
 
 from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 from medvar_data.naming import Digest, Name
@@ -35,11 +38,17 @@ SLICE_TABLE = (
     Column("mask_sha256", pa.string(), 'sha256 of "HxW:" and the decoded pixels of the mask'),
     Column("image", pa.binary(), "the image as PNG, byte for byte what a shard of PNGs will hold"),
     Column("mask", pa.binary(), "the mask as PNG, byte for byte what a shard of PNGs will hold"),
+    Column(
+        "thumbnail",
+        pa.binary(),
+        "of the first row: the whole scan in few cells, for the search of duplicates; cells along each axis as three little-endian 16-bit numbers, then a PNG of all planes, one below the other",
+    ),
 )
 SLICE_SCHEMA = schema_of(SLICE_TABLE, described=False)  # names and types alone, as in workspaces that exist
-INDEX_COLUMNS = [name for name in SLICE_SCHEMA.names if name not in ("image", "mask")]
+INDEX_COLUMNS = [name for name in SLICE_SCHEMA.names if name not in ("image", "mask", "thumbnail")]
 SLICES_PER_GROUP = 16  # so that a shard reads little more of a case than the slices it takes
 METADATA_KEY, DIGEST_KEY = b"medvar.case", b"medvar.case_sha256"
+THUMBNAIL_HEAD = "<3H"
 CHANGES = {
     "source": "source changed",
     "collection": "collection changed",
@@ -60,6 +69,7 @@ class _CaseNote:
     case: Name
     inputs: Inputs
     rows_sha256: Digest
+    thumbnail_sha256: str = ""
     harmonized: HarmonizedCase | None = None
     reason: Reason | None = None
     detail: str = ""
@@ -79,7 +89,9 @@ class CaseFile:
 
 def write_kept(path: Path, volume: HarmonizedVolume, case: Case, inputs: Inputs) -> None:
     """Encode and write a kept case, made from `inputs`."""
-    _write(path, [_slice_row(s) for s in volume.slices], case, inputs, harmonized=dataclasses.asdict(volume.case))
+    thumbnail = b"" if volume.thumbnail is None else _pack_thumbnail(volume.thumbnail)
+    rows = [_slice_row(made) for made in volume.slices]
+    _write(path, rows, case, inputs, thumbnail, harmonized=dataclasses.asdict(volume.case))
 
 
 def _slice_row(made: HarmonizedSlice) -> dict[str, Any]:
@@ -94,7 +106,7 @@ def _slice_row(made: HarmonizedSlice) -> dict[str, Any]:
 
 def write_rejected(path: Path, error: CaseRejected, case: Case, inputs: Inputs) -> None:
     """Write a case rejected for what `inputs` say: no rows, the reason in the metadata."""
-    _write(path, [], case, inputs, reason=error.reason.value, detail=error.detail)
+    _write(path, [], case, inputs, b"", reason=error.reason.value, detail=error.detail)
 
 
 def read_case_file(path: Path) -> CaseFile:
@@ -156,11 +168,34 @@ def why_to_do(path: Path, wanted: Inputs, *, retry: bool = False) -> tuple[str, 
     return tuple(why for name, why in CHANGES.items() if getattr(made, name) != getattr(wanted, name))
 
 
-def _write(path: Path, rows: list[dict[str, Any]], case: Case, inputs: Inputs, **outcome: Any) -> None:
+def read_thumbnail(path: Path) -> UInt8[np.ndarray, "a b c"] | None:
+    """Read the thumbnail of a kept case; None where it was written without one.
+
+    Raises:
+        WorkspaceError: it is not as harmonize wrote it.
+    """
+    with pq.ParquetFile(path) as file:
+        data = file.read_row_group(0, columns=["thumbnail"])["thumbnail"][0].as_py() if file.num_row_groups else None
+    if sha256(data or b"").hexdigest() != (_note(path).thumbnail_sha256 or sha256().hexdigest()):
+        raise WorkspaceError(EDITED.format(name=path.name))
+    if not data:
+        return None
+    shape = struct.unpack_from(THUMBNAIL_HEAD, data)
+    return PNG.decode(data[struct.calcsize(THUMBNAIL_HEAD) :]).reshape(shape)
+
+
+def _pack_thumbnail(thumbnail: UInt8[np.ndarray, "a b c"]) -> bytes:
+    return struct.pack(THUMBNAIL_HEAD, *thumbnail.shape) + PNG.encode(thumbnail.reshape(-1, thumbnail.shape[2]))
+
+
+def _write(
+    path: Path, rows: list[dict[str, Any]], case: Case, inputs: Inputs, thumbnail: bytes, **outcome: Any
+) -> None:
     note = {
         "collection": case.collection, "case": case.case, "rows_sha256": _digest_of_rows(rows),
-        "inputs": dataclasses.asdict(inputs), **outcome,
+        "inputs": dataclasses.asdict(inputs), "thumbnail_sha256": sha256(thumbnail).hexdigest(), **outcome,
     }  # fmt: skip
+    rows = [{**row, "thumbnail": None if number else thumbnail or None} for number, row in enumerate(rows)]
     columns = {f.name: pa.array([row[f.name] for row in rows], type=f.type) for f in SLICE_SCHEMA}
     text = json.dumps(note, sort_keys=True).encode()
     metadata = {METADATA_KEY: text, DIGEST_KEY: sha256(text).hexdigest().encode()}
@@ -168,7 +203,7 @@ def _write(path: Path, rows: list[dict[str, Any]], case: Case, inputs: Inputs, *
     with atomic_path(path) as partial:
         pq.write_table(
             table, partial, row_group_size=SLICES_PER_GROUP, use_dictionary=False, write_statistics=False,
-            compression={**dict.fromkeys(INDEX_COLUMNS, "zstd"), "image": "none", "mask": "none"},
+            compression={**dict.fromkeys(INDEX_COLUMNS, "zstd"), "image": "none", "mask": "none", "thumbnail": "none"},
         )  # fmt: skip
 
 

@@ -205,6 +205,7 @@ def test_edges_name_both_cases_and_only_those_that_are_left():
     assert edges.to_pylist() == [{
         "collection_a": "a", "case_a": "c00000", "split_a": "val", "collection_b": "a", "case_b": "c00001", "split_b": "val",
         "evidence": "source_digest", "exact": True, "shared_slices": 0, "share": 0.0,
+        "similarity": 1.0,
     }]  # fmt: skip
     assert edges_between(edges, table.slice(0, 2)).num_rows == 1
     assert edges_between(edges, table.slice(1)).num_rows == 0
