@@ -29,12 +29,11 @@ from medvar_model.checkpoints.checkpoint import (
     write_checkpoint,
 )
 from medvar_model.errors import MissingCheckpoint, ModelError
-from medvar_model.loader import Examples
 from medvar_model.machine import processes
 from medvar_model.machine.processes import Process
 from medvar_model.training.checks import Ready
 from medvar_model.training.log import SKIPPED, RunLog, StepClock, note_skipped
-from medvar_model.training.objective import Draw, Objective
+from medvar_model.training.objective import Batch, Draw, Objective
 from medvar_model.training.reports import Callbacks, RunStart, StepLog, TrainResult
 
 MOST_SKIPS_IN_A_ROW = 10
@@ -163,7 +162,7 @@ class _Run:
     def _is_due(self, every: int, step: int) -> bool:
         return self.settings.is_due(every, step) or (every > 0 and step + 1 == self.settings.steps)
 
-    def _step(self, step: int, examples: Examples, stop: bool) -> tuple[dict[str, float], bool]:
+    def _step(self, step: int, examples: Batch, stop: bool) -> tuple[dict[str, float], bool]:
         """Take one step; return its numbers and whether any process wants to stop."""
         settings, progress = self.settings, self.progress
         seen = step * settings.batch_size
@@ -189,7 +188,7 @@ class _Run:
         self.optimizer.zero_grad()
         return {**numbers, "learning_rate": rate}, stopping
 
-    def _gradients(self, step: int, examples: Examples) -> dict[str, Tensor]:
+    def _gradients(self, step: int, examples: Batch) -> dict[str, Tensor]:
         """Add up the gradients of this process's images, pass by pass; return the mean loss and its parts."""
         settings, count = self.settings, len(examples)
         size = settings.micro_batch or count
@@ -211,7 +210,7 @@ class _Run:
         if isinstance(self.replica, DistributedDataParallel):
             self.replica.require_backward_grad_sync = wanted
 
-    def _replica(self) -> Callable[[Examples, Draw], dict[str, Tensor]]:
+    def _replica(self) -> Callable[[Batch, Draw], dict[str, Tensor]]:
         if not processes.is_joined():
             return self.objective
         devices = [self.process.device] if self.process.device.type == "cuda" else None
@@ -219,7 +218,7 @@ class _Run:
             self.objective, devices, broadcast_buffers=False, find_unused_parameters=self.objective.skips_parameters
         )
 
-    def _skip(self, numbers: Mapping[str, float], step: int, examples: Examples) -> None:
+    def _skip(self, numbers: Mapping[str, float], step: int, examples: Batch) -> None:
         progress = self.progress
         note_skipped(self.job.out, step, self.process.rank, examples.keys)
         progress.skipped += 1

@@ -30,7 +30,7 @@ from medvar_model.training.reports import Job
 from medvar_model.training.settings import option_of
 
 FREE = {
-    "out", "tokenizer", "lpips_files", "data.shards", "data.cache", "data.cache_bytes", "data.workers", "data.skip_bad",
+    "out", "tokenizer", "tokens", "lpips_files", "data.shards", "data.cache", "data.cache_bytes", "data.workers", "data.skip_bad",
     "loop.micro_batch", "loop.checkpoint_every", "loop.validate_every", "loop.log_every",
     "loop.validation_slices", "loop.precision",
 }  # fmt: skip
