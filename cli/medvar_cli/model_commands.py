@@ -134,7 +134,7 @@ def train_tokenizer_command(
         return show_spec(spec, output.as_json)
     with processes.joined(os.environ, training.device) as process, shown("tokenizer") as people, stopping() as stop:
         result = train_tokenizer(spec, process, people.step, stop, tuple(sys.argv), people.begin)
-    return finish(result, output.as_json)
+    return finish(result, output.as_json, training.stop_is_success)
 
 
 @train.command("transformer")
@@ -174,7 +174,7 @@ def train_transformer_command(
         return show_spec(spec, output.as_json)
     with processes.joined(os.environ, training.device) as process, shown("transformer") as people, stopping() as stop:
         result = train_transformer(spec, process, people.step, stop, tuple(sys.argv), people.begin)
-    return finish(result, output.as_json)
+    return finish(result, output.as_json, training.stop_is_success)
 
 
 @app.command("tokenize")

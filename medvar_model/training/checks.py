@@ -21,6 +21,7 @@ from medvar_model.machine.memory import check_memory, least_training_bytes, told
 from medvar_model.machine.processes import Process
 from medvar_model.tokens.cache import TokenCache
 from medvar_model.tokens.read import TokenLoader
+from medvar_model.training.log import check_wandb
 from medvar_model.training.reports import Job
 from medvar_model.training.run_folder import check_folder, check_same_run, describe_run
 from medvar_model.training.settings import LoopSettings
@@ -68,6 +69,12 @@ def ready(
     """
     out, loop = Path(spec.out), spec.loop
     check_folder(out, spec.data.shards)
+    if loop.wandb:
+        check_wandb()
+    if loop.parallel == "fsdp" and tokenizer is None:
+        raise ConfigMismatch(
+            "--parallel fsdp splits a transformer's weights; a tokenizer's fit on every device. Leave the option out, which trains it by ddp."
+        )
 
     def opened(split: str) -> Loader:
         if tokens is not None:
@@ -91,7 +98,7 @@ def ready(
         run["init_from"] = {"path": spec.init_from, "digest": init_from.digest}
     job = Job(out, config, run, loader.conditions if tokenizer is not None else {})
     images = loop.micro_batch or loop.batch_size // process.world
-    each = least_training_bytes(config, 2 if loop.in_bfloat16(process.device) else 4)
+    each = least_training_bytes(config, 4 if loop.compute_type(process.device) is None else 2)
     check_memory(images * each, process.device, f"A pass of {images:,} images", _smaller(loop))
     return Ready(job, loop, loader, validation, init_from)
 

@@ -39,6 +39,7 @@ class Draw:
 
 
 Forget = Callable[[nn.Parameter, Tensor], None]
+"""Takes a parameter and a mask of its rows that were set anew, whose momentum and average must restart."""
 
 
 Batch = Examples | CodedExamples  # images, or their tokens

@@ -29,6 +29,7 @@ from medvar_model.training.checks import Ready, check_resumable, claimed, matche
 from medvar_model.training.loop import train
 from medvar_model.training.losses import next_scale_loss
 from medvar_model.training.objective import Batch, Draw, Objective, decay_groups
+from medvar_model.training.parallel import shard
 from medvar_model.training.reports import Callbacks, RunStart, StepLog, TrainResult
 from medvar_model.training.settings import LoopSettings
 
@@ -119,6 +120,8 @@ def train_transformer(
         if made.init_from is not None:
             weights = matched_rows(made.init_from, dict(job.conditions), objective.network.state_dict())
             load_weights(objective.network, weights, spec.init_from)
+        if loop.parallel == "fsdp":
+            shard(objective.network, process)
         groups = decay_groups(objective.network, loop.weight_decay, spared=SPARED)
         return train(objective, groups, made, process, Callbacks(report, stop, begun))
 

@@ -167,7 +167,9 @@ def test_encoding_together_says_how_many_ids_agree(shards, tokenizer, tmp_path, 
         return ids if together == 1 else np.where(np.arange(ids.size).reshape(ids.shape) % 500 == 0, 0, ids)
 
     monkeypatch.setattr(tokenizing, "encode_each", coarse)
-    with pytest.raises(ConfigMismatch, match=r"Of the ids of 140 images only 99\.[78]\d% .* wanted 99\.9%.*--device cpu"):
+    with pytest.raises(
+        ConfigMismatch, match=r"Of the ids of 140 images only 99\.[78]\d% .* wanted 99\.9%.*--device cpu"
+    ):
         tokenize(replace(spec, out=str(tmp_path / "other")), CPU)
 
 
