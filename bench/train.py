@@ -7,7 +7,7 @@
 A step is everything: encoding the images, forward, backward, clipping, AdamW. VAR's is `VARTrainer.train_step` of the checkout with its own
 optimizer (AdamW, fused), in float32. Ours is `training.stepper.Stepper`, which begins with the same weights: from images, from cached
 tokens, and from cached tokens in bfloat16. The steps of a round follow one another, the rounds repeat, and medians of the rounds' ratios are told, so that
-what else the machine does falls on all alike. `--wait` measures the share of time that training from a cache waits for tokens.
+what else the machine does falls on all alike; on a CPU they are CPU seconds.
 
 The last line is one JSON object of figures.
 """
@@ -139,16 +139,17 @@ def vars_own(trainer: ModuleType, depth: int, images: Tensor, conditions: Tensor
 
 
 def timed(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each step in each round, after one round that is not counted."""
+    """Seconds of each step in each round, after one round that is not counted; CPU seconds on a CPU, whatever else it does."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
-            started = time.perf_counter()
+            started = clock()
             step()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if number:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 
