@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt16
@@ -28,6 +29,7 @@ TOKENS_FILE, PROGRESS_FILE = "tokens.json", "progress.json"
 FORMAT = 1
 MOST_CODES = 1 << 16
 AS_STORED = "as stored"
+Split = Annotated[str, msgspec.Meta(pattern=r"^(train|val|test)\Z")]  # nothing else may become part of a path
 ID_TYPE = np.dtype("<u2")
 AGAIN = "Run `medvar-model tokenize` again, in a new folder (-o)"
 
@@ -90,7 +92,7 @@ class TokenNote:
 
     format: int
     origin: Origin
-    splits: dict[str, SplitTokens]
+    splits: dict[Split, SplitTokens]
     versions: dict[str, str]
     agreement: Agreement | None = None
 
@@ -100,7 +102,7 @@ class Progress:
     """The content of progress.json."""
 
     origin: Origin
-    slices: dict[str, Count]
+    slices: dict[Split, Count]
 
 
 @dataclass(frozen=True, eq=False)

@@ -173,6 +173,15 @@ def test_encoding_together_says_how_many_ids_agree(shards, tokenizer, tmp_path, 
         tokenize(replace(spec, out=str(tmp_path / "other")), CPU)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpus_ids_agree_with_the_cpus(shards, tokenizer, cache, tmp_path):
+    made = tokenize(Tokenize(str(tmp_path / "tokens"), DataSpec(str(shards)), tokenizer), torch.device("cuda", 0))
+    assert made.note.origin.device == "cuda"
+    assert made.note.agreement is not None
+    assert (made.ids("train") == cache.ids("train")).mean() >= 0.999
+
+
 def copied(cache, folder, **changes):
     folder.mkdir()
     for path in cache.folder.glob("*.u16"):
@@ -232,6 +241,21 @@ def test_damage_is_named(cache, tmp_path):
         open_tokens(folder)
     with pytest.raises(MissingCheckpoint, match=r"holds no tokens\.json; wanted a folder that"):
         open_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokens.json", "progress.json"])
+def test_a_split_that_leads_elsewhere_is_refused(shards, tokenizer, cache, tmp_path, name):
+    folder = copied(cache, tmp_path / "tokens")
+    note = json.loads((folder / "tokens.json").read_text())
+    if name == "progress.json":
+        note = {"origin": note["origin"], "slices": {"../stray": 0}}
+        (folder / "tokens.json").unlink()
+    else:
+        note["splits"]["../stray"] = note["splits"].pop("test")
+    (folder / name).write_text(json.dumps(note))
+    with pytest.raises(MissingCheckpoint, match=rf"{name} is damaged"):
+        tokenize(Tokenize(str(folder), DataSpec(str(shards)), tokenizer), CPU)
+    assert not (tmp_path / "stray.u16").exists()
 
 
 def test_a_view_that_was_altered_is_refused(cache, tmp_path):
