@@ -76,13 +76,8 @@ class Keeper:
     def save(self, name: str, standing: Standing, with_state: bool) -> None:
         """Write the checkpoint `name`, with what resuming needs or without."""
         step, batch = standing.step, self.settings.batch_size
-        shared = is_sharded(self.objective.network)
-        weights = (
-            {name: whole(value) for name, value in (self.averages or self.weights()).items()}
-            if shared
-            else (self.averages or self.weights())
-        )
-        shards = with_state and shared
+        weights = self._gathered(self.averages or self.weights())
+        shards = with_state and is_sharded(self.objective.network)
         folder = self.job.out / name
         if self.process.is_main:
             seen = {"step": step, "steps": self.settings.steps, "samples": step * batch}
@@ -112,6 +107,17 @@ class Keeper:
                 f"in a new folder with -o and --init-from {folder}."
             ) from None
 
+    def _gathered(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Bring split weights together in the first process's main memory, one after the other; the others get none."""
+        if not is_sharded(self.objective.network):
+            return weights
+        gathered = {}
+        for name, value in weights.items():
+            full = whole(value)
+            if self.process.is_main:
+                gathered[name] = full.cpu()
+        return gathered
+
     def _write_shards(self, folder: Path) -> None:
         processes.wait_for_all()  # the first process has made the folder
         write_shards(folder, self._tensors(), self.process.is_main)
@@ -140,11 +146,8 @@ class Keeper:
     def _taken_up(self, folder: Path, contents: Contents, state: TrainingState) -> Standing:
         network, optimizer = self.objective.network, self.stepper.optimizer
         own = _under("weights/", state.tensors) if self.averages else contents.weights
-        fitted = {
-            name: like(value, pattern)
-            for name, pattern in self.weights().items()
-            if (value := own.get(name)) is not None
-        }
+        patterns = self.weights()
+        fitted = {name: like(value, patterns[name]) if name in patterns else value for name, value in own.items()}
         load_weights(network, fitted, str(folder))
         for name in self.averages:
             self.averages[name].copy_(like(contents.weights[name], self.averages[name]))
