@@ -31,7 +31,7 @@ from medvar_model.loader import DataSpec, Loader
 from medvar_model.machine.folders import check_shard_set, check_writable, held
 from medvar_model.machine.memory import told_when_memory_ends
 from medvar_model.machine.processes import Process
-from medvar_model.networks.tokenizer import Images, Tokenizer
+from medvar_model.networks.tokenizer import Images, Tokenizer, channels_last
 from medvar_model.tokens.cache import (
     FORMAT,
     ID_TYPE,
@@ -179,7 +179,7 @@ def _opened(spec: Tokenize, device: torch.device) -> _Work:
         for split in SPLITS
         if dataset.splits[split].slices
     }
-    tokenizer = build_tokenizer(contents, spec.tokenizer).to(device)
+    tokenizer = channels_last(build_tokenizer(contents, spec.tokenizer).to(device))
     return _Work(out, tokenizer, origin, loaders, device)
 
 

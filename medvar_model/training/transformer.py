@@ -22,7 +22,7 @@ from medvar_model.config import TokenizerConfig, TransformerConfig, transformer_
 from medvar_model.loader import CodedExamples, DataSpec, Loader
 from medvar_model.machine import processes
 from medvar_model.machine.processes import Process
-from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.tokenizer import Tokenizer, channels_last
 from medvar_model.networks.transformer import Transformer
 from medvar_model.tokens.cache import OF_TOKENIZER, TokenCache, check_origin, open_tokens, origin_of
 from medvar_model.training.checks import Ready, check_resumable, claimed, matched_rows, ready
@@ -176,7 +176,7 @@ class TransformerObjective(Objective[Batch]):
     def __init__(self, config: TransformerConfig, tokenizer: Tokenizer, seed: int, process: Process) -> None:
         super().__init__()
         self.network = Transformer(config, torch.Generator().manual_seed(seed)).to(process.device)
-        self.tokenizer = tokenizer.to(process.device)
+        self.tokenizer = channels_last(tokenizer.to(process.device))
 
     def forward(self, examples: Batch, draw: Draw) -> dict[str, Tensor]:
         """Return `loss` (mean cross-entropy of all tokens, nats), `accuracy`, and the loss of each scale."""
