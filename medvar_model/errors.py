@@ -7,7 +7,7 @@ MedvarError                    of the data side: catch this to catch all of both
 ├── UnknownCondition           a condition name or id that the model was not trained with
 ├── ShardSetMismatch           tokens, checkpoints or runs that belong to another shard set or tokenizer
 ├── UnusableFolder             an output folder that is a file, may not be written, or holds something else
-├── FolderInUse                a run's folder in which another process trains
+├── FolderInUse                a folder of a run or a token cache in which another process is at work
 └── OutOfMemory                more than the memory of this machine or GPU holds
 
 Every message is a sentence: what, found, wanted, and what to do next.
@@ -41,7 +41,7 @@ class UnusableFolder(ModelError):
 
 
 class FolderInUse(ModelError):
-    """Another process is training in a run's folder."""
+    """Another process is at work in the folder of a run or a token cache."""
 
 
 class OutOfMemory(ModelError):

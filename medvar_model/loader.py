@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int32, Int64, UInt8
 from torch import Tensor
 
 from medvar_data.stream import Batch, Stream, StreamSpec, ahead, open_shard_set
@@ -52,6 +52,30 @@ class DataSpec:
 
 
 @dataclass(frozen=True, eq=False)
+class CodedExamples:
+    """One process's part of a batch whose images were tokenized before, on its device.
+
+    Args:
+        step: number of the global batch.
+        tokens: ids of all scales, coarsest first: int64, batch × tokens, [0, vocabulary).
+        conditions: the transformer's row of each image's condition, [0, N).
+        keys: key of each slice.
+    """
+
+    step: int
+    tokens: Int64[Tensor, "batch tokens"]
+    conditions: Int64[Tensor, " batch"]
+    keys: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def part(self, start: int, stop: int) -> "CodedExamples":
+        """Return some of the images' tokens."""
+        return CodedExamples(self.step, self.tokens[start:stop], self.conditions[start:stop], self.keys[start:stop])
+
+
+@dataclass(frozen=True, eq=False)
 class Examples:
     """One process's part of a batch, on its device.
 
@@ -88,6 +112,7 @@ class Loader:
         process: this process.
 
     Attributes:
+        stream: the set's slices and their order.
         set_side, image_side: pixels along a side in the set, and as the network takes them.
 
     Raises:
@@ -116,11 +141,11 @@ class Loader:
             cache_bytes=spec.cache_bytes,
         )
         check_shard_set(spec.shards)
-        self._stream = Stream(stream_spec, open_shard_set(spec.shards, split))
+        self.stream = Stream(stream_spec, open_shard_set(spec.shards, split))
         self._workers = spec.workers
-        self._device = process.device
-        self._global_ids = np.array(sorted(self._stream.shard_set.condition_ids.values()))
-        self.image_side, self.set_side = image_side, self._stream.shard_set.image_side
+        self.device = process.device
+        self._global_ids = np.array(sorted(self.stream.shard_set.condition_ids.values()))
+        self.image_side, self.set_side = image_side, self.stream.shard_set.image_side
         side = self.set_side
         if side % image_side:
             raise ShardSetMismatch(
@@ -134,39 +159,43 @@ class Loader:
         )
 
     def __len__(self) -> int:
-        return len(self._stream.selected)
+        return len(self.stream.selected)
 
     @property
     def unreadable(self) -> dict[str, str]:
         """Why each slice that could not be read was left out, by key."""
-        return self._stream.skipped
+        return self.stream.skipped
 
     @property
     def digest(self) -> str:
         """Digest of the whole shard set."""
-        return self._stream.shard_set.digest
+        return self.stream.shard_set.digest
 
     @property
     def conditions(self) -> dict[str, int]:
         """Name → row in the transformer's table: the set's conditions in the order of their global ids."""
-        ids = self._stream.shard_set.condition_ids
+        ids = self.stream.shard_set.condition_ids
         return {name: row for row, name in enumerate(sorted(ids, key=lambda name: ids[name]))}
 
     def batches(self, start_step: int) -> Generator[Examples]:
         """Yield this process's part of each global batch from a step on, without end; `close` ends it."""
-        tasks = (partial(self._load, task) for task in self._stream.tasks(start_step))
+        tasks = (partial(self._load, task) for task in self.stream.tasks(start_step))
         with contextlib.closing(ahead(tasks, self._workers)) as loaded:
             yield from map(self._placed, loaded)
 
-    def passes(self, batch_size: int, most: int = 0) -> Iterator[Examples]:
+    def passes(self, batch_size: int, most: int = 0, skip: int = 0) -> Iterator[Examples]:
         """Yield this process's part of one pass in fixed order; with `most`, of that many evenly spread
-        slices.
+        slices; without the first `skip` batches.
 
         Over all processes every slice comes once, so parts may differ in length, and one may be empty.
         """
-        parts = self._stream.pass_rows(batch_size, most)
-        tasks = (partial(self._load, partial(self._stream.batch, number, rows)) for number, rows in parts)
+        parts = self.stream.pass_rows(batch_size, most)[skip:]
+        tasks = (partial(self._load, partial(self.stream.batch, number, rows)) for number, rows in parts)
         return map(self._placed, ahead(tasks, self._workers))
+
+    def condition_rows(self, condition_ids: Int32[np.ndarray, " batch"]) -> Int64[Tensor, " batch"]:
+        """Turn global ids of conditions into the transformer's rows."""
+        return torch.from_numpy(np.searchsorted(self._global_ids, condition_ids).astype(np.int64))
 
     def _load(self, read: Callable[[], Batch]) -> "_Loaded":
         """Read a batch (in a worker's thread)."""
@@ -175,14 +204,14 @@ class Loader:
         if self._shrink > 1:
             mean = F.avg_pool2d(images[:, None].float(), self._shrink)
             images = mean.round().to(torch.uint8)[:, 0]
-        conditions = torch.from_numpy(np.searchsorted(self._global_ids, batch.condition_ids).astype(np.int64))
-        if self._device.type == "cuda":
+        conditions = self.condition_rows(batch.condition_ids)
+        if self.device.type == "cuda":
             images, conditions = images.pin_memory(), conditions.pin_memory()
         return _Loaded(batch.step, images, conditions, batch.keys)
 
     def _placed(self, loaded: "_Loaded") -> Examples:
-        images = loaded.images.to(self._device, non_blocking=True)
-        conditions = loaded.conditions.to(self._device, non_blocking=True)
+        images = loaded.images.to(self.device, non_blocking=True)
+        conditions = loaded.conditions.to(self.device, non_blocking=True)
         return Examples(loaded.step, to_network(images), conditions, loaded.keys)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +19,7 @@ from medvar_model.training.checks import Ready
 from medvar_model.training.reports import RunStart, StepLog, TrainResult
 
 LINE_EVERY_S = 30.0
+STOPPED_NOTE = "MEDVAR_STOPPED_NOTE"  # names a file that tells the launcher of a stop that is a success
 
 
 def show_spec(spec: Any, as_json: bool) -> None:
@@ -46,8 +48,8 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def finish(result: TrainResult, as_json: bool) -> None:
-    """Print how a run ended; leave with `INTERRUPTED` if it has not seen all its samples."""
+def finish(result: TrainResult, as_json: bool, stop_is_success: bool = False) -> None:
+    """Print how a run ended; leave with `INTERRUPTED` if it has not seen all its samples and that is no success."""
     if is_main():
         if as_json:
             print_json(asdict(result) | {"is_finished": result.is_finished})
@@ -62,8 +64,12 @@ def finish(result: TrainResult, as_json: bool) -> None:
                 console.print(
                     f"{result.unreadable:,} slices could not be read, and others took their place; `medvar-data verify` lists them."
                 )
-    if not result.is_finished:
+    if result.is_finished:
+        return
+    if not stop_is_success:
         raise typer.Exit(INTERRUPTED)
+    if is_main() and (note := os.environ.get(STOPPED_NOTE)):
+        Path(note).touch()
 
 
 class Feedback:
@@ -103,7 +109,8 @@ class Feedback:
     def step(self, log: StepLog) -> None:
         """Move the bar; say a line after a validation, and without a terminal every half minute."""
         speed = f"{log.numbers['images_per_second']:,.0f} images/s"
-        text = f"{self.title}  loss {log.numbers['loss']:.4f}  {speed}"
+        used = f"{log.numbers['waiting']:.0%} waiting  {log.numbers['mfu']:.0%} of the peak"
+        text = f"{self.title}  loss {log.numbers['loss']:.4f}  {speed}  {used}"
         self.bar.update(self.task, completed=log.step, total=log.steps, description=text)
         if log.validation:
             numbers = "  ".join(f"{name} {log.validation[name]:.4g}" for name in headline(log))
@@ -115,7 +122,8 @@ class Feedback:
             left = f"{(total - log.samples) / rate / 60:,.0f} min left"
             self._say(
                 f"{self.title} {log.samples:,} of {total:,} images: loss {log.numbers['loss']:.4f}  "
-                f"({rate:,.1f} images/s, {log.numbers['waiting']:.0%} waiting for images, {left})"
+                f"({rate:,.1f} images/s, {log.numbers['waiting']:.0%} waiting for images, "
+                f"{log.numbers['mfu']:.0%} of the peak, {left})"
             )
             self.said_at, self.said_samples = self.clock(), log.samples
 

@@ -18,8 +18,8 @@ from medvar_model.training.settings import LoopSettings
 Settings = TypeVar("Settings", LoopSettings, SampleSettings)
 CACHE_GB = 20.0
 LOOP_OPTIONS = (
-    "samples", "batch_size", "micro_batch", "base_learning_rate", "average", "seed", "precision", "validate_every",
-    "checkpoint_every",
+    "samples", "batch_size", "micro_batch", "base_learning_rate", "average", "seed", "precision", "parallel", "recompute", "compile",
+    "validate_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_every", "peak_tflops", "wandb",
 )  # fmt: skip
 
 ShardsArgument = Annotated[str, typer.Argument(help="Shard set S: a folder or URL.")]
@@ -64,7 +64,12 @@ class TrainOptions:
     )
     init_from: Annotated[str, typer.Option(help="Run or checkpoint whose weights a fresh run begins with.")] = ""
     seed: Annotated[int, typer.Option(help="Of weights, order and dropping.", min=0)] = 0
-    precision: Annotated[str, typer.Option(help="auto (bfloat16 on GPUs), float32 or bfloat16.")] = "auto"
+    precision: Annotated[str, typer.Option(help="auto (bfloat16 on GPUs), float32, bfloat16 or float16.")] = "auto"
+    parallel: Annotated[
+        str, typer.Option(help="Several processes: ddp, or fsdp, which splits a transformer's weights over them.")
+    ] = "ddp"
+    recompute: Annotated[bool, typer.Option("--recompute", help="Save memory: compute each block twice.")] = False
+    compile: Annotated[bool, typer.Option("--compile", help="Compile each block with torch.compile.")] = False
     device: DeviceOption = "auto"
     workers: Annotated[int, typer.Option(help="Threads that read ahead.", min=0)] = 2
     mixing: MixOptions
@@ -79,6 +84,20 @@ class TrainOptions:
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Samples between checkpoints. Default: by preset.", min=1)
     ] = None
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="Minutes between checkpoints, if that is sooner; 0: samples alone.", min=0)
+    ] = 30.0
+    keep: Annotated[int, typer.Option(help="Older checkpoints to keep in kept/.", min=0)] = 0
+    keep_every: Annotated[
+        int, typer.Option(help="Keep the first checkpoint after each so many samples for good; 0: none.", min=0)
+    ] = 0
+    peak_tflops: Annotated[
+        float, typer.Option(help="The device's peak, to tell the share used (MFU); 0 measures it.", min=0)
+    ] = 0.0
+    wandb: Annotated[str, typer.Option(help="Project in Weights & Biases to log to as well.")] = ""
+    stop_is_success: Annotated[
+        bool, typer.Option("--stop-is-success", help="Leave with 0, not 130, when stopped at a checkpoint.")
+    ] = False
 
     def loop(self, preset: LoopSettings) -> LoopSettings:
         """Change a preset by the options that were given; None leaves what the preset says."""

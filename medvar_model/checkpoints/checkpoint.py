@@ -7,11 +7,11 @@ into it:
     config.json          {"kind": "tokenizer" or "transformer", …the configuration}
     conditions.json      {name: row}; a transformer's only
     run.json             digests of shard set and tokenizer, versions, seed, command, settings
-    state/               what only resuming needs: training.safetensors, progress.json; `last` has it,
-                         `best` has not
+    state/               what only resuming needs: progress.json, and training.safetensors or, where each process
+                         holds a part of the weights, shards/; `last` has it, `best` has not
 
 A run's folder holds `last` and `best` (`last.previous` for a moment, while `last` is replaced); a transformer's run also
-`tokenizer`. Nothing is ever unpickled.
+`tokenizer`; and `kept/`, where older checkpoints are to stay. Nothing is ever unpickled.
 
 A little over 300 lines: what is written, what is read and what each damage is called are read side by side.
 """
@@ -22,7 +22,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ from medvar_data.naming import Count, Name, printable
 from medvar_data.storage.store import telling_of_full_disk
 from medvar_model.checkpoints.folder import (
     RUN_CHECKPOINTS,
+    SHARDS,
     ProgressNote,
     RunNote,
     damage,
@@ -44,6 +45,7 @@ from medvar_model.checkpoints.folder import (
     load_json,
     missing_files,
 )
+from medvar_model.checkpoints.sharded import Make, on_cpu, read_shards
 from medvar_model.config import (
     TokenizerConfig,
     TransformerConfig,
@@ -113,8 +115,19 @@ def kind_of(config: TokenizerConfig | TransformerConfig) -> str:
     return next(kind for kind, candidate in KINDS.items() if isinstance(config, candidate))
 
 
-def write_checkpoint(folder: Path, contents: Contents, state: TrainingState | None = None) -> None:
+def write_checkpoint(
+    folder: Path,
+    contents: Contents,
+    state: TrainingState | None = None,
+    shards: Callable[[Path], None] | None = None,
+) -> None:
     """Write a checkpoint; a reader sees the old one or the new one, never half of either.
+
+    Args:
+        folder: of the checkpoint.
+        contents: what it holds.
+        state: what resuming needs; None writes none.
+        shards: writes the state's tensors into a folder in place of `state.tensors`.
 
     Raises:
         MedvarError: the disk is full.
@@ -123,7 +136,11 @@ def write_checkpoint(folder: Path, contents: Contents, state: TrainingState | No
         save_contents(partial, contents)
         if state is not None:
             (partial / "state").mkdir()
-            _save_tensors(partial / "state" / "training.safetensors", state.tensors)
+            if shards is None:
+                _save_tensors(partial / "state" / "training.safetensors", state.tensors)
+            else:
+                (partial / "state" / SHARDS).mkdir()
+                shards(partial / "state" / SHARDS)
             _save_json(partial / "state" / "progress.json", state.progress)
 
 
@@ -177,12 +194,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def read_state(folder: Path) -> TrainingState:
-    """Read what `write_checkpoint` was given to resume from."""
-    return TrainingState(
-        _load_tensors(folder / "state" / "training.safetensors"),
-        load_json(folder / "state" / "progress.json", ProgressNote),
-    )
+def read_state(folder: Path, make: Make = on_cpu) -> TrainingState:
+    """Read what `write_checkpoint` was given to resume from; `make` as `sharded.read_shards` takes it."""
+    progress = load_json(folder / "state" / "progress.json", ProgressNote)
+    if (shards := folder / "state" / SHARDS).is_dir():
+        return TrainingState(read_shards(shards, make), progress)
+    return TrainingState(_load_tensors(folder / "state" / "training.safetensors"), progress)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -255,16 +272,18 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], name: str) ->
     module.load_state_dict(weights, assign=any(value.is_meta for value in module.state_dict().values()))
 
 
+def partial_of(folder: Path) -> Path:
+    """Name the folder in which a checkpoint is made."""
+    return folder.with_name(folder.name + ".partial")
+
+
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of another when the block ends without an error.
 
     Two renames cannot be one step, so between them the old folder is called `….previous`; readers know of it.
     """
-    partial, previous = (
-        folder.with_name(folder.name + ".partial"),
-        folder.with_name(folder.name + ".previous"),
-    )
+    partial, previous = partial_of(folder), folder.with_name(folder.name + ".previous")
     for leftover in (partial, *([previous] if folder.exists() else [])):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -11,6 +11,7 @@ from medvar_data.storage.documents import read_json
 from medvar_model.errors import MissingCheckpoint
 
 RUN_CHECKPOINTS = ("best", "last", "last.previous")
+SHARDS = "shards"  # in state/, where each process wrote a part
 RESUMABLE = ("model.safetensors", "config.json", "run.json", "state/training.safetensors", "state/progress.json")
 
 
@@ -63,7 +64,10 @@ def load_json(path: Path, kind: Any = dict[str, Any]) -> Any:
 
 def missing_files(folder: Path) -> list[str]:
     """Name the files that resuming needs and a checkpoint lacks."""
-    return [name for name in RESUMABLE if not (folder / name).is_file()]
+    lacking = [name for name in RESUMABLE if not (folder / name).is_file()]
+    if (folder / "state" / SHARDS / "index.json").is_file():
+        lacking = [name for name in lacking if name != "state/training.safetensors"]
+    return lacking
 
 
 def damage(path: Path, found: str) -> MissingCheckpoint:

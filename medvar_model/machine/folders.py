@@ -99,8 +99,8 @@ def check_free(folder: Path) -> None:
 def in_use(folder: Path) -> FolderInUse:
     """Say that a folder is taken."""
     return FolderInUse(
-        f"Another process is training in {folder} at this moment. Wait for its end or stop it (`fuser {folder / LOCK}` "
-        "names it), or train in another folder (-o)."
+        f"Another process is at work in {folder} at this moment. Wait for its end or stop it (`fuser {folder / LOCK}` "
+        "names it), or name another folder (-o)."
     )
 
 

@@ -19,6 +19,9 @@ from medvar_model.loader import Loader
 from medvar_model.machine.folders import check_free, held
 from medvar_model.machine.memory import check_memory, least_training_bytes, told_when_memory_ends
 from medvar_model.machine.processes import Process
+from medvar_model.tokens.cache import TokenCache
+from medvar_model.tokens.read import TokenLoader
+from medvar_model.training.log import check_wandb
 from medvar_model.training.reports import Job
 from medvar_model.training.run_folder import check_folder, check_same_run, describe_run
 from medvar_model.training.settings import LoopSettings
@@ -50,6 +53,8 @@ def ready(
     process: Process,
     command: tuple[str, ...],
     tokenizer: Contents | None = None,
+    *,
+    tokens: TokenCache | None = None,
 ) -> Ready:
     """Open the data and look at the folder; see `Ready`.
 
@@ -60,13 +65,24 @@ def ready(
         process: this process.
         command: the command line as typed; empty from Python.
         tokenizer: the frozen one; a transformer's only.
+        tokens: what is read in the place of images.
     """
     out, loop = Path(spec.out), spec.loop
     check_folder(out, spec.data.shards)
-    loader = Loader(spec.data, "train", image_side, loop.batch_size, loop.seed, process)
-    validation = None
-    if loop.validate_every:
-        validation = Loader(spec.data, "val", image_side, loop.batch_size, loop.seed, process)
+    if loop.wandb:
+        check_wandb()
+    if loop.parallel == "fsdp" and tokenizer is None:
+        raise ConfigMismatch(
+            "--parallel fsdp splits a transformer's weights; a tokenizer's fit on every device. Leave the option out, which trains it by ddp."
+        )
+
+    def opened(split: str) -> Loader:
+        if tokens is not None:
+            return TokenLoader(spec.data, split, tokens, loop.batch_size, loop.seed, process)
+        return Loader(spec.data, split, image_side, loop.batch_size, loop.seed, process)
+
+    loader = opened("train")
+    validation = opened("val") if loop.validate_every else None
     config = config_of(loader)
     run = describe_run(spec, loader, process, command)
     if tokenizer is not None:
@@ -82,7 +98,7 @@ def ready(
         run["init_from"] = {"path": spec.init_from, "digest": init_from.digest}
     job = Job(out, config, run, loader.conditions if tokenizer is not None else {})
     images = loop.micro_batch or loop.batch_size // process.world
-    each = least_training_bytes(config, 2 if loop.in_bfloat16(process.device) else 4)
+    each = least_training_bytes(config, 4 if loop.compute_type(process.device) is None else 2)
     check_memory(images * each, process.device, f"A pass of {images:,} images", _smaller(loop))
     return Ready(job, loop, loader, validation, init_from)
 

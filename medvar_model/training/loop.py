@@ -2,52 +2,33 @@
 
 In: an `Objective` (what is trained and what its loss is) and a `Ready` (settings, folder, loaders). Out: a run's folder.
 
-A little over 300 lines: the loop, what it restores and what it keeps are read side by side.
-
 A run stops and resumes exactly: the data come from (seed, step), so does every random number, and the rest is
 in the checkpoint. Time is counted in images seen, so no schedule depends on the batch size.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from medvar_model.checkpoints.checkpoint import (
-    Contents,
-    TrainingState,
-    find_last,
-    kind_of,
-    load_weights,
-    read_checkpoint,
-    read_state,
-    write_checkpoint,
-)
-from medvar_model.errors import MissingCheckpoint, ModelError
-from medvar_model.loader import Examples
+from medvar_model.checkpoints.checkpoint import find_last
+from medvar_model.errors import ModelError
 from medvar_model.machine import processes
 from medvar_model.machine.processes import Process
 from medvar_model.training.checks import Ready
+from medvar_model.training.flops import measured_peak, training_flops
+from medvar_model.training.keeping import Keeper, Standing
 from medvar_model.training.log import SKIPPED, RunLog, StepClock, note_skipped
-from medvar_model.training.objective import Draw, Objective
+from medvar_model.training.objective import Batch, Objective
+from medvar_model.training.parallel import prepare, together
 from medvar_model.training.reports import Callbacks, RunStart, StepLog, TrainResult
+from medvar_model.training.stepper import Stepper
 
 MOST_SKIPS_IN_A_ROW = 10
-
-
-@dataclass
-class _Progress:
-    """Where a run stands; what a checkpoint keeps of it beside tensors."""
-
-    step: int = 0
-    best: float | None = None
-    skipped: int = 0
-    skipped_in_a_row: int = 0
 
 
 def train(
@@ -81,55 +62,48 @@ class _Run:
     ) -> None:
         self.objective, self.settings, self.job, self.process = objective, made.loop, made.job, process
         self.loader, self.validation = made.loader, made.validation
-        settings, job = self.settings, self.job
-        self.parameters = [parameter for group in parameter_groups for parameter in group["params"]]
-        # One kernel for all parameters: 3 to 5 times faster than torch's default on a CPU (58 to 203 tensors).
-        self.fused = process.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(parameter_groups, lr=0.0, betas=settings.betas, eps=1e-8, fused=self.fused)
-        self.averages: dict[str, Tensor] = {}
-        if settings.average:
-            self.averages = {name: value.detach().clone() for name, value in objective.network.state_dict().items()}
-        self.progress = _Progress()
-        self.bfloat16 = settings.in_bfloat16(process.device)
-        self.autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=self.bfloat16)
-        last = find_last(job.out)
+        prepare(objective.network, self.settings)
+        self.stepper = Stepper(objective, parameter_groups, self.settings, process)
+        self.keeper = Keeper(self.job, self.settings, self.stepper, process)
+        self.standing = Standing()
+        last = find_last(self.job.out)
         if last is not None:
-            self._restore(last)
+            self.standing = self.keeper.restore(last)
         processes.wait_for_all()  # nobody may replace the checkpoint that another is still reading
         if last is None:
-            self._save("last", with_state=True)  # so `best` never lies without `last`, and a full disk is known at once
-        self.replica = self._replica()
+            self._save()  # so `best` never lies without `last`, and a full disk is known at once
+        self.saved_at = time.monotonic()
 
     def go(self, callbacks: Callbacks) -> TrainResult:
         """Train; see `train`."""
-        settings, progress = self.settings, self.progress
-        loss, stopping = math.nan, progress.step >= settings.steps
+        settings, standing = self.settings, self.standing
+        loss, stopping = math.nan, standing.step >= settings.steps
         if self.process.is_main:
             callbacks.begun(self._start())
         if stopping:
             return self._result(loss)
-        batches = self.loader.batches(progress.step)
-        log = RunLog(self.job.out, progress.step) if self.process.is_main else None
-        clock = StepClock()
+        batches = self.loader.batches(standing.step)
+        log = RunLog(self.job, standing.step, settings.wandb) if self.process.is_main else None
+        clock = StepClock(self._share_of_peak())
         try:
-            while progress.step < settings.steps and not stopping:
-                step = progress.step
+            while standing.step < settings.steps and not stopping:
+                step = standing.step
                 clock.mark()
                 examples = next(batches)
                 clock.waited()
-                numbers, stopping = self._step(step, examples, callbacks.stop())
+                numbers, stopping, due = self._step(step, examples, callbacks.stop())
                 loss = numbers["loss"]
-                progress.step += 1
-                numbers |= clock.numbers(settings.batch_size) | {"skipped": float(progress.skipped)}
+                standing.step += 1
+                numbers |= clock.numbers(settings.batch_size) | {"skipped": float(standing.skipped)}
                 checked = self._validate() if self._is_due(settings.validate_every, step) else None
-                samples = progress.step * settings.batch_size
-                logged = StepLog(progress.step, settings.steps, samples, numbers, checked)
+                samples = standing.step * settings.batch_size
+                logged = StepLog(standing.step, settings.steps, samples, numbers, checked)
                 if checked or self._is_due(settings.log_every, step):
                     logged = replace(logged, numbers={**numbers, **self.objective.numbers()})
                     if log is not None:
                         log.write(logged.step, logged.samples, logged.numbers, checked)
-                if stopping or self._is_due(settings.checkpoint_every, step):
-                    self._save("last", with_state=True)
+                if stopping or due or self._is_due(settings.checkpoint_every, step):
+                    self._save()
                 if self.process.is_main:
                     callbacks.report(logged)
         finally:
@@ -139,8 +113,8 @@ class _Run:
         return self._result(loss, clock.share)
 
     def _result(self, loss: float, waiting: float = 0.0) -> TrainResult:
-        step, samples = self.progress.step, self.progress.step * self.settings.batch_size
-        best, skipped = self.progress.best, self.progress.skipped
+        step, samples = self.standing.step, self.standing.step * self.settings.batch_size
+        best, skipped = self.standing.best, self.standing.skipped
         unreadable = len(self.loader.unreadable)
         return TrainResult(self.job.out, step, self.settings.steps, samples, loss, best, skipped, waiting, unreadable)
 
@@ -149,181 +123,121 @@ class _Run:
             out=self.job.out,
             device=str(self.process.device),
             processes=self.process.world,
-            precision="bfloat16" if self.bfloat16 else "float32",
+            precision=str(self.stepper.dtype or torch.float32).removeprefix("torch."),
             slices=len(self.loader),
             set_side=self.loader.set_side,
             image_side=self.loader.image_side,
-            parameters=sum(parameter.numel() for parameter in self.parameters),
-            step=self.progress.step,
+            parameters=sum(parameter.numel() for parameter in self.stepper.parameters),
+            step=self.standing.step,
             steps=self.settings.steps,
             batch_size=self.settings.batch_size,
             init_from=str(self.job.run.get("init_from", {}).get("path", "")),
         )
 
+    def _share_of_peak(self) -> float:
+        """Return which share of all devices' peak one image a second is; only the first process, which tells it, measures."""
+        if not self.process.is_main:
+            return 0.0
+        peak = 1e12 * self.settings.peak_tflops or measured_peak(self.process.device, self.stepper.dtype)
+        return training_flops(self.job.config) / (peak * self.process.world)
+
     def _is_due(self, every: int, step: int) -> bool:
         return self.settings.is_due(every, step) or (every > 0 and step + 1 == self.settings.steps)
 
-    def _step(self, step: int, examples: Examples, stop: bool) -> tuple[dict[str, float], bool]:
-        """Take one step; return its numbers and whether any process wants to stop."""
-        settings, progress = self.settings, self.progress
+    def _step(self, step: int, examples: Batch, stop: bool) -> tuple[dict[str, float], bool, bool]:
+        """Take one step; return its numbers, whether any process wants to stop, and whether a checkpoint's time has come."""
+        settings, stepper, standing = self.settings, self.stepper, self.standing
         seen = step * settings.batch_size
         rate = settings.learning_rate(seen)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.objective.before_step(seen, self._forget)
-        parts = self._gradients(step, examples)
-        norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+        parts = stepper.gradients(step, examples)
+        norm = stepper.norm()
         names = list(parts)
-        # One exchange a step carries the losses and the wish to stop; one transfer brings all to the host.
-        shared = processes.mean(torch.stack([*parts.values(), norm.new_tensor(float(stop))]))
+        # One exchange a step carries the losses and two wishes; one transfer brings all to the host.
+        wishes = norm.new_tensor([float(stop), float(self._is_late())])
+        shared = processes.mean(torch.cat([torch.stack([*parts.values()]), wishes]))
         values = torch.cat([shared, norm.detach()[None]]).tolist()
-        numbers = dict(zip([*names, "stop", "gradient_norm"], values, strict=True))
-        stopping = numbers.pop("stop") > 0
-        if math.isfinite(numbers["loss"]) and math.isfinite(numbers["gradient_norm"]):
-            progress.skipped_in_a_row = 0
-            self.optimizer.step()
+        numbers = dict(zip([*names, "stop", "late", "gradient_norm"], values, strict=True))
+        stopping, late = numbers.pop("stop") > 0, numbers.pop("late") > 0
+        loss, length = numbers["loss"], numbers["gradient_norm"]
+        if math.isfinite(loss) and math.isfinite(length):
+            standing.skipped_in_a_row = 0
+            stepper.step(length, rate)
             self._average(seen)
             self.objective.after_step(seen + settings.batch_size, examples, self._forget)
-        else:
+        elif not stepper.overflowed(loss, length):
             self._skip(numbers, step, examples)
-        self.optimizer.zero_grad()
-        return {**numbers, "learning_rate": rate}, stopping
+        stepper.finish()
+        return {**numbers, "learning_rate": rate}, stopping, late
 
-    def _gradients(self, step: int, examples: Examples) -> dict[str, Tensor]:
-        """Add up the gradients of this process's images, pass by pass; return the mean loss and its parts."""
-        settings, count = self.settings, len(examples)
-        size = settings.micro_batch or count
-        sums: dict[str, Tensor] = {}
-        for start in range(0, count, size):
-            part = examples.part(start, min(start + size, count))
-            draw = Draw(settings.seed, step, self.process.rank * count + start)
-            self._exchange_gradients(start + size >= count)
-            with self.autocast:
-                losses = self.replica(part, draw)
-            share = len(part) / count
-            (losses["loss"] * share).backward()
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value.detach().float() * share
-        return sums
+    def _is_late(self) -> bool:
+        """Say whether the first process finds that the last checkpoint is too old."""
+        minutes = self.settings.checkpoint_minutes
+        return self.process.is_main and 0 < 60 * minutes <= time.monotonic() - self.saved_at
 
-    def _exchange_gradients(self, wanted: bool) -> None:
-        """Let gradients travel between processes only in the last pass of a step."""
-        if isinstance(self.replica, DistributedDataParallel):
-            self.replica.require_backward_grad_sync = wanted
+    def _save(self) -> None:
+        self.keeper.save("last", self.standing, with_state=True)
+        self.saved_at = time.monotonic()
 
-    def _replica(self) -> Callable[[Examples, Draw], dict[str, Tensor]]:
-        if not processes.is_joined():
-            return self.objective
-        devices = [self.process.device] if self.process.device.type == "cuda" else None
-        return DistributedDataParallel(
-            self.objective, devices, broadcast_buffers=False, find_unused_parameters=self.objective.skips_parameters
-        )
-
-    def _skip(self, numbers: Mapping[str, float], step: int, examples: Examples) -> None:
-        progress = self.progress
+    def _skip(self, numbers: Mapping[str, float], step: int, examples: Batch) -> None:
+        standing = self.standing
         note_skipped(self.job.out, step, self.process.rank, examples.keys)
-        progress.skipped += 1
-        progress.skipped_in_a_row += 1
-        if progress.skipped_in_a_row >= MOST_SKIPS_IN_A_ROW:
+        standing.skipped += 1
+        standing.skipped_in_a_row += 1
+        if standing.skipped_in_a_row >= MOST_SKIPS_IN_A_ROW:
             raise ModelError(
                 f"The loss was not finite in {MOST_SKIPS_IN_A_ROW} steps in a row (last: loss "
-                f"{numbers['loss']}, gradient norm {numbers['gradient_norm']}, step {progress.step}); {SKIPPED} names their images. {self._way_on()}"
+                f"{numbers['loss']}, gradient norm {numbers['gradient_norm']}, step {standing.step}); {SKIPPED} names their images. {self._way_on()}"
             )
 
     def _way_on(self) -> str:
         """Say how to go on after the loss has diverged."""
         lower = f"a lower --base-learning-rate than {self.settings.base_learning_rate:g}"
         kept = [self.job.out / name for name in ("best", "last") if (self.job.out / name).is_dir()]
-        begin = f"--init-from {kept[0]} and {lower}" if kept and self.progress.best is not None else lower
-        exact = "Go on from the last checkpoint with --precision float32; or " if self.bfloat16 else ""
+        begin = f"--init-from {kept[0]} and {lower}" if kept and self.standing.best is not None else lower
+        exact = "Go on from the last checkpoint with --precision float32; or " if self.stepper.dtype else ""
         sentence = f"{exact}begin another run in a new folder (-o) with {begin}."
         return sentence[0].upper() + sentence[1:]
 
     def _average(self, seen: int) -> None:
         """Move the averages towards the weights; at first quickly, with decay (t + 1) / (t + 10)."""
-        if not self.averages:
+        averages = self.keeper.averages
+        if not averages:
             return
         step = seen // self.settings.batch_size
         decay = min(self.settings.average, (step + 1) / (step + 10))
         with torch.no_grad():
-            for name, value in self.objective.network.state_dict().items():
+            for name, value in self.keeper.weights().items():
                 if value.is_floating_point():
-                    self.averages[name].lerp_(value, 1 - decay)
+                    averages[name].lerp_(value, 1 - decay)
 
     @torch.no_grad()
     def _forget(self, parameter: nn.Parameter, rows: Tensor) -> None:
         """Start the optimizer's and the average's memory of some rows of a parameter anew."""
-        for name, value in self.optimizer.state.get(parameter, {}).items():
+        averages = self.keeper.averages
+        for name, value in self.stepper.optimizer.state.get(parameter, {}).items():
             if name != "step":
                 value[rows] = 0
         for name, own in self.objective.network.named_parameters():
-            if own is parameter and name in self.averages:
-                self.averages[name][rows] = parameter[rows]
+            if own is parameter and name in averages:
+                averages[name][rows] = parameter[rows]
 
     def _validate(self) -> dict[str, float] | None:
         """Validate the weights that will be kept, and keep them if they are the best so far."""
         if self.validation is None:
             return None
-        network, weights = self.objective.network, None
-        if self.averages:
-            weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-            network.load_state_dict(self.averages)
+        network, averages, weights = self.objective.network, self.keeper.averages, None
+        if averages:
+            weights = {name: value.detach().clone() for name, value in self.keeper.weights().items()}
+            network.load_state_dict(averages)
         network.eval()
         batch = self.settings.micro_batch or max(1, self.settings.batch_size // self.process.world)
-        with torch.no_grad(), self.autocast:
+        with torch.no_grad(), together(network), self.stepper.autocast:
             scored = self.objective.validate(self.validation.passes(batch, self.settings.validation_slices))
         network.train()
         if weights is not None:
             network.load_state_dict(weights)
-        if self.progress.best is None or scored["loss"] < self.progress.best:
-            self.progress.best = scored["loss"]
-            self._save("best", with_state=False)
+        if self.standing.best is None or scored["loss"] < self.standing.best:
+            self.standing.best = scored["loss"]
+            self.keeper.save("best", self.standing, with_state=False)
         return scored
-
-    def _save(self, name: str, with_state: bool) -> None:
-        if self.process.is_main:
-            weights = self.averages or self.objective.network.state_dict()
-            step, batch = self.progress.step, self.settings.batch_size
-            seen = {"step": step, "steps": self.settings.steps, "samples": step * batch}
-            contents = Contents(weights, self.job.config, {**self.job.run, "progress": seen}, self.job.conditions)
-            write_checkpoint(self.job.out / name, contents, self._state() if with_state else None)
-        processes.wait_for_all()
-
-    def _state(self) -> TrainingState:
-        tensors = {f"memory/{name}": value for name, value in self.objective.memory().items()}
-        for index, parameter in enumerate(self.parameters):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{index}/{name}"] = value
-        if self.averages:
-            tensors |= {f"weights/{name}": value for name, value in self.objective.network.state_dict().items()}
-        return TrainingState(tensors, vars(self.progress))
-
-    def _restore(self, folder: Path) -> None:
-        contents, state = read_checkpoint(folder, kind_of(self.job.config)), read_state(folder)
-        try:
-            self._take_up(folder, contents, state)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise MissingCheckpoint(
-                f"{folder / 'state'} does not belong to this run ({error}). Restore it from a copy, or begin another run "
-                f"in a new folder with -o and --init-from {folder}."
-            ) from None
-
-    def _take_up(self, folder: Path, contents: Contents, state: TrainingState) -> None:
-        weights = _under("weights/", state.tensors) if self.averages else contents.weights
-        load_weights(self.objective.network, weights, str(folder))
-        for name in self.averages:
-            self.averages[name].copy_(contents.weights[name])
-        for name, value in self.objective.memory().items():
-            value.copy_(state.tensors[f"memory/{name}"])
-        for index, parameter in enumerate(self.parameters):
-            kept = _under(f"optimizer/{index}/", state.tensors)
-            if kept:
-                self.optimizer.state[parameter] = {
-                    name: value if name == "step" and not self.fused else value.to(parameter.device)
-                    for name, value in kept.items()
-                }
-        self.progress = _Progress(**state.progress)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -74,7 +74,8 @@ def next_scale_loss(
 ) -> NextScaleLoss:
     """Compare logits with the token maps they predict; every token weighs the same, so finer scales more."""
     target_BL = torch.cat(list(tokens), 1)
-    each_BL = F.cross_entropy(logits_BLV.float().transpose(1, 2), target_BL, reduction="none")
+    each_N = F.cross_entropy(logits_BLV.float().flatten(0, 1), target_BL.flatten(), reduction="none")
+    each_BL = each_N.view_as(target_BL)  # codes lie side by side in memory, which a softmax over them needs
     hit_BL = (logits_BLV.argmax(-1) == target_BL).float()
     lengths = [ids.shape[1] for ids in tokens]
     return NextScaleLoss(

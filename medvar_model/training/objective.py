@@ -6,13 +6,13 @@ In: a process's part of a batch. Out: scalars, `loss` among them. `training.loop
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from medvar_model.loader import Examples
+from medvar_model.loader import CodedExamples, Examples
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,14 @@ class Draw:
 
 
 Forget = Callable[[nn.Parameter, Tensor], None]
+"""Takes a parameter and a mask of its rows that were set anew, whose momentum and average must restart."""
 
 
-class Objective(nn.Module, ABC):
+Batch = Examples | CodedExamples  # images, or their tokens
+Part = TypeVar("Part", bound=Batch)
+
+
+class Objective(nn.Module, ABC, Generic[Part]):
     """What is trained, its loss, and what is done between steps.
 
     `network` is trained and kept; frozen networks may lie beside it. `skips_parameters` says that some of its
@@ -52,17 +57,17 @@ class Objective(nn.Module, ABC):
     skips_parameters: bool = False
 
     @abstractmethod
-    def forward(self, examples: Examples, draw: Draw) -> dict[str, Tensor]:
+    def forward(self, examples: Part, draw: Draw) -> dict[str, Tensor]:
         """Return the loss of a process's images as `loss`, and parts of it to log, all scalars."""
 
     @abstractmethod
-    def validate(self, batches: Iterator[Examples]) -> dict[str, float]:
+    def validate(self, batches: Iterator[Part]) -> dict[str, float]:
         """Validate; the result has `loss`, and is the same on every process."""
 
     def before_step(self, samples_seen: int, forget: Forget) -> None:
         """Prepare a step."""
 
-    def after_step(self, samples_seen: int, examples: Examples, forget: Forget) -> None:
+    def after_step(self, samples_seen: int, examples: Part, forget: Forget) -> None:
         """Tidy up after a step whose loss was finite."""
 
     def memory(self) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ class RunStart:
         out: the run's folder; its log is `log.jsonl` in it.
         device: what is computed on, such as cpu or cuda:0.
         processes: how many train together.
-        precision: float32 or bfloat16.
+        precision: float32, bfloat16 or float16.
         slices: of the training split.
         set_side, image_side: pixels a side in the shard set, and as the network takes them.
         parameters: of the network in training.
@@ -49,7 +49,7 @@ class StepLog:
         steps: of the whole run.
         samples: images seen.
         numbers: loss, its parts, learning_rate, gradient_norm, images_per_second, waiting (share of the time
-            spent waiting for images), skipped (steps left out so far because the loss was not finite).
+            spent waiting for images), mfu (share of the devices' peak), skipped (steps left out so far because the loss was not finite).
         validation: the numbers of a validation, if one ended this step.
     """
 

@@ -30,9 +30,10 @@ from medvar_model.training.reports import Job
 from medvar_model.training.settings import option_of
 
 FREE = {
-    "out", "tokenizer", "lpips_files", "data.shards", "data.cache", "data.cache_bytes", "data.workers", "data.skip_bad",
+    "out", "tokenizer", "tokens", "lpips_files", "data.shards", "data.cache", "data.cache_bytes", "data.workers", "data.skip_bad",
     "loop.micro_batch", "loop.checkpoint_every", "loop.validate_every", "loop.log_every",
-    "loop.validation_slices", "loop.precision",
+    "loop.validation_slices", "loop.precision", "loop.parallel", "loop.recompute", "loop.compile", "loop.checkpoint_minutes", "loop.keep",
+    "loop.keep_every", "loop.peak_tflops", "loop.wandb",
 }  # fmt: skip
 """Settings that may change when a run goes on: places (their contents are compared by digest), what is written when, and precision,
 which is then another rounding of the same training."""

@@ -11,7 +11,8 @@ import torch
 from medvar_model.errors import ConfigMismatch
 
 BATCH_OF_BASE_RATE = 256  # base_learning_rate is meant for this batch and grows in proportion (VAR)
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PARALLELS = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,18 @@ class LoopSettings:
         average: decay of the running average of weights, which is then what is validated and kept; 0 keeps
             none.
         seed: of the weights, the order and all dropping.
-        precision: of the network's forward pass: float32, bfloat16, or auto (bfloat16 on GPUs).
+        precision: of the network's forward pass: float32, bfloat16, float16 (whose losses are scaled), or auto
+            (bfloat16 on GPUs).
+        parallel: how several processes share the work: ddp (each holds all weights) or fsdp (each holds a part; transformers).
+        recompute: keep only the input of each block for the backward pass and compute the rest again.
+        compile: compile each block.
         checkpoint_every, validate_every, log_every: in samples; `validate_every` 0 never validates.
+        checkpoint_minutes: the longest time between two checkpoints; 0 counts samples alone.
+        peak_tflops: operations a second that a device can do at most, in 10^12, of which a run tells the share it uses (mfu);
+            0 measures it.
+        wandb: project in Weights & Biases that the numbers are sent to as well; empty sends nothing.
+        keep: how many older checkpoints stay beside the last one.
+        keep_every: samples; the first checkpoint after each multiple stays, however many there are. 0 keeps none so.
         validation_slices: how many slices of the val split, evenly spread; 0 takes all.
     """
 
@@ -50,7 +61,15 @@ class LoopSettings:
     average: float = 0.0
     seed: int = 0
     precision: str = "auto"
+    parallel: str = "ddp"
+    recompute: bool = False
+    compile: bool = False
     checkpoint_every: int = 50_000
+    checkpoint_minutes: float = 30.0
+    keep: int = 0
+    keep_every: int = 0
+    peak_tflops: float = 0.0
+    wandb: str = ""
     validate_every: int = 50_000
     log_every: int = 1_000
     validation_slices: int = 2_048
@@ -59,14 +78,28 @@ class LoopSettings:
         for name in ("samples", "batch_size", "base_learning_rate", "clip", "checkpoint_every", "log_every"):
             if not 0 < getattr(self, name) < math.inf:  # NaN is refused, too
                 raise ConfigMismatch(f"{option_of(name)} is {getattr(self, name)}; wanted a number above 0.")
-        for name in ("micro_batch", "validate_every", "validation_slices", "seed"):
-            if getattr(self, name) < 0:
+        for name in (
+            "micro_batch",
+            "validate_every",
+            "validation_slices",
+            "seed",
+            "checkpoint_minutes",
+            "keep",
+            "keep_every",
+            "peak_tflops",
+        ):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigMismatch(f"{option_of(name)} is {getattr(self, name)}; wanted 0 or more.")
         for name, most in (("warmup", 1), ("warmup_start", math.inf), ("floor", math.inf), ("average", 1)):
             if not 0 <= getattr(self, name) < most:
                 raise ConfigMismatch(f"{option_of(name)} is {getattr(self, name)}; wanted a fraction from 0 to 1.")
-        if self.precision not in PRECISIONS:
-            raise ConfigMismatch(f"--precision is {self.precision!r}; wanted one of {', '.join(PRECISIONS)}.")
+        for name, known in (("precision", PRECISIONS), ("parallel", PARALLELS)):
+            if getattr(self, name) not in known:
+                raise ConfigMismatch(f"{option_of(name)} is {getattr(self, name)!r}; wanted one of {', '.join(known)}.")
+        if self.parallel == "fsdp" and self.precision == "float16":
+            raise ConfigMismatch(
+                "--parallel fsdp does not scale float16's losses. Choose --precision bfloat16, which needs no scale."
+            )
         if self.batch_size > self.samples:
             raise ConfigMismatch(
                 f"--samples is {self.samples:,}, less than one step of --batch-size {self.batch_size:,}. Give more "
@@ -78,9 +111,11 @@ class LoopSettings:
         """Steps of the whole run; every step is whole, so up to `batch_size` - 1 images are seen beyond `samples`."""
         return math.ceil(self.samples / self.batch_size)
 
-    def in_bfloat16(self, device: torch.device) -> bool:
-        """Say whether a network's forward pass runs in bfloat16 on a device."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+    def compute_type(self, device: torch.device) -> torch.dtype | None:
+        """Say in what type a network's forward pass computes on a device; None for float32."""
+        if self.precision == "auto":
+            return torch.bfloat16 if device.type == "cuda" else None
+        return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.precision]
 
     @property
     def peak_learning_rate(self) -> float:
@@ -107,6 +142,3 @@ NO_OPTION = ("betas", "weight_decay", "clip", "warmup", "warmup_start", "floor",
 def option_of(field: str) -> str:
     """Name what the user changes to change a field of `LoopSettings`: its option, or the field where none sets it."""
     return field if field in NO_OPTION else f"--{field.replace('_', '-')}"
-
-
-"""Takes a parameter and a mask of its rows that were set anew, whose momentum and average must restart."""

@@ -1,7 +1,7 @@
 """Train the transformer: predict every scale's tokens from the coarser ones, by cross-entropy.
 
 In: a `TrainTransformer`. Out: a run's folder with `last`, `best` and a copy of the tokenizer it belongs to.
-The tokenizer is frozen and codes the images as they come.
+The tokenizer is frozen; it codes the images as they come, or did so before (`tokens`).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,15 +19,17 @@ from medvar_model.checkpoints.checkpoint import (
     write_checkpoint,
 )
 from medvar_model.config import TokenizerConfig, TransformerConfig, transformer_config
-from medvar_model.loader import DataSpec, Examples, Loader
+from medvar_model.loader import CodedExamples, DataSpec, Loader
 from medvar_model.machine import processes
 from medvar_model.machine.processes import Process
-from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.networks.tokenizer import Tokenizer, channels_last
 from medvar_model.networks.transformer import Transformer
+from medvar_model.tokens.cache import OF_TOKENIZER, TokenCache, check_origin, open_tokens, origin_of
 from medvar_model.training.checks import Ready, check_resumable, claimed, matched_rows, ready
 from medvar_model.training.loop import train
 from medvar_model.training.losses import next_scale_loss
-from medvar_model.training.objective import Draw, Objective, decay_groups
+from medvar_model.training.objective import Batch, Draw, Objective, decay_groups
+from medvar_model.training.parallel import shard
 from medvar_model.training.reports import Callbacks, RunStart, StepLog, TrainResult
 from medvar_model.training.settings import LoopSettings
 
@@ -69,6 +71,7 @@ class TrainTransformer:
         loop: how long and how fast.
         init_from: transformer's checkpoint or run whose weights the training begins with; conditions are matched by
             name, and new ones begin with random rows. Empty: random weights.
+        tokens: token cache of this tokenizer and shard set, which is read in the place of images; empty encodes them.
     """
 
     out: str
@@ -77,6 +80,7 @@ class TrainTransformer:
     size: str
     loop: LoopSettings = LOOP
     init_from: str = ""
+    tokens: str = ""
 
 
 def train_transformer(
@@ -116,6 +120,8 @@ def train_transformer(
         if made.init_from is not None:
             weights = matched_rows(made.init_from, dict(job.conditions), objective.network.state_dict())
             load_weights(objective.network, weights, spec.init_from)
+        if loop.parallel == "fsdp":
+            shard(objective.network, process)
         groups = decay_groups(objective.network, loop.weight_decay, spared=SPARED)
         return train(objective, groups, made, process, Callbacks(report, stop, begun))
 
@@ -139,10 +145,23 @@ def _ready(spec: TrainTransformer, process: Process, command: tuple[str, ...]) -
     def config_of(loader: Loader) -> TransformerConfig:
         return transformer_config(spec.size, config, len(loader.conditions))
 
-    return ready(spec, config.image_side, config_of, process, command, frozen), frozen
+    tokens = _tokens(spec, frozen, config) if spec.tokens else None
+    return ready(spec, config.image_side, config_of, process, command, frozen, tokens=tokens), frozen
 
 
-class TransformerObjective(Objective):
+def _tokens(spec: TrainTransformer, frozen: Contents, config: TokenizerConfig) -> TokenCache:
+    """Open the token cache.
+
+    Raises:
+        ConfigMismatch: it is another tokenizer's.
+    """
+    cache = open_tokens(Path(spec.tokens))
+    there = cache.note.origin
+    check_origin(cache.folder, there, origin_of(frozen.digest, config, there.shard_set), OF_TOKENIZER)
+    return cache
+
+
+class TransformerObjective(Objective[Batch]):
     """The transformer's loss.
 
     Args:
@@ -157,13 +176,13 @@ class TransformerObjective(Objective):
     def __init__(self, config: TransformerConfig, tokenizer: Tokenizer, seed: int, process: Process) -> None:
         super().__init__()
         self.network = Transformer(config, torch.Generator().manual_seed(seed)).to(process.device)
-        self.tokenizer = tokenizer.to(process.device)
+        self.tokenizer = channels_last(tokenizer.to(process.device))
 
-    def forward(self, examples: Examples, draw: Draw) -> dict[str, Tensor]:
+    def forward(self, examples: Batch, draw: Draw) -> dict[str, Tensor]:
         """Return `loss` (mean cross-entropy of all tokens, nats), `accuracy`, and the loss of each scale."""
         return self._compare(examples, torch.from_numpy(draw.uniforms(len(examples), self.network.draws_per_image)))
 
-    def validate(self, batches: Iterator[Examples]) -> dict[str, float]:
+    def validate(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Return the mean of what `forward` returns, with every condition told, over all images."""
         names = ["loss", "accuracy", *_scale_names(len(self.network.config.scale_sides))]
         sums = torch.zeros(len(names) + 1, dtype=torch.float64)
@@ -174,9 +193,12 @@ class TransformerObjective(Objective):
         *totals, images = processes.total(sums.to(self.network.head.weight.device)).tolist()
         return {name: value / images for name, value in zip(names, totals, strict=True)}
 
-    def _compare(self, examples: Examples, draws_BU: Tensor | None) -> dict[str, Tensor]:
-        with torch.no_grad(), torch.autocast(examples.images.device.type, enabled=False):
-            tokens = self.tokenizer.encode(examples.images)
+    def _compare(self, examples: Batch, draws_BU: Tensor | None) -> dict[str, Tensor]:
+        with torch.no_grad(), torch.autocast(examples.conditions.device.type, enabled=False):
+            if isinstance(examples, CodedExamples):
+                tokens = self.network.schedule.split(examples.tokens)
+            else:
+                tokens = self.tokenizer.encode(examples.images)
             inputs_BLC = torch.cat(self.tokenizer.pyramid.inputs(tokens), 1)
         conditions_B = examples.conditions
         logits_BLV = self.network(conditions_B, inputs_BLC, draws_BU=draws_BU)

@@ -37,7 +37,8 @@ def test_a_wrong_command_ends_with_its_sentence(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_termination_stops_at_a_checkpoint(tmp_path):
+@pytest.mark.parametrize(("option", "code"), [([], 128 + signal.SIGTERM), (["--stop-is-success"], 0)])
+def test_a_termination_stops_at_a_checkpoint(tmp_path, option, code):
     shards = write_shard_set(tmp_path / "set", {"train": 12, "val": 5, "test": 5})
     command = [
         *LAUNCH,
@@ -50,13 +51,13 @@ def test_a_termination_stops_at_a_checkpoint(tmp_path):
         "tiny",
         "--no-lpips",
     ]
-    more = ["--samples", "400000", "--batch-size", "8"]
+    more = ["--samples", "400000", "--batch-size", "8", *option]
     with subprocess.Popen([*command, *more], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         started = time.monotonic()
         while not (tmp_path / "run" / "log.jsonl").exists() and time.monotonic() - started < 120:
             time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == code
     assert "Traceback" not in out + err
     assert (tmp_path / "run" / "last" / "model.safetensors").exists()

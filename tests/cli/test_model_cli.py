@@ -168,11 +168,15 @@ def test_without_a_terminal_a_line_comes_every_half_minute(capsys):
     feedback.begin(RunStart(Path("r"), "cpu", 1, "float32", 12, 64, 32, 1000, 20, 100, 8, ""))
     for step in range(21, 31):
         now[0] += 12.0
-        feedback.step(StepLog(step, 100, step * 8, {"loss": 0.5, "images_per_second": 9.0, "waiting": 0.0}))
+        feedback.step(
+            StepLog(step, 100, step * 8, {"loss": 0.5, "images_per_second": 9.0, "waiting": 0.0, "mfu": 0.41})
+        )
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "tokenizer: resumed at step 20 of 100 (160 of 800 images) in r, log in r/log.jsonl"
     assert "12 training slices of 32 pixels a side, averaged down from 64" in lines[1]
-    assert lines[2] == "tokenizer 184 of 800 images: loss 0.5000  (0.7 images/s, 0% waiting for images, 15 min left)"
+    assert lines[2] == (
+        "tokenizer 184 of 800 images: loss 0.5000  (0.7 images/s, 0% waiting for images, 41% of the peak, 15 min left)"
+    )
     assert [line.split()[1] for line in lines[2:]] == ["184", "208", "232"]
 
 
@@ -351,3 +355,31 @@ def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(shards, t
     process.kill()
     process.communicate()
     assert int(lines[-1].split()[1]) == (step // 10 + 1) * 40
+
+
+def test_a_scheduler_may_have_a_termination_end_with_0(shards, tokenizer, tmp_path):
+    """SIGTERM ends the run at a checkpoint, from which the same command goes on to its end."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "medvar_cli.model_commands", "train", "transformer", str(shards), "-o", str(out)]
+    command += [
+        "--tokenizer",
+        str(tokenizer),
+        "--size",
+        "d2",
+        "--samples",
+        "40000",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+    ]
+    command += ["--validate-every", "40", "--checkpoint-every", "40000", "--stop-is-success"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "validation" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Stopped; the same command goes on from here" in said
+    assert 10 <= json.loads((out / "last" / "state" / "progress.json").read_text())["step"] < 10_000

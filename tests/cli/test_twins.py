@@ -94,6 +94,9 @@ DATA = {
 MODEL = {
     "train tokenizer": Twin(needs=("S",), typed=TRAIN, swaps=CUT, made=("runs/tok/last/model.safetensors",)),
     "train transformer": Twin(needs=("S", "runs/tok"), typed=TRAIN, swaps=CUT, made=("runs/d4/last/model.safetensors",)),
+    "tokenize": Twin(
+        needs=("S", "runs/tok"), typed="--json --device cpu", made=("tokens",), answer=lambda twin: asdict(twin["cache"].note),
+    ),
     "sample": Twin(
         needs=("runs/d4",), typed="--json", swaps={"acdc-mr": "beta-mr"}, made=("drawn",),
         answer=lambda twin: [f"drawn/beta-mr-{n:04d}.png" for n in range(4)],

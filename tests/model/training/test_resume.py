@@ -17,7 +17,7 @@ from support.shard_sets import write_shard_set
 from medvar_model.errors import ConfigMismatch, ShardSetMismatch
 from medvar_model.training.log import read_log
 
-TIMES = ("images_per_second", "waiting")
+TIMES = ("images_per_second", "waiting", "mfu")
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def test_two_processes_do_not_train_in_one_folder(shards, tmp_path):
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
     try:
-        with pytest.raises(FolderInUse, match=r"Another process is training in .*run at this moment.*-o"):
+        with pytest.raises(FolderInUse, match=r"Another process is at work in .*run at this moment.*-o"):
             run(spec)
         with pytest.raises(FolderInUse):
             check_tokenizer_training(spec, PROCESS)

@@ -1,0 +1,1 @@
+"""The token cache: every slice's ids, made once and trained from."""
