@@ -9,7 +9,7 @@ A little over 300 lines: the one place where all inputs are opened, checked agai
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,15 @@ from medvar_data.storage.html import assemble, write_section
 from medvar_data.storage.store import write_bytes
 from medvar_model.checkpoints.checkpoint import Contents, build_tokenizer, build_transformer, read_checkpoint
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
-from medvar_model.evaluation.inputs import check_pair, read_png, read_samples, samples_digest, scan_of, split_sizes
+from medvar_model.evaluation.inputs import (
+    check_pair,
+    held_out_collections,
+    read_png,
+    read_samples,
+    samples_digest,
+    scan_of,
+    split_sizes,
+)
 from medvar_model.evaluation.metrics.features import shrunk
 from medvar_model.evaluation.page import SECTION, model_section
 from medvar_model.evaluation.passes import Fresh, HeldOut, Neighbours, held_out_pass, overall_usage, training_pass
@@ -139,6 +147,7 @@ class _Evaluation:
         self.tokenizer_folder = Path(spec.tokenizer) if spec.tokenizer else own_tokenizer(Path(spec.run))
         self.frozen = read_checkpoint(self.tokenizer_folder, "tokenizer")
         check_pair(self.kept, self.frozen, spec.run)
+        self.data = replace(spec.data, hold_out=held_out_collections(self.kept))
         self.side: int = self.frozen.config.image_side  # type: ignore[union-attr]  # a tokenizer's has one
         sizes = split_sizes(spec.data.shards)
         self.held_out = [split for split in ("val", "test") if sizes.get(split, 0)]
@@ -248,7 +257,7 @@ class _Evaluation:
 
     def _loader(self, split: str) -> Loader:
         alone = Process(1, 0, self.device)
-        return Loader(self.spec.data, split, self.side, self.spec.batch_size, 0, alone)
+        return Loader(self.data, split, self.side, self.spec.batch_size, 0, alone)
 
     def _samples(self) -> tuple[Labelled, list[str]]:
         """Read the samples that were named, or draw them."""
