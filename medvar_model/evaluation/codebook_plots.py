@@ -83,18 +83,12 @@ def _heat_maps(path: Path, title: str, maps: Mapping[str, Any]) -> Path:
             heat_map(hits), norm=LogNorm(LEAST, MOST, clip=False), cmap=colours, interpolation="nearest"
         )
         axis.set_title(f"{name}\n{used}", fontsize=7)
-        for edge in (axis.add_patch,):
-            edge(_frame(axis))
+        axis.set_axis_on()
+        axis.set(xticks=[], yticks=[])
     figure.colorbar(image, ax=list(axes), label="times uniform use", shrink=0.8, extend="both")
     figure.suptitle(title, fontsize=9)
     figure.savefig(path)
     return path
-
-
-def _frame(axis: Any) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((0, 0), 1, 1, fill=False, transform=axis.transAxes, linewidth=0.5, edgecolor="0.6")
 
 
 def _curves(folder: Path, measures: Mapping[str, CodeMeasures]) -> list[Path]:

@@ -27,7 +27,7 @@ from medvar_model.evaluation.inputs import held_out_collections
 from medvar_model.loader import DataSpec, Examples, Loader
 from medvar_model.machine.folders import check_shard_set, check_writable
 from medvar_model.machine.processes import Process
-from medvar_model.networks.codebook import Usage
+from medvar_model.networks.codebook import Usage, usage
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.training.perceptual import load_perceptual
 
@@ -116,8 +116,9 @@ def report_codebook(
     }
     sides = {name: tokenizer.config.scale_sides for name, tokenizer in tokenizers.items()}
     write_plots(out, together, sides, conditions)
-    write_bytes(out / REPORT, (json.dumps(report, indent=2) + "\n").encode())
-    return report
+    text = json.dumps(report, indent=2)
+    write_bytes(out / REPORT, (text + "\n").encode())
+    return dict(json.loads(text))
 
 
 def open_tokenizers(spec: CodebookReport) -> tuple[dict[str, Tokenizer], dict[str, str], tuple[str, ...]]:
@@ -205,8 +206,6 @@ def _first(use: Usage) -> dict[str, float]:
 
 
 def _used(hits: torch.Tensor) -> dict[str, Any]:
-    from medvar_model.networks.codebook import usage
-
     return {"tokens": int(hits.sum()), **_first(usage(hits[None]))}
 
 

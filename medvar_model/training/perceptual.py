@@ -120,7 +120,7 @@ class PerceptualDistance(nn.Module):
     def __init__(self, stages: Sequence[Stage], least_side: int = 1) -> None:
         super().__init__()
         self.stages, self.least_side = nn.ModuleList(stages), least_side
-        self.weights = nn.ParameterList(torch.ones(stage.convs[-1].out_channels) for stage in stages)  # type: ignore[arg-type]
+        self.weights = nn.ParameterList(torch.ones(stage.width) for stage in stages)
         self.requires_grad_(False)
         self.eval()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
