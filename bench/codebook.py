@@ -25,6 +25,7 @@ from medvar_model.demo import TOKENIZER_LOOP, one_thread
 from medvar_model.evaluation.codebook import measure_codes
 from medvar_model.loader import DataSpec, Loader
 from medvar_model.machine.processes import Process
+from medvar_model.networks.codebook import count_codes, usage
 from medvar_model.training.losses import TokenizerLossWeights
 from medvar_model.training.tokenizer import TrainTokenizer, train_tokenizer
 
@@ -57,10 +58,12 @@ def measured(cure: dict[str, Any], shards: str, samples: int) -> dict[str, Any]:
         seconds = time.process_time() - begun
         tokenizer = load_tokenizer(Path(folder) / "run" / "last")
 
-    def passes(split: str) -> Any:
-        return Loader(data, split, config.image_side, 32, 0, ALONE).passes(32, 1024)
+    def passes(split: str, most: int) -> Any:
+        return Loader(data, split, config.image_side, 32, 0, ALONE).passes(32, most)
 
-    use, val = measure_codes(tokenizer, passes("train")).usage, measure_codes(tokenizer, passes("val"))
+    val = measure_codes(tokenizer, passes("val", 128))
+    counts = sum(count_codes(tokenizer.encode(part.images), config.vocabulary) for part in passes("train", 1024))
+    use = usage(counts)
     reached = [share / most for share, most in zip(use.share, use.reachable, strict=True)]
     return {
         "psnr": val.psnr[-1], "reached": reached, "reachable": use.reachable, "perplexity": use.perplexity, "seconds": seconds,

@@ -76,7 +76,7 @@ def codebook_command(
     perplexity, energy left, PSNR and SSIM from ever more scales; a row for
     each collection, of unseen patients or unseen as a whole.
 
-    Example: medvar-model codebook S runs/tok -o codes --imported vae_ch160v4096z32.pth
+    Example: medvar-model codebook S runs/tok -o codes
 
     Python:
 
