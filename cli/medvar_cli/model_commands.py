@@ -77,7 +77,7 @@ def train_tokenizer_command(
 
     The preset paper is the published recipe: pixels, commitment, LPIPS
     (vgg16-397923af.pth and vgg.pth, as published). The preset sharp adds an
-    adversary, averaged weights and gradients by rotation.
+    adversary and averaged weights.
 
     Example: medvar-model train tokenizer S -o runs/tok --preset demo --no-lpips
 

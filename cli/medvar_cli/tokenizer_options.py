@@ -14,7 +14,7 @@ from medvar_model.errors import ConfigMismatch
 from medvar_model.training.adversary import ALONE
 from medvar_model.training.losses import TokenizerLossWeights
 from medvar_model.training.perceptual import KINDS
-from medvar_model.training.tokenizer import ADVERSARIES, LOOPS, ROTATED, TrainTokenizer
+from medvar_model.training.tokenizer import ADVERSARIES, LOOPS, TrainTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,7 @@ class TokenizerOptions:
     adversary_start: Annotated[
         float, typer.Option(help="Share of the samples before it takes part.", min=0, max=0.99)
     ] = ALONE.start
-    rotate: Annotated[
-        bool | None,
-        typer.Option("--rotate/--no-rotate", help="Pass gradients through the codes by rotation. Default: by preset."),
-    ] = None
+    rotate: Annotated[bool, typer.Option("--rotate", help="Pass gradients through the codes by rotation.")] = False
     code_layer: Annotated[
         bool, typer.Option("--code-layer", help="Learn one matrix over fixed codes instead of the codes (SimVQ).")
     ] = False
@@ -66,7 +63,7 @@ class TokenizerOptions:
             perceptual="none" if none else self.perceptual,
             lpips_files=tuple(map(str, self.lpips_weights or ())),
             adversary=replace(adversary, weight=weight, start=self.adversary_start),
-            rotate=self.preset in ROTATED if self.rotate is None else self.rotate,
+            rotate=self.rotate,
             scale_dropout=self.scale_dropout,
             init_from=training.init_from,
         )

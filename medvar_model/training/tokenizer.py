@@ -18,10 +18,10 @@ from medvar_model.training.objective import decay_groups
 from medvar_model.training.perceptual import load_perceptual
 from medvar_model.training.reports import Callbacks, RunStart, StepLog, TrainResult
 from medvar_model.training.tokenizer_objective import TokenizerObjective
-from medvar_model.training.tokenizer_settings import ADVERSARIES, LOOP, LOOPS, ROTATED, WEIGHTS, TrainTokenizer
+from medvar_model.training.tokenizer_settings import ADVERSARIES, LOOP, LOOPS, WEIGHTS, TrainTokenizer
 
 __all__ = [
-    "ADVERSARIES", "LOOP", "LOOPS", "ROTATED", "WEIGHTS", "TokenizerObjective", "TrainTokenizer", "check_tokenizer_training", "train_tokenizer",
+    "ADVERSARIES", "LOOP", "LOOPS", "WEIGHTS", "TokenizerObjective", "TrainTokenizer", "check_tokenizer_training", "train_tokenizer",
 ]  # fmt: skip
 
 

@@ -41,7 +41,6 @@ LOOPS: dict[str, LoopSettings] = {
     "sharp": replace(LOOP, batch_size=768, samples=100_000_000, average=0.9999),
 }  # one a tokenizer preset; the paper's own length and batch are unpublished
 ADVERSARIES: dict[str, AdversarySettings] = {"sharp": SHARP}  # of presets that have one
-ROTATED = ("sharp",)  # presets whose gradients pass the codes by rotation
 WEIGHTS = TokenizerLossWeights()
 
 
