@@ -78,10 +78,9 @@ def _heat_maps(path: Path, title: str, maps: Mapping[str, Any]) -> Path:
     for axis in axes:
         axis.set_axis_off()
     for axis, (name, hits) in zip(axes, maps.items(), strict=False):
-        used = f"{(np.asarray(hits) > 0).sum():,} of {len(hits):,}"
-        image = axis.imshow(
-            heat_map(hits), norm=LogNorm(LEAST, MOST, clip=False), cmap=colours, interpolation="nearest"
-        )
+        grid = heat_map(hits)
+        used = f"{(grid >= LEAST).sum():,} of {len(hits):,}"
+        image = axis.imshow(grid, norm=LogNorm(LEAST, MOST, clip=False), cmap=colours, interpolation="nearest")
         axis.set_title(f"{name}\n{used}", fontsize=7)
         axis.set_axis_on()
         axis.set(xticks=[], yticks=[])
