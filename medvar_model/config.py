@@ -37,6 +37,7 @@ class TokenizerConfig:
         residual_ratio: weight of the convolution in a smoother; the rest passes unchanged.
         commitment: weight of the term that pulls the encoder to its codes (beta).
         norm_groups: groups of every group normalisation; must divide the width of every level.
+        code_layer: code vectors are fixed vectors times one learnt matrix; see `networks.codebook`.
     """
 
     image_side: int = 256
@@ -52,9 +53,10 @@ class TokenizerConfig:
     residual_ratio: float = 0.5
     commitment: float = 0.25
     norm_groups: int = 32
+    code_layer: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(self, except_for=("residual_ratio", "commitment"))
+        _require_positive(self, except_for=("residual_ratio", "commitment", "code_layer"))
         check_sides(self.scale_sides)
         if self.image_side % self.downsampling or self.scale_sides[-1] != self.latent_side:
             raise ConfigMismatch(
@@ -235,6 +237,7 @@ def tokenizer_parameters(config: TokenizerConfig) -> int:
     decoder = conv(latent, last) + middle + levels(widths[::-1], last, blocks + 1, 0)
     decoder += 2 * widths[0] + conv(widths[0], config.folded_channels)
     pyramid = config.vocabulary * latent + config.n_smoothers * conv(latent, latent)
+    pyramid += latent**2 if config.code_layer else 0
     return encoder + decoder + pyramid + 2 * conv(latent, latent)
 
 
@@ -319,6 +322,7 @@ TOKENIZERS: dict[str, TokenizerConfig] = {
     "small": TokenizerConfig(image_side=128, width=64, scale_sides=(1, 2, 3, 4, 6, 8), vocabulary=1024),
     "base":  TokenizerConfig(width=96),
     "paper": TokenizerConfig(),
+    "sharp": TokenizerConfig(),
 }
 
 TRANSFORMERS: dict[str, TransformerSize] = {

@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Int32, Int64, UInt8
 from torch import Tensor
 
+from medvar_data.errors import SpecError
+from medvar_data.naming import printable
+from medvar_data.shardset.dataset import read_dataset, read_table
+from medvar_data.storage.store import Store
 from medvar_data.stream import Batch, Stream, StreamSpec, ahead, open_shard_set
 from medvar_model.errors import ShardSetMismatch
 from medvar_model.machine.folders import check_shard_set
@@ -37,6 +41,7 @@ class DataSpec:
         cache: folder for the shards of a remote set.
         cache_bytes: bound of that folder.
         workers: threads that read ahead.
+        hold_out: collections whose slices and conditions are left out of every split.
     """
 
     shards: str
@@ -49,6 +54,14 @@ class DataSpec:
     cache: str = ""
     cache_bytes: int = 20_000_000_000
     workers: int = 2
+    hold_out: tuple[str, ...] = ()
+
+    @property
+    def selection(self) -> str:
+        """The condition in SQL that the slices fulfil, held-out collections considered."""
+        held = ", ".join("'" + name.replace("'", "''") + "'" for name in self.hold_out)
+        without = f"collection NOT IN ({held})" if held else ""
+        return f"({self.where}) AND {without}" if self.where and held else without or self.where
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +144,7 @@ class Loader:
             seed=seed,
             world=process.world,
             rank=process.rank,
-            where=spec.where,
+            where=spec.selection,
             mixture=spec.mixture if split == "train" else (),
             mix_by=spec.mix_by,
             temperature=spec.temperature if split == "train" else None,
@@ -141,10 +154,13 @@ class Loader:
             cache_bytes=spec.cache_bytes,
         )
         check_shard_set(spec.shards)
+        unseen = held_out_conditions(spec)
         self.stream = Stream(stream_spec, open_shard_set(spec.shards, split))
         self._workers = spec.workers
         self.device = process.device
-        self._global_ids = np.array(sorted(self.stream.shard_set.condition_ids.values()))
+        ids = self.stream.shard_set.condition_ids
+        self._condition_ids = {name: number for name, number in ids.items() if number not in unseen}
+        self._global_ids = np.array(sorted(self._condition_ids.values()))
         self.image_side, self.set_side = image_side, self.stream.shard_set.image_side
         side = self.set_side
         if side % image_side:
@@ -173,9 +189,11 @@ class Loader:
 
     @property
     def conditions(self) -> dict[str, int]:
-        """Name → row in the transformer's table: the set's conditions in the order of their global ids."""
-        ids = self.stream.shard_set.condition_ids
-        return {name: row for row, name in enumerate(sorted(ids, key=lambda name: ids[name]))}
+        """Name → row in the transformer's table: the set's conditions in the order of their global ids, held-out ones left out."""
+        return {
+            name: row
+            for row, name in enumerate(sorted(self._condition_ids, key=lambda name: self._condition_ids[name]))
+        }
 
     def batches(self, start_step: int) -> Generator[Examples]:
         """Yield this process's part of each global batch from a step on, without end; `close` ends it."""
@@ -213,6 +231,28 @@ class Loader:
         images = loaded.images.to(self.device, non_blocking=True)
         conditions = loaded.conditions.to(self.device, non_blocking=True)
         return Examples(loaded.step, to_network(images), conditions, loaded.keys)
+
+
+def held_out_conditions(spec: DataSpec) -> set[int]:
+    """Return the global ids of the conditions that held-out collections alone have.
+
+    Raises:
+        SpecError: the set has no such collection, or no other.
+    """
+    if not spec.hold_out:
+        return set()
+    store = Store(spec.shards)
+    table = read_table(store, "slices.parquet", read_dataset(store), columns=["collection", "condition_id"])
+    pairs = table.group_by(["collection", "condition_id"]).aggregate([]).to_pylist()
+    names = {pair["collection"] for pair in pairs}
+    unknown = [name for name in spec.hold_out if name not in names]
+    if unknown or names <= set(spec.hold_out):
+        found = f"has no collection {printable(unknown[0])!r}" if unknown else "has no other collections to train on"
+        raise SpecError(
+            f"{spec.shards} {found}; it has {', '.join(sorted(names))}. Choose --hold-out-collection among them, not all of them."
+        )
+    kept = {pair["condition_id"] for pair in pairs if pair["collection"] not in spec.hold_out}
+    return {pair["condition_id"] for pair in pairs} - kept
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,13 @@ from typing import Annotated
 
 import typer
 
+from medvar_cli.codebook_commands import register as register_codebook
 from medvar_cli.console import HELP_NAMES, console, errors, print_json, program, progress_bar, run
 from medvar_cli.evaluate_commands import register as register_evaluation
+from medvar_cli.import_command import register as register_import
 from medvar_cli.info import preset as named
 from medvar_cli.info import register as register_info
-from medvar_cli.info import tokenizers_help, transformers_help
+from medvar_cli.info import transformers_help
 from medvar_cli.model_feedback import finish, show_check, show_spec, shown, stopping
 from medvar_cli.model_options import (
     CACHE_GB,
@@ -34,15 +36,14 @@ from medvar_cli.model_options import (
 )
 from medvar_cli.option_groups import takes_options
 from medvar_cli.publish_commands import register as register_publishing
+from medvar_cli.tokenizer_options import TokenizerOptions
 from medvar_data.records import Progress
 from medvar_model import config
 from medvar_model.loader import DataSpec
 from medvar_model.machine import processes
 from medvar_model.sampling.sample_files import NO_CONDITION, SampleFiles, check_samples, training_note, write_samples
 from medvar_model.tokens.tokenize import Tokenize, check_tokenize, tokenize
-from medvar_model.training.losses import TokenizerLossWeights
-from medvar_model.training.tokenizer import LOOPS as TOKENIZER_LOOPS
-from medvar_model.training.tokenizer import TrainTokenizer, check_tokenizer_training, train_tokenizer
+from medvar_model.training.tokenizer import check_tokenizer_training, train_tokenizer
 from medvar_model.training.transformer import LOOPS as TRANSFORMER_LOOPS
 from medvar_model.training.transformer import TrainTransformer, check_transformer_training, train_transformer
 
@@ -51,34 +52,6 @@ train = typer.Typer(
     help="Train a tokenizer, then a transformer on its tokens.", no_args_is_help=True, context_settings=HELP_NAMES
 )
 app.add_typer(train, name="train")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerOptions:
-    """What the tokenizer's training alone is told."""
-
-    preset: Annotated[str, typer.Option(help=tokenizers_help())] = "paper"
-    lpips_weights: Annotated[
-        list[Path] | None,
-        typer.Option(help="vgg16-397923af.pth (torchvision) and vgg.pth (LPIPS), as published: give it twice."),
-    ] = None
-    no_lpips: Annotated[bool, typer.Option("--no-lpips", help="Train without the perceptual loss.")] = False
-
-    def spec(self, shards: str, out: Path, training: TrainOptions) -> TrainTokenizer:
-        """Make the library's value.
-
-        Raises:
-            MedvarError: there is no such preset, or an option is not understood.
-        """
-        return TrainTokenizer(
-            out=str(out),
-            data=training.data(shards),
-            config=named(config.TOKENIZERS, self.preset, "tokenizer preset"),
-            loop=training.loop(TOKENIZER_LOOPS[self.preset]),
-            weights=TokenizerLossWeights(perceptual=0.0) if self.no_lpips else TokenizerLossWeights(),
-            lpips_files=tuple(map(str, self.lpips_weights or ())),
-            init_from=training.init_from,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +82,10 @@ def train_tokenizer_command(
     shards: ShardsArgument, out: OutOption, tokenizer: TokenizerOptions, training: TrainOptions, output: OutputOptions
 ) -> None:
     """Train the multi-scale tokenizer. The same command again goes on where it stopped.
+
+    The preset paper is the published recipe: pixels, commitment, LPIPS
+    (vgg16-397923af.pth and vgg.pth, as published). The preset sharp adds an
+    adversary and averaged weights.
 
     Example: medvar-model train tokenizer S -o runs/tok --preset demo --no-lpips
 
@@ -272,6 +249,8 @@ def sample_command(
 
 register_evaluation(app)
 register_publishing(app)
+register_codebook(app)
+register_import(app)
 register_info(app)
 
 if __name__ == "__main__":

@@ -59,9 +59,10 @@ class TrainOptions:
         float | None,
         typer.Option(help="Peak learning rate at a batch of 256; grows with the batch. Default: by preset."),
     ] = None
-    average: Annotated[float, typer.Option(help="Keep a running average of weights with this decay; 0 keeps none.")] = (
-        0.0
-    )
+    average: Annotated[
+        float | None,
+        typer.Option(help="Keep a running average of weights with this decay; 0 keeps none. Default: by preset."),
+    ] = None
     init_from: Annotated[str, typer.Option(help="Run or checkpoint whose weights a fresh run begins with.")] = ""
     seed: Annotated[int, typer.Option(help="Of weights, order and dropping.", min=0)] = 0
     precision: Annotated[str, typer.Option(help="auto (bfloat16 on GPUs), float32, bfloat16 or float16.")] = "auto"
@@ -73,6 +74,10 @@ class TrainOptions:
     device: DeviceOption = "auto"
     workers: Annotated[int, typer.Option(help="Threads that read ahead.", min=0)] = 2
     mixing: MixOptions
+    hold_out_collection: Annotated[
+        list[str] | None,
+        typer.Option(help="Collection that the run never sees, in no split: to measure on it later. Repeat."),
+    ] = None
     skip_bad: Annotated[
         bool, typer.Option(help="Replace slices that cannot be read, and count them, instead of ending.")
     ] = False
@@ -112,7 +117,7 @@ class TrainOptions:
         mixing = self.mixing
         return DataSpec(
             shards, mixing.where, mixing.mixture(), mixing.mix_by, mixing.temperature, self.skip_bad, mixing.window_shards,
-            self.cache, cache_bytes(self.cache_gb), self.workers,
+            self.cache, cache_bytes(self.cache_gb), self.workers, tuple(sorted(set(self.hold_out_collection or ()))),
         )  # fmt: skip
 
 

@@ -61,6 +61,7 @@ from medvar_model.networks.transformer import Transformer
 
 Network = TypeVar("Network", bound=nn.Module)
 
+LATER = (("code_layer", False),)  # fields that came later, and the values that say nothing: digests stay what they were
 KINDS = {"tokenizer": TokenizerConfig, "transformer": TransformerConfig}
 
 
@@ -88,7 +89,8 @@ class Contents:
     @property
     def digest(self) -> str:
         """SHA-256 over the configuration and every weight's name, type, shape and bytes."""
-        digest = hashlib.sha256(json.dumps([self.kind, to_dict(self.config)], sort_keys=True).encode())
+        named = {name: value for name, value in to_dict(self.config).items() if (name, value) not in LATER}
+        digest = hashlib.sha256(json.dumps([self.kind, named], sort_keys=True).encode())
         for name in sorted(self.weights):
             tensor = self.weights[name].detach().cpu().contiguous()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

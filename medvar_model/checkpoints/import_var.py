@@ -40,6 +40,11 @@ from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.networks.transformer import Transformer
 
+PARTS = {"tokenizer": ("vae_local", "quantize.embedding.weight"), "transformer": ("var_wo_ddp", "pos_1LC")}
+"""Of each network: its name in VAR's training checkpoints, and a weight that it alone has."""
+
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # in which others put a state dict
+
 SIDES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
 DROPPED = re.compile(r"(^|\.)(lvl_1L|attn_bias_for_masking|zero_k_bias|ema_vocab_hit_SV)$")
@@ -218,20 +223,50 @@ def transformer_config_of(state: Mapping[str, Tensor], scale_sides: tuple[int, .
     )
 
 
+def parts_of(path: Path) -> tuple[str, ...]:
+    """Say which of VAR's networks a file holds: tokenizer, transformer or both.
+
+    Raises:
+        MissingCheckpoint: the file is absent or unsafe, or holds neither; the message says what it holds.
+    """
+    content = read_weights(path)
+    parts = tuple(kind for kind, (part, mark) in PARTS.items() if mark in _part(content, part))
+    if not parts:
+        wanted = " or ".join(f"{mark!r} ({kind})" for kind, (_, mark) in PARTS.items())
+        raise MissingCheckpoint(
+            f"{path} holds neither of VAR's networks: wanted a weight named {wanted}, found {_contents(content)}. Give the official "
+            "file, or a training checkpoint of VAR's own trainer."
+        )
+    return parts
+
+
 def _open(path: Path, part: str, mark: str, kind: str) -> dict[str, Tensor]:
     """Find the wanted state dict in a bare or wrapped file, and say what else it is if it is not there."""
     content: Mapping[str, object] = read_weights(path)
-    trainer = content.get("trainer", content)
-    if isinstance(trainer, Mapping) and isinstance(trainer.get(part), Mapping):
-        content = trainer[part]
-    weights = {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    weights = _part(content, part)
     if mark not in weights:
-        keys = ", ".join(repr(name) for name in list(content)[:3])
         raise MissingCheckpoint(
-            f"{path} does not hold VAR's {kind}: it has no {mark!r}, and its first keys are {keys}. Give "
+            f"{path} does not hold VAR's {kind}: it has no {mark!r}, and its first keys are {_contents(content)}. Give "
             f"the file of the {kind} itself, or a training checkpoint that wraps it."
         )
     return weights
+
+
+def _part(content: Mapping[str, object], part: str) -> dict[str, Tensor]:
+    """Give a part's weights, whatever they are wrapped in."""
+    for name in ("trainer", part, *WRAPPERS):
+        inner = content.get(name)
+        if isinstance(inner, Mapping):
+            content = inner
+    return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _contents(content: Mapping[str, object]) -> str:
+    """Name the first keys of a file, and of what it wraps."""
+    inner = [(name, value) for name, value in content.items() if isinstance(value, Mapping)]
+    named = [repr(name) for name in list(content)[:3]]
+    wrapped = [f"{name!r} with {', '.join(repr(key) for key in list(value)[:3])}" for name, value in inner[:3]]
+    return ", ".join(named) + (f"; in it {'; '.join(wrapped)}" if wrapped else "")
 
 
 def _rename(weights: Mapping[str, Tensor], names: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:

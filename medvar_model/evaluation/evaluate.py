@@ -9,7 +9,7 @@ A little over 300 lines: the one place where all inputs are opened, checked agai
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,41 @@ from medvar_data.storage.html import assemble, write_section
 from medvar_data.storage.store import write_bytes
 from medvar_model.checkpoints.checkpoint import Contents, build_tokenizer, build_transformer, read_checkpoint
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
-from medvar_model.evaluation.inputs import check_pair, read_png, read_samples, samples_digest, scan_of, split_sizes
+from medvar_model.evaluation.inputs import (
+    check_pair,
+    held_out_collections,
+    read_png,
+    read_samples,
+    samples_digest,
+    scan_of,
+    split_sizes,
+)  # fmt: skip
 from medvar_model.evaluation.metrics.features import shrunk
 from medvar_model.evaluation.page import SECTION, model_section
-from medvar_model.evaluation.passes import Fresh, HeldOut, Neighbours, held_out_pass, overall_usage, training_pass
+from medvar_model.evaluation.passes import (
+    Fresh,
+    HeldOut,
+    Neighbours,
+    held_out_pass,
+    overall_usage,
+    reconstructed,
+    training_pass,
+)
 from medvar_model.evaluation.pictures import Shown, write_pictures
 from medvar_model.evaluation.scores import (
     Labelled,
-    Stack,
     mean_reconstructions,
     score_conditions,
     score_copies,
     score_distribution,
     score_reconstructions,
 )
-from medvar_model.loader import DataSpec, Loader, to_network
+from medvar_model.loader import DataSpec, Loader
 from medvar_model.machine.folders import check_shard_set, check_writable
 from medvar_model.machine.memory import told_when_memory_ends
 from medvar_model.machine.processes import Process
 from medvar_model.networks.tokenizer import Tokenizer
-from medvar_model.sampling.sample import PAPER, SampleSettings, to_uint8
+from medvar_model.sampling.sample import PAPER, SampleSettings
 from medvar_model.sampling.sample_files import SampleFiles, check_samples, own_tokenizer, training_note, write_samples
 
 REPORT = "report.json"
@@ -139,6 +154,7 @@ class _Evaluation:
         self.tokenizer_folder = Path(spec.tokenizer) if spec.tokenizer else own_tokenizer(Path(spec.run))
         self.frozen = read_checkpoint(self.tokenizer_folder, "tokenizer")
         check_pair(self.kept, self.frozen, spec.run)
+        self.data = replace(spec.data, hold_out=held_out_collections(self.kept))
         self.side: int = self.frozen.config.image_side  # type: ignore[union-attr]  # a tokenizer's has one
         sizes = split_sizes(spec.data.shards)
         self.held_out = [split for split in ("val", "test") if sizes.get(split, 0)]
@@ -185,7 +201,7 @@ class _Evaluation:
         near = training_pass(queries, self.loader.passes(spec.batch_size, spec.training), fresh_slices)
         self.say("metrics")
         fresh = self._fresh(fresh_slices, samples)
-        again = Labelled(_reconstructed(tokenizer, fresh.images, self.device), fresh.conditions)
+        again = Labelled(reconstructed(tokenizer, fresh.images, self.device), fresh.conditions)
         quality = score_reconstructions(truth, held.reconstructions)
         named = score_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh, again.images)
         distance = near.nearest.distance
@@ -248,7 +264,7 @@ class _Evaluation:
 
     def _loader(self, split: str) -> Loader:
         alone = Process(1, 0, self.device)
-        return Loader(self.spec.data, split, self.side, self.spec.batch_size, 0, alone)
+        return Loader(self.data, split, self.side, self.spec.batch_size, 0, alone)
 
     def _samples(self) -> tuple[Labelled, list[str]]:
         """Read the samples that were named, or draw them."""
@@ -313,17 +329,6 @@ def write_rows(out: Path, drawn: Mapping[str, Any], slices: Mapping[str, Any], n
     for name, columns, part in (("samples", drawn, slice(None, n)), ("held_out", slices, slice(n, None))):
         nearest = {"nearest_key": list(near.keys[part]), "nearest_distance": near.nearest.distance[part]}
         pq.write_table(pa.table({**columns, **nearest}), out / f"{name}.parquet")
-
-
-@torch.no_grad()
-def _reconstructed(tokenizer: Tokenizer, images: Stack, device: torch.device) -> Stack:
-    parts = [
-        to_uint8(
-            tokenizer.decode(tokenizer.encode(to_network(torch.from_numpy(images[start : start + 64])).to(device)))
-        )
-        for start in range(0, len(images), 64)
-    ]
-    return torch.cat(parts).cpu().numpy() if parts else images
 
 
 def _scales(frozen: Contents, held: HeldOut) -> dict[str, Any]:

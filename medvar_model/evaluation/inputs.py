@@ -24,6 +24,11 @@ def split_sizes(shards: str) -> dict[str, int]:
     return {name: split.slices for name, split in read_dataset(Store(shards)).splits.items()}
 
 
+def held_out_collections(kept: Contents) -> tuple[str, ...]:
+    """Name the collections that a run was told never to see."""
+    return tuple(kept.run.get("settings", {}).get("data", {}).get("hold_out", ()))
+
+
 def scan_of(key: str) -> str:
     """Give the part of a slice's key that names its scan.
 

@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from medvar_model.evaluation.metrics.nearest import Nearest, Search, thumbnails
-from medvar_model.loader import Examples
+from medvar_model.loader import Examples, to_network
 from medvar_model.networks.codebook import Usage, count_codes, usage
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.networks.transformer import Transformer
@@ -103,6 +103,18 @@ def held_out_pass(tokenizer: Tokenizer, transformer: Transformer, batches: Itera
         cross_entropy,
         accuracy,
     )
+
+
+@torch.no_grad()
+def reconstructed(tokenizer: Tokenizer, images: Stack, device: torch.device) -> Stack:
+    """Give images as they come back from their tokens."""
+    parts = [
+        to_uint8(
+            tokenizer.decode(tokenizer.encode(to_network(torch.from_numpy(images[start : start + 64])).to(device)))
+        )
+        for start in range(0, len(images), 64)
+    ]
+    return torch.cat(parts).cpu().numpy() if parts else images
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,22 +16,45 @@ from torch import Tensor, nn
 from medvar_model.errors import ConfigMismatch
 
 ROWS_AT_ONCE = 8192  # vectors compared with all codes at a time: 256 MiB of float64 distances at 4096 codes
+LEAST_EXPECTED = 3.0  # hits of a code under uniform use; with fewer, 1 in 20 is missed by chance (exp -3)
 USAGE_MARGIN = 0.08  # a code counts as used when hit this often, as a fraction of uniform use (VAR)
 
 
 class Codebook(nn.Module):
     """V code vectors, shared by all scales.
 
+    With a layer, the code vectors are fixed vectors times one learnt matrix, so that every gradient moves all codes together and none is
+    left behind (SimVQ: Zhu et al. 2024, arXiv 2411.02038).
+
     Args:
         vocabulary: number of codes, V.
         channels: length of a code, C.
         generator: draws the first codes from U(-a, a), a = 1 / (36 sqrt(C)); None: torch's global generator.
+        layer: fix the codes and learn a matrix, at first the identity, in their place.
     """
 
-    def __init__(self, vocabulary: int, channels: int, generator: torch.Generator | None = None):
+    def __init__(
+        self, vocabulary: int, channels: int, generator: torch.Generator | None = None, layer: bool = False
+    ) -> None:
         super().__init__()
-        self.codes = nn.Parameter(torch.empty(vocabulary, channels))
+        self.codes = nn.Parameter(torch.empty(vocabulary, channels), requires_grad=not layer)
+        self.layer = nn.Parameter(torch.empty(channels, channels)) if layer else None
         self.initialise(generator)
+
+    @property
+    def vectors(self) -> Float[Tensor, "vocabulary channels"]:
+        """The code vectors."""
+        return self.codes if self.layer is None else self.codes @ self.layer
+
+    @torch.no_grad()
+    def place(
+        self, vectors_VC: Float[Tensor, "vocabulary channels"], rows_V: Bool[Tensor, " vocabulary"] | None = None
+    ) -> None:
+        """Set the code vectors, or some rows of them, to given ones."""
+        wanted_VC = vectors_VC.to(self.codes.dtype)
+        if self.layer is not None:  # what the matrix will turn into them
+            wanted_VC = torch.linalg.lstsq(self.layer.T, wanted_VC.T).solution.T
+        self.codes.copy_(wanted_VC if rows_V is None else torch.where(rows_V[:, None], wanted_VC, self.codes))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
@@ -39,6 +62,8 @@ class Codebook(nn.Module):
         if not self.codes.is_meta:
             bound = self.codes.shape[1] ** -0.5 / 36
             self.codes.uniform_(-bound, bound, generator=generator)
+            if self.layer is not None:
+                self.layer.copy_(torch.eye(len(self.layer)))
 
     @torch.no_grad()
     def nearest(self, vectors_NC: Float[Tensor, "n channels"]) -> Int64[Tensor, " n"]:
@@ -48,14 +73,14 @@ class Codebook(nn.Module):
         so the float32 values are compared in float64: neither TF32 nor autocast touches that type, and a
         token does not depend on the machine.
         """
-        codes_CV = self.codes.double().T
+        codes_CV = self.vectors.double().T
         square_V = codes_CV.square().sum(0)
         parts = vectors_NC.double().split(ROWS_AT_ONCE)
         return torch.cat([torch.addmm(square_V, z_NC, codes_CV, alpha=-2).argmin(1) for z_NC in parts])
 
     def lookup(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape channels"]:
         """Give the code vectors of ids."""
-        return F.embedding(ids, self.codes)
+        return F.embedding(ids, self.vectors)
 
 
 @torch.no_grad()
@@ -100,7 +125,7 @@ class Revival:
 @torch.no_grad()
 def revive(
     codes_VC: Float[Tensor, "codes channels"],
-    hits_V: Float[Tensor, " codes"],
+    hits_KV: Int64[Tensor, "scales codes"],
     candidates_NC: Float[Tensor, "n channels"],
     generator: torch.Generator,
     threshold: float = 0.01,
@@ -109,14 +134,27 @@ def revive(
 
     Args:
         codes_VC: the present codes.
-        hits_V: how often each was used lately, in any unit (counts, or a running mean of counts).
+        hits_KV: how often each scale chose each code lately.
         candidates_NC: vectors to move to, such as those of a scale of `pyramid.wanted(latents)`.
         generator: picks the candidates.
-        threshold: a code is dead below this fraction of the use it had if all were used alike.
+        threshold: a code is dead below this fraction of uniform use; see `relative_use`. None is dead while all were chosen less than
+            `LEAST_EXPECTED` times on average, since chance alone then leaves many out.
     """
-    dead_V = hits_V < threshold * hits_V.mean()
+    dead_V = relative_use(hits_KV) < threshold
+    if float(hits_KV.sum()) < LEAST_EXPECTED * len(codes_VC):
+        dead_V = torch.zeros_like(dead_V)
     fresh_VC = _pick(candidates_NC.float(), len(codes_VC), generator)
     return Revival(torch.where(dead_V[:, None], fresh_VC, codes_VC.float()), dead_V)
+
+
+def relative_use(hits_KV: Int64[Tensor, "scales codes"]) -> Float[Tensor, " codes"]:
+    """Give each code's use as a multiple of uniform use, mean over the scales: 1 where all codes are used alike.
+
+    A scale of T tokens is expected to choose each of V codes T / V times; h hits are h V / T of that. So the number does not depend on
+    how many images were counted, and a code that only a coarse scale uses, which has few tokens, is not taken for a dead one.
+    """
+    expected_K1 = hits_KV.sum(1, keepdim=True).double().clamp(min=1) / hits_KV.shape[1]
+    return (hits_KV / expected_K1).mean(0)
 
 
 def count_codes(tokens: Sequence[Int64[Tensor, "batch _"]], vocabulary: int) -> Int64[Tensor, "scales vocabulary"]:

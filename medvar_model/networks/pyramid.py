@@ -57,7 +57,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.schedule = ScaleSchedule(config.scale_sides)
         self.commitment = config.commitment
-        self.codebook = Codebook(config.vocabulary, config.latent_channels)
+        self.codebook = Codebook(config.vocabulary, config.latent_channels, layer=config.code_layer)
         self.smoothers = nn.ModuleList(
             Smoother(config.latent_channels, config.residual_ratio) for _ in range(config.n_smoothers)
         )
@@ -138,17 +138,46 @@ class Pyramid(nn.Module):
         """Give what a transformer is shown for every scale but the first: its `inputs_BLC`, in parts."""
         return [self.input(k + 1, total_BCSS) for k, total_BCSS in enumerate(self.grow(tokens[: self.schedule.n - 1]))]
 
-    def forward(self, map_BCSS: Latents) -> Quantized:
-        """Encode, sum up, and say how far every running sum is from the map (the training pass)."""
+    def forward(
+        self, map_BCSS: Latents, kept_B: Int64[Tensor, " batch"] | None = None, rotate: bool = False
+    ) -> Quantized:
+        """Encode, sum up, and say how far every running sum is from the map (the training pass).
+
+        Args:
+            map_BCSS: latent maps.
+            kept_B: how many scales of each image make up its sum; None takes all. The loss is always that of all scales.
+            rotate: let gradients pass by rotation instead of unchanged; see `rotated`.
+        """
         with torch.autocast(map_BCSS.device.type, enabled=False):
             fixed_BCSS = map_BCSS.detach()
             tokens = self.encode(fixed_BCSS)
-            loss = map_BCSS.new_zeros(())
-            for total_BCSS in self.grow(tokens):
+            loss, sum_BCSS = map_BCSS.new_zeros(()), fixed_BCSS
+            for k, total_BCSS in enumerate(self.grow(tokens)):
                 loss = loss + F.mse_loss(total_BCSS, fixed_BCSS)
                 loss = loss + self.commitment * F.mse_loss(total_BCSS.detach(), map_BCSS)
-            straight_through_BCSS = map_BCSS + (total_BCSS - map_BCSS).detach()
-            return Quantized(straight_through_BCSS, tokens, loss / self.schedule.n)
+                within_B = None if kept_B is None else (kept_B > k)[:, None, None, None]
+                sum_BCSS = total_BCSS if within_B is None else torch.where(within_B, total_BCSS, sum_BCSS)
+            passed_BCSS = rotated(map_BCSS, sum_BCSS) if rotate else map_BCSS + (sum_BCSS - map_BCSS).detach()
+            return Quantized(passed_BCSS, tokens, loss / self.schedule.n)
+
+
+def rotated(map_BCSS: Latents, sum_BCSS: Latents) -> Latents:
+    """Give the sums, with gradients that reach the map turned and scaled as the map's vectors were (rotation trick).
+
+    Fifty et al. 2024 (arXiv 2410.06424), section 4.2: at each position q = s R e, where R is the rotation from e / |e| to q / |q|, s their
+    ratio of lengths, and both are constants to the gradient. R e = e - 2 r (r.e) + 2 q' (e'.e) with r the bisector of the unit vectors
+    e', q'. Where they point against each other, or one is zero, gradients pass unchanged.
+    """
+    with torch.no_grad():
+        length_e, length_q = (x.norm(dim=1, keepdim=True) for x in (map_BCSS, sum_BCSS))
+        unit_e, unit_q = map_BCSS / length_e.clamp(min=1e-6), sum_BCSS / length_q.clamp(min=1e-6)
+        middle, scale = unit_e + unit_q, length_q / length_e.clamp(min=1e-6)
+        turns = (middle.norm(dim=1, keepdim=True) > 1e-3) & (length_e > 1e-6) & (length_q > 1e-6)
+        middle = F.normalize(middle, dim=1)
+    along_middle, along_e = ((axis * map_BCSS).sum(1, keepdim=True) for axis in (middle, unit_e))
+    turned = scale * (map_BCSS - 2 * middle * along_middle + 2 * unit_q * along_e)
+    passed = torch.where(turns, turned, map_BCSS)
+    return passed + (sum_BCSS - passed).detach()  # the sums themselves, to the last bit
 
 
 @torch.no_grad()
@@ -182,5 +211,5 @@ def fit_codebook(
             wanted_NC = wanted_BNC.flatten(0, 1)
             order = torch.randperm(len(wanted_NC), generator=generator, device=generator.device)
             vectors.append(wanted_NC[order[:vectors_per_scale].to(wanted_NC.device)])
-        book.codes.copy_(k_means(torch.cat(vectors), len(book.codes), generator))
-    return book.codes.detach().clone()
+        book.place(k_means(torch.cat(vectors), len(book.codes), generator))
+    return book.vectors.detach().clone()

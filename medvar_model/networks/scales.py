@@ -77,13 +77,21 @@ class ScaleSchedule:
             return (0,) * self.n
         if (self.n, n_smoothers) == (10, 4):
             return (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+        # Ties go to the coarser smoother; nine digits keep rounding out of the decision.
+        return tuple(
+            min(range(n_smoothers), key=lambda i: (row[i], i)) for row in self._smoother_distances(n_smoothers)
+        )
+
+    def smoother_ties(self, n_smoothers: int) -> tuple[int, ...]:
+        """Say which scales fall midway between two smoothers."""
+        rows = self._smoother_distances(n_smoothers) if n_smoothers > 1 else []
+        return tuple(k for k, row in enumerate(rows) if row.count(min(row)) > 1)
+
+    def _smoother_distances(self, n_smoothers: int) -> list[list[float]]:
+        """Give each scale's distance to each tick, to nine digits."""
         margin = 1 / 3 / n_smoothers if n_smoothers == 4 else 1 / 2 / n_smoothers
         ticks = [margin + (1 - 2 * margin) * i / (n_smoothers - 1) for i in range(n_smoothers)]
-        # Ties go to the coarser smoother; the 1e-9 keeps rounding out of the decision.
-        return tuple(
-            min(range(n_smoothers), key=lambda i: (round(abs(ticks[i] - k / (self.n - 1)), 9), i))
-            for k in range(self.n)
-        )
+        return [[round(abs(tick - k / (self.n - 1)), 9) for tick in ticks] for k in range(self.n)]
 
 
 def as_sequence(

@@ -109,9 +109,11 @@ class Tokenizer(nn.Module):
         for total in self.pyramid.grow(tokens):
             yield self.render(total).float().clamp(-1, 1)
 
-    def forward(self, images: Images) -> Reconstruction:
-        """Code and draw the images, with gradients (the training pass)."""
-        quantized = self.pyramid(self.latents(images))
+    def forward(
+        self, images: Images, kept_B: Int64[Tensor, " batch"] | None = None, rotate: bool = False
+    ) -> Reconstruction:
+        """Code and draw the images, with gradients (the training pass); see `Pyramid.forward`."""
+        quantized = self.pyramid(self.latents(images), kept_B, rotate)
         counts = count_codes(quantized.tokens, self.config.vocabulary)
         return Reconstruction(self.render(quantized.total), quantized.tokens, quantized.loss, counts)
 

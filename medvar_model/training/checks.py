@@ -5,13 +5,11 @@ run makes the same checks as the run itself.
 """
 
 import contextlib
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medvar_data.storage.store import file_digest
 from medvar_model.checkpoints.checkpoint import Contents, find_last, kind_of, read_checkpoint, read_run
 from medvar_model.config import TokenizerConfig, TransformerConfig, to_dict
 from medvar_model.errors import ConfigMismatch
@@ -22,6 +20,7 @@ from medvar_model.machine.processes import Process
 from medvar_model.tokens.cache import TokenCache
 from medvar_model.tokens.read import TokenLoader
 from medvar_model.training.log import check_wandb
+from medvar_model.training.perceptual import perceptual_source
 from medvar_model.training.reports import Job
 from medvar_model.training.run_folder import check_folder, check_same_run, describe_run
 from medvar_model.training.settings import LoopSettings
@@ -87,8 +86,8 @@ def ready(
     run = describe_run(spec, loader, process, command)
     if tokenizer is not None:
         run["tokenizer"] = {"path": spec.tokenizer, "digest": tokenizer.digest}
-    if getattr(spec, "lpips_files", ()) and spec.weights.perceptual:
-        run["perceptual"] = {"path": ", ".join(spec.lpips_files), "digest": _digest_of(spec.lpips_files)}
+    if source := perceptual_source(getattr(spec, "perceptual_kind", "none"), getattr(spec, "lpips_files", ())):
+        run["perceptual"] = asdict(source)
     last, init_from = find_last(out), None
     if last is not None:
         run |= {name: value for name, value in read_run(last).items() if name == "init_from"}
@@ -101,12 +100,6 @@ def ready(
     each = least_training_bytes(config, 4 if loop.compute_type(process.device) is None else 2)
     check_memory(images * each, process.device, f"A pass of {images:,} images", _smaller(loop))
     return Ready(job, loop, loader, validation, init_from)
-
-
-def _digest_of(files: Sequence[str]) -> str:
-    """Name the content of files, whatever their names and order; those that are not there are told where they are read."""
-    digests = sorted(file_digest(Path(file)) for file in files if Path(file).is_file())
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def check_resumable(made: Ready) -> None:

@@ -41,7 +41,9 @@ which is then another rounding of the same training."""
 OPTIONS = {
     "data.mixture": "--mix", "data.window_shards": "--window-shards", "data.where": "--where", "data.mix_by": "--mix-by",
     "data.temperature": "--temperature", "size": "--size", "init_from": "--init-from",
-    "weights.perceptual": "--no-lpips (weight of the perceptual loss)",
+    "weights.perceptual": "--no-lpips (weight of the perceptual loss)", "perceptual": "--perceptual",
+    "adversary.weight": "--adversary", "adversary.start": "--adversary-start", "rotate": "--rotate", "scale_dropout": "--scale-dropout",
+    "config.code_layer": "--code-layer", "data.hold_out": "--hold-out-collection",
 }  # fmt: skip
 """What sets a field that `settings.option_of` does not know."""
 

@@ -277,6 +277,38 @@ def test_a_dry_run_shows_the_configuration_and_does_nothing(command, shards, tok
         (["sample", "{transformer}", "-o", "{shards}/dataset.json"], "dataset.json is a file; wanted a folder"),
         (["evaluate", "{shards}", "{transformer}", "-o", "{shards}/dataset.json"], "is a file; wanted a folder"),
         (["evaluate", "nowhere", "{transformer}", "-o", "x", "--dry-run"], "There is no folder nowhere"),
+        (
+            ["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--perceptual", "st-lpips"],
+            "--no-lpips and --perceptual st-lpips exclude each other",
+        ),
+        (
+            ["train", "tokenizer", "{shards}", "-o", "x", "--perceptual", "ssim"],
+            "--perceptual is 'ssim'; wanted one of",
+        ),
+        (
+            ["train", "tokenizer", "{shards}", "-o", "x", "--perceptual", "none", "--lpips-weights", "vgg.pth"],
+            "--lpips-weights belong to --perceptual lpips",
+        ),
+        (
+            [
+                "train",
+                "tokenizer",
+                "{shards}",
+                "-o",
+                "x",
+                "--no-lpips",
+                "--preset",
+                "tiny",
+                "--hold-out-collection",
+                "delta",
+            ],
+            "has no collection 'delta'; it has alpha, beta, gamma",
+        ),
+        (["codebook", "{shards}", "{transformer}", "-o", "x"], "wanted a tokenizer"),
+        (["codebook", "nowhere", "{tokenizer}", "-o", "x"], "There is no folder nowhere"),
+        (["import-var", "nowhere.pth", "-o", "x"], "no weight file nowhere.pth"),
+        (["import-var", "{tokenizer}/last/model.safetensors", "-o", "x"], "holds neither of VAR's networks"),
+        (["import-var", "nowhere.pth", "-o", "x", "--scale-sides", "1-2"], "wanted whole numbers with commas"),
         (["info", "d5"], "no preset 'd5'; choose one of d2, "),
     ],
 )
@@ -288,6 +320,31 @@ def test_what_is_wrong_is_one_sentence_and_code_2(arguments, words, shards, toke
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert not Path("x").exists()
+
+
+def test_presets_and_options_decide_the_tokenizers_recipe(tmp_path):
+    shards = write_shard_set(tmp_path / "set", {"train": 8, "val": 4}, side=256)
+    common = [
+        "train",
+        "tokenizer",
+        shards,
+        "-o",
+        tmp_path / "x",
+        "--perceptual",
+        "none",
+        "--micro-batch",
+        "1",
+        "--dry-run",
+        "--json",
+    ]
+    paper, sharp = (json.loads(call(*common, "--preset", name).stdout) for name in ("paper", "sharp"))
+    assert (paper["adversary"]["weight"], paper["rotate"], paper["loop"]["average"]) == (0, False, 0)
+    assert (sharp["adversary"]["weight"], sharp["adversary"]["start"], sharp["loop"]["average"]) == (0.4, 0.2, 0.9999)
+    assert paper["config"] == sharp["config"]
+    more = ["--adversary", "0", "--rotate", "--code-layer", "--scale-dropout", "0.1", "--average", "0.99"]
+    changed = json.loads(call(*common, "--preset", "paper", *more).stdout)
+    assert (changed["rotate"], changed["scale_dropout"], changed["config"]["code_layer"]) == (True, 0.1, True)
+    assert (changed["adversary"]["weight"], changed["loop"]["average"]) == (0, 0.99)
 
 
 def commands():

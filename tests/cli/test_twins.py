@@ -18,6 +18,7 @@ import pytest
 import torch
 import typer
 from support.shard_sets import write_shard_set
+from support.var_files import autoencoder
 from typer.testing import CliRunner
 
 from medvar_cli.data_commands import app as data
@@ -104,6 +105,13 @@ MODEL = {
     "evaluate": Twin(needs=("S", "runs/d4"), typed="--json", answer=lambda twin: twin["result"].report),
     "export": Twin(needs=("S", "runs/d4"), made=("medvar-d4",)),
     "zoo": Twin(needs=("runs/tok", "runs/d4"), answer=lambda twin: [asdict(row) for row in twin["rows"]]),
+    "codebook": Twin(
+        needs=("S", "runs/tok"), typed="--json", made=("codes/scales.png",), answer=lambda twin: twin["report"],
+    ),
+    "import-var": Twin(
+        needs=("vae_ch160v4096z32.pth",), typed="--json", made=("runs/var-tokenizer",),
+        answer=lambda twin: json.loads(json.dumps([asdict(one) for one in twin["imported"]], default=str)),
+    ),
     "info": Twin(),
     "demo": Twin(needs=("demo",), typed="--json", answer=lambda twin: twin["result"].evaluation.report),
 }  # fmt: skip
@@ -169,6 +177,7 @@ def prepared(pipeline, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     )
     write_shard_set(folder / "S", {"train": 20, "val": 6, "test": 6}, side=64)
     write_shard_set(folder / "demo" / "shards-64", {"train": 30, "val": 13, "test": 12})
+    torch.save(autoencoder(), folder / "vae_ch160v4096z32.pth")
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

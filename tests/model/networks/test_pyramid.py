@@ -209,7 +209,7 @@ def test_fitting_the_codebook_explains_more_of_the_maps_and_uses_every_code():
 
 def test_dead_codes_move_to_candidates_and_live_ones_stay():
     codes = torch.zeros(10, 2)
-    hits = torch.tensor([100.0] * 8 + [0.0, 0.5])
+    hits = torch.tensor([[200] * 8 + [0, 1]])
     candidates = torch.arange(1.0, 41.0).view(20, 2)
     revival = revive(codes, hits, candidates, seeded())
     assert revival.dead.tolist() == [False] * 8 + [True, True]
@@ -219,7 +219,7 @@ def test_dead_codes_move_to_candidates_and_live_ones_stay():
 
 
 def test_the_threshold_of_death_does_not_depend_on_how_much_was_counted():
-    hits = torch.rand(100, generator=seeded()).square() * 50
+    hits = (torch.rand(2, 100, generator=seeded()).square() * 500).long()
     codes, candidates = torch.zeros(100, 2), torch.ones(100, 2)
     few = revive(codes, hits, candidates, seeded(), threshold=0.1)
     many = revive(codes, 1000 * hits, candidates, seeded(), threshold=0.1)

@@ -213,14 +213,14 @@ def test_the_perceptual_loss_must_be_given_or_declined(shards):
 
 
 def test_a_perceptual_term_takes_part(shards, tmp_path):
-    from medvar_model.training.losses import PerceptualDistance
+    from medvar_model.training.perceptual import PerceptualDistance, vgg_trunk
 
     names = {}
-    for name, value in PerceptualDistance().state_dict().items():
+    for name, value in PerceptualDistance(vgg_trunk(shift_tolerant=False)).state_dict().items():
         if name.startswith("weights"):
             names[f"lin{name[-1]}.model.1.weight"] = value[None, :, None, None]
         else:
-            stage, process, kind = name.split(".")[1:]
+            _, stage, _, process, kind = name.split(".")
             number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(process)]
             names[f"features.{number}.{kind}"] = value
     torch.save(names, tmp_path / "vgg.pth")
@@ -239,15 +239,15 @@ def test_a_perceptual_term_takes_part(shards, tmp_path):
 
 def test_the_two_published_files_of_the_perceptual_loss_are_read_as_they_are(shards, tmp_path):
     """In their own layouts: torchvision's file is of the older kind and has a classifier, too."""
-    from medvar_model.training.losses import PerceptualDistance, load_perceptual_distance
+    from medvar_model.training.perceptual import PerceptualDistance, load_perceptual_distance, vgg_trunk
 
-    wanted = PerceptualDistance().state_dict()
+    wanted = PerceptualDistance(vgg_trunk(shift_tolerant=False)).state_dict()
     vgg, linear = {"classifier.0.weight": torch.zeros(2, 2)}, {}
     for name, value in wanted.items():
         if name.startswith("weights"):
             linear[f"lin{name[-1]}.model.1.weight"] = value[None, :, None, None]
         else:
-            stage, process, kind = name.split(".")[1:]
+            _, stage, _, process, kind = name.split(".")
             number = {0: (0, 2), 1: (5, 7), 2: (10, 12, 14), 3: (17, 19, 21), 4: (24, 26, 28)}[int(stage)][int(process)]
             vgg[f"features.{number}.{kind}"] = value
     torch.save(vgg, tmp_path / "vgg16.pth", _use_new_zipfile_serialization=False)

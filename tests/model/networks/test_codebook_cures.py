@@ -1,0 +1,107 @@
+"""Cures of codebook collapse: rotated gradients, a matrix over fixed codes, scale dropout, deaths by relative use."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from medvar_model.config import TOKENIZERS, tokenizer_parameters
+from medvar_model.networks.codebook import LEAST_EXPECTED, Codebook, relative_use, revive
+from medvar_model.networks.pyramid import rotated
+from medvar_model.networks.tokenizer import Tokenizer
+
+TINY = TOKENIZERS["tiny"]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rotation(e: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """s R of the rotation trick, as a matrix, for one pair of vectors."""
+    a, b = F.normalize(e, dim=0), F.normalize(q, dim=0)
+    r = F.normalize(a + b, dim=0)
+    return (torch.eye(len(e)) - 2 * torch.outer(r, r) + 2 * torch.outer(b, a)) * q.norm() / e.norm()
+
+
+def test_rotation_gives_the_sums_and_turns_the_gradients():
+    maps = torch.randn(2, 5, 3, 3, generator=seeded(1)).requires_grad_()
+    sums = torch.randn(2, 5, 3, 3, generator=seeded(2))
+    passed = rotated(maps, sums)
+    torch.testing.assert_close(passed, sums, atol=1e-6, rtol=1e-6)
+    upstream = torch.randn(sums.shape, generator=seeded(3))
+    passed.backward(upstream)
+    for b, i, j in ((0, 0, 0), (1, 2, 1)):
+        matrix = rotation(maps[b, :, i, j].detach(), sums[b, :, i, j])
+        torch.testing.assert_close(matrix @ maps[b, :, i, j].detach(), sums[b, :, i, j], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(maps.grad[b, :, i, j], matrix.T @ upstream[b, :, i, j], atol=1e-5, rtol=1e-4)
+
+
+def test_rotation_lets_gradients_pass_where_there_is_nothing_to_turn():
+    maps = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 2.0]])[:, :, None, None].requires_grad_()
+    sums = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])[:, :, None, None]  # opposite; of no length; to nothing
+    rotated(maps, sums).sum().backward()
+    torch.testing.assert_close(maps.grad, torch.ones_like(maps))
+
+
+def test_a_layer_moves_all_codes_by_a_gradient_of_one():
+    book = Codebook(16, 4, seeded(), layer=True)
+    assert not book.codes.requires_grad
+    torch.testing.assert_close(book.vectors, book.codes)
+    book.lookup(torch.tensor([3])).sum().backward()
+    with torch.no_grad():
+        before = book.vectors.clone()
+        book.layer -= 0.1 * book.layer.grad
+    assert ((book.vectors - before).abs().sum(1) > 0).all()
+
+
+def test_codes_under_a_layer_are_placed_where_they_are_wanted():
+    book = Codebook(16, 4, seeded(), layer=True)
+    with torch.no_grad():
+        book.layer += 0.3 * torch.randn(4, 4, generator=seeded(1))
+    wanted, before = torch.randn(16, 4, generator=seeded(2)), book.vectors.detach().clone()
+    rows = torch.arange(16) < 5
+    book.place(wanted, rows)
+    torch.testing.assert_close(book.vectors[:5], wanted[:5], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(book.vectors[5:], before[5:])
+    assert torch.equal(book.nearest(book.vectors.detach()), torch.arange(16))
+
+
+def test_a_layers_parameters_are_counted():
+    config = replace(TINY, code_layer=True)
+    assert tokenizer_parameters(config) == sum(p.numel() for p in Tokenizer(config).parameters())
+
+
+def test_an_image_of_fewer_scales_is_drawn_from_their_sum():
+    tokenizer = Tokenizer(TINY, seeded())
+    with torch.no_grad():
+        tokenizer.pyramid.codebook.codes.normal_(0, 0.5, generator=seeded(2))
+    images = torch.rand(3, 1, 32, 32, generator=seeded(1)) * 2 - 1
+    whole, part = tokenizer(images), tokenizer(images, torch.tensor([4, 2, 3]))
+    sums = list(tokenizer.progressive(whole.tokens))
+    torch.testing.assert_close(part.vq_loss, whole.vq_loss)
+    for n, kept in enumerate((4, 2, 3)):
+        torch.testing.assert_close(part.images[n].clamp(-1, 1), sums[kept - 1][n], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(part.images[1], whole.images[1], atol=1e-3)
+
+
+def test_relative_use_does_not_depend_on_how_much_was_counted_and_has_mean_one():
+    hits = (torch.rand(3, 20, generator=seeded()) * 100).long()
+    torch.testing.assert_close(relative_use(hits), relative_use(7 * hits))
+    assert float(relative_use(hits).mean()) == pytest.approx(1)
+
+
+def test_a_code_that_a_coarse_scale_alone_uses_is_no_dead_one():
+    hits = torch.zeros(2, 100, dtype=torch.int64)
+    hits[0, :10], hits[1, 10:99] = 1, 1000  # by the sum over scales, the first ten have a thousandth of the mean use
+    revival = revive(torch.zeros(100, 3), hits, torch.ones(5, 3), seeded(), threshold=0.01)
+    assert revival.dead.tolist() == [False] * 99 + [True]
+
+
+def test_no_code_is_called_dead_on_little_evidence():
+    hits = torch.zeros(1, 10, dtype=torch.int64)
+    hits[0, 0] = int(LEAST_EXPECTED * 10) - 1
+    assert not revive(torch.zeros(10, 2), hits, torch.ones(3, 2), seeded()).dead.any()
+    hits[0, 0] += 1
+    assert revive(torch.zeros(10, 2), hits, torch.ones(3, 2), seeded()).dead.sum() == 9
