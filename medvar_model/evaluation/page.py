@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medvar_data.storage.html import folded, number, picture, table
+from medvar_model.evaluation.page_distances import distances_html
 from medvar_model.training.log import read_log
 
 SECTION = "2-model"  # sorts after the data's on a page that holds both
@@ -46,7 +47,7 @@ def model_section(
     parts += ["<h3>Reconstructions of held-out slices</h3>", _reconstructions(evaluation, pictures)]
     parts += ["<h3>Tokens, scale by scale</h3>", _scales(evaluation, pictures)]
     parts += ["<h3>Do samples show what was asked for?</h3>", _conditions(evaluation)]
-    parts += ["<h3>How far are samples from real slices?</h3>", _distribution(evaluation)]
+    parts += ["<h3>How far are samples from real slices?</h3>", distances_html(evaluation["distribution"])]
     parts += ["<h3>Are samples copies?</h3>", _copies(evaluation, pictures)]
     return "\n".join(parts)
 
@@ -201,34 +202,6 @@ def _conditions(report: Mapping[str, Any]) -> str:
         else ""
     )
     return text + note + folded("Who was taken for whom", counted)
-
-
-def _distribution(report: Mapping[str, Any]) -> str:
-    part = report["distribution"]
-    sizes = part["n"]
-    said = (
-        f"On 64 hand-computed features of layout, brightness, edges and texture, against {sizes['held_out']} held-out "
-        "slices, all sets cut to the same mix of conditions. Comparable between runs on this set only, never with "
-        "published FID. Fresh real slices show what a perfect sampler would get."
-    )
-    columns = ("metric", "samples", "fresh real slices", "those through the tokenizer", "better", "tells")
-    rows = [
-        (
-            name,
-            *(_scored(score, key, sizes) for key in ("samples", "fresh", "fresh_through_tokenizer")),
-            score["better"],
-            score["says"],
-        )
-        for name, score in part["metrics"].items()
-    ]
-    return f"<p>{escape(said)}</p>" + table(columns, rows)
-
-
-def _scored(score: Mapping[str, Any], candidate: str, sizes: Mapping[str, int]) -> str:
-    """Give a metric's value, or why it has none."""
-    if score[candidate] is not None:
-        return number(score[candidate])
-    return f"needs {score['minimum']} images, has {min(sizes['held_out'], sizes[candidate])}"
 
 
 def _copies(report: Mapping[str, Any], pictures: str) -> str:
