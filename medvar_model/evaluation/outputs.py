@@ -6,7 +6,8 @@ In: a report and rows. Out, in one folder:
     samples.parquet    a row a drawn image
     held_out.parquet   a row a held-out slice
     metrics.parquet    a row a metric, cell and set, with interval and counts
-    metrics.tex        the same as LaTeX tables: one of all cells together, one a cell and set
+    metrics.tex        the same as LaTeX tables: one of all cells together, and one a cell
+    pictures/cells-<metric>.png    the distances of each cell with their intervals
 """
 
 import json
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from medvar_data.storage.store import write_bytes
 from medvar_model.evaluation.comparison import ALL, Score
 from medvar_model.evaluation.passes import Neighbours
+from medvar_model.evaluation.plots import plot_cells
 
 REPORT = "report.json"
 ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
@@ -31,6 +33,8 @@ def write_report(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the report, whole or not at all, and its tables. Return it as it will be read."""
     scores = report["distribution"]["scores"]
     write_metrics(out, scores)
+    for metric in dict.fromkeys(score["metric"] for score in scores if score["metric"].startswith(("kid_", "fd_"))):
+        plot_cells(out / "pictures" / f"cells-{metric}.png", scores, metric)
     text = json.dumps(report, indent=2)
     write_bytes(out / REPORT, (text + "\n").encode())
     return dict(json.loads(text))
@@ -64,6 +68,23 @@ def latex(scores: Sequence[Mapping[str, Any]]) -> str:
     """Set the scores as tables, a row a set and a column a metric: all cells together first, then each cell."""
     cells = list(dict.fromkeys(score["cell"] for score in scores))
     return "\n".join(_tabular(cell, [score for score in scores if score["cell"] == cell]) for cell in cells) + "\n"
+
+
+def latex_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Set rows of equal columns as one table."""
+    columns = list(rows[0])
+    lines = [
+        rf"\begin{{tabular}}{{{'r' * len(columns)}}}",
+        r"\toprule",
+        " & ".join(map(_escaped, columns)) + r" \\",
+        r"\midrule",
+    ]
+    for row in rows:
+        cells = [
+            "--" if row[c] is None else f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c]) for c in columns
+        ]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _tabular(cell: str, scores: Sequence[Mapping[str, Any]]) -> str:

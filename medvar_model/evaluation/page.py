@@ -47,9 +47,17 @@ def model_section(
     parts += ["<h3>Reconstructions of held-out slices</h3>", _reconstructions(evaluation, pictures)]
     parts += ["<h3>Tokens, scale by scale</h3>", _scales(evaluation, pictures)]
     parts += ["<h3>Do samples show what was asked for?</h3>", _conditions(evaluation)]
-    parts += ["<h3>How far are samples from real slices?</h3>", distances_html(evaluation["distribution"])]
+    parts += ["<h3>How far are samples from real slices?</h3>", distances_html(evaluation["distribution"], pictures)]
     parts += ["<h3>Are samples copies?</h3>", _copies(evaluation, pictures)]
     return "\n".join(parts)
+
+
+def images_section(evaluation: Mapping[str, Any], pictures: str) -> str:
+    """Write the section of images that another model drew: what needs no network of ours."""
+    notes = "".join(f"<p><b>Note.</b> {escape(note)}</p>" for note in evaluation["notes"])
+    parts = ["<h2>Images</h2>", notes, "<h3>Do they show what was asked for?</h3>", _conditions(evaluation)]
+    parts += ["<h3>How far are they from real slices?</h3>", distances_html(evaluation["distribution"], pictures)]
+    return "\n".join([*parts, "<h3>Are they copies?</h3>", _copies(evaluation, pictures)])
 
 
 def chart(title: str, curves: Sequence[Curve], x_name: str) -> str:
@@ -186,9 +194,10 @@ def _conditions(report: Mapping[str, Any]) -> str:
         "A linear classifier, fitted to held-out real slices that no network was trained on, names the condition of each "
         "sample. What it gets right on real slices bounds what it can get right on samples."
     )
-    rows = [
-        ("samples", _percent(conditions["right"])),
-        ("fresh real slices through the tokenizer", _percent(conditions["right_through_tokenizer"])),
+    rows = [("samples", _percent(conditions["right"]))]
+    if "right_through_tokenizer" in conditions:
+        rows.append(("fresh real slices through the tokenizer", _percent(conditions["right_through_tokenizer"])))
+    rows += [
         ("fresh real slices (training)", _percent(conditions["right_on_fresh"])),
         ("held-out slices of other scans (cross-validated)", _percent(conditions["right_on_held_out"])),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from medvar_data.storage.html import folded, number, table
+from medvar_data.storage.html import folded, number, picture, table
 from medvar_model.evaluation.comparison import ALL
 
 TITLES = {
@@ -20,7 +20,7 @@ HAND = "64 hand-computed numbers of layout, brightness, edges and texture (no ne
 RADIOMICS = "76 radiomic numbers of our own (frd_style; no network)"
 
 
-def distances_html(part: Mapping[str, Any]) -> str:
+def distances_html(part: Mapping[str, Any], pictures: str) -> str:
     """Write the section: what the numbers stand on, the table of all cells together, and that of each cell."""
     sizes = part["n"]
     sets = [name for name in sizes if name != "held_out"]
@@ -37,6 +37,12 @@ def distances_html(part: Mapping[str, Any]) -> str:
     html = f"<p>{escape(said)}</p><p>Features: {escape('; '.join(_features(f) for f in part['features']))}.</p>"
     html += table(columns, rows)
     cells = [score for score in part["scores"] if score["cell"] != ALL]
+    drawn = [s["metric"] for s in cells if s["value"] is not None and s["metric"].startswith("kid_")]
+    if drawn:
+        shown = picture(pictures, f"cells-{drawn[0]}", f"{drawn[0]} by anatomy and modality")
+        html += (
+            f"<figure>{shown}<figcaption>{drawn[0]} by anatomy and modality, with 95 % intervals</figcaption></figure>"
+        )
     return html + (folded("Each anatomy and modality", _cells(cells, sets)) if cells else "")
 
 
