@@ -1,4 +1,4 @@
-"""The commands `evaluate`, `grid` and `demo` of `medvar-model`."""
+"""The commands `evaluate`, `grid`, `copies` and `demo` of `medvar-model`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from medvar_cli.option_groups import JsonOption, takes_options
 from medvar_model.demo import ModelDemo, run_model_demo
 from medvar_model.errors import ConfigMismatch
 from medvar_model.evaluation.comparison import FLOOR, REPLICATES
+from medvar_model.evaluation.copies.audit import Audit, audit
 from medvar_model.evaluation.evaluate import Evaluate, Evaluation, check_evaluation, evaluate
 from medvar_model.evaluation.gate import failures, read_gate
 from medvar_model.evaluation.grid import Grid, try_settings
@@ -37,6 +38,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `medvar-model`."""
     app.command("evaluate")(evaluate_command)
     app.command("grid")(grid_command)
+    app.command("copies")(copies_command)
     app.command("demo")(demo_command)
 
 
@@ -197,15 +199,12 @@ def grid_command(
 
         Python:
 
-        \b
-        from medvar_model.evaluation.grid import Grid, try_settings
-        from medvar_model.evaluation.gate import failures, read_gate
+    \b
     from medvar_model.evaluation.grid import Grid, try_settings
-    from medvar_model.evaluation.images import ScoreImages, score_images
     from medvar_model.loader import DataSpec
-        from medvar_model.machine.processes import Process
-        spec = Grid("grid", DataSpec("S"), "runs/d4", (1.0, 4.0), (0,), (0.95,), count=4)
-        rows = try_settings(spec, Process.alone().device)
+    from medvar_model.machine.processes import Process
+    spec = Grid("grid", DataSpec("S"), "runs/d4", (1, 4), (0,), (0.95,), 4)
+    rows = try_settings(spec, Process.alone().device)
     """
     with processes.joined({}, device) as process:
         rows = try_settings(trying.spec(shards, run, out), process.device, _said(as_json))
@@ -214,6 +213,62 @@ def grid_command(
     columns = [name for name in rows[0] if name != "seed"]
     print_table("\nSettings", columns, [[_short(row[name]) for name in columns] for row in rows])
     return console.print(f"\nThe last row is of fresh real slices. Tables: {out}", markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiesOptions:
+    """What is looked at, and how closely."""
+
+    images: Annotated[
+        str, typer.Option(help="Folder of images or samples to look at; left out, new ones are drawn.")
+    ] = ""
+    count: Annotated[int, typer.Option("-n", "--count", help="Images drawn of each condition.", min=1)] = 32
+    sampling: SamplingOptions
+    held_out: Annotated[int, typer.Option(help="Most slices of each held-out split that set the threshold.")] = 1024
+    planted: Annotated[int, typer.Option(help="Copies planted of each kind and strength.", min=2)] = 100
+    members: Annotated[int, typer.Option(help="Most slices of each split in the membership tests.", min=1)] = 1024
+    alpha: Annotated[float, typer.Option(help="Share of unseen slices that may be called copies.")] = 0.01
+    features: Annotated[str, typer.Option(help="As of `evaluate`.")] = ""
+
+    def spec(self, shards: str, run: str, out: Path) -> Audit:
+        """Make the library's value."""
+        return Audit(
+            str(out), DataSpec(shards), run, self.images, self.count, self.sampling.settings(), self.held_out,
+            self.planted, self.members, self.alpha, self.features,
+        )  # fmt: skip
+
+
+@takes_options
+def copies_command(
+    shards: ShardsArgument,
+    run: Annotated[str, typer.Argument(help="A transformer's run or checkpoint; may be left out with --images.")] = "",
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report, page and index.")],
+    looking: CopiesOptions,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Look for memorised training slices: copies, whether they would be found, membership.
+
+    Example: medvar-model copies S runs/d4 -o copies -n 4 --planted 4
+
+    Python:
+
+    \b
+    from medvar_model.evaluation.copies.audit import Audit, audit
+    from medvar_model.loader import DataSpec
+    from medvar_model.machine.processes import Process
+    spec = Audit("copies", DataSpec("S"), "runs/d4", count=4, planted=4)
+    result = audit(spec, Process.alone().device)
+    """
+    with processes.joined({}, device) as process:
+        result = audit(looking.spec(shards, run, out), process.device, _said(as_json))
+    if as_json:
+        return print_json(result)
+    rows = [("images called copies", _percent(result["copies"])), ("false alarms", _percent(result["false_alarms"]))]
+    rows += [(f"planted, {r['kind']} {r['strength']:g} ({r['unit']})", _percent(r)) for r in result["planted"]]
+    print_table("\nCopies", ("what", "share"), rows)
+    return console.print(f"\nReport: {out / 'index.html'}", markup=False)
 
 
 def _said(as_json: bool) -> Callable[[str], None]:

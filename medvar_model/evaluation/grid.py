@@ -165,6 +165,12 @@ def _write(out: Path, rows: list[dict[str, Any]], spec: Grid, inputs: dict[str, 
     write_bytes(out / "grid.json", (json.dumps(said, indent=2) + "\n").encode())
     pq.write_table(pa.Table.from_pylist(rows), out / "grid.parquet")
     write_bytes(out / "grid.tex", latex_table(rows).encode())
-    metric = next(name for name in rows[0] if name.startswith("fd_"))
-    points = [(f"g {r['guidance']:g}, k {r['top_k']}, p {r['top_p']:g}", r["seconds"], r[metric]) for r in rows[:-1]]
-    plot_times(out / "grid.png", metric, [p for p in points if p[2] is not None], rows[-1][metric])
+    metric = next(
+        (m for m in rows[0] if m.startswith(("fd_", "kid_")) and rows[0][m] is not None), "fd_" + spec.features
+    )
+    points = [
+        (f"g {row['guidance']:g}, k {row['top_k']}, p {row['top_p']:g}", float(row["seconds"]), float(row[metric]))
+        for row in rows[:-1]
+        if row.get(metric) is not None
+    ]
+    plot_times(out / "grid.png", metric, points, rows[-1].get(metric))

@@ -101,6 +101,7 @@ MODEL = {
     "grid": Twin(
         needs=("S", "runs/d4"), typed="--json", answer=lambda twin: twin["rows"],
     ),
+    "copies": Twin(needs=("S", "runs/d4"), typed="--json --preset paper", answer=lambda twin: twin["result"], made=("copies/samples",)),
     "info": Twin(),
     "demo": Twin(needs=("demo",), typed="--json", answer=lambda twin: twin["result"].evaluation.report),
 }  # fmt: skip
