@@ -195,15 +195,15 @@ def grid_command(
 ) -> None:
     """Draw and score every combination of guidance, top-k and top-p.
 
-        Example: medvar-model grid S runs/d4 -o grid --guidance 1 --guidance 4 --top-k 0 --top-p 0.95 -n 4
+    Example: medvar-model grid S runs/d4 -o grid --guidance 1 --guidance 4 --top-k 0 --top-p 0.95 -n 4
 
-        Python:
+    Python:
 
     \b
     from medvar_model.evaluation.grid import Grid, try_settings
     from medvar_model.loader import DataSpec
     from medvar_model.machine.processes import Process
-    spec = Grid("grid", DataSpec("S"), "runs/d4", (1, 4), (0,), (0.95,), 4)
+    spec = Grid("grid", DataSpec("S"), "runs/d4", (1.0, 4.0), (0,), (0.95,), 4)
     rows = try_settings(spec, Process.alone().device)
     """
     with processes.joined({}, device) as process:

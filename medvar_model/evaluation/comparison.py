@@ -9,7 +9,7 @@ counts and what must be known before the number is believed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ ALL = "all"
 FLOOR = "fresh"
 FRD_STYLE = "frd_style"  # the one metric on radiomic features
 REPLICATES = 20
+REFERENCE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +102,7 @@ def compare(
         cells: condition → cell.
         replicates: of the intervals; 0 gives none.
     """
+    reference = _bounded(reference, candidates.values())
     scores = []
     for extractor in extractors:
         described = {
@@ -112,6 +114,20 @@ def compare(
             inside = {c for c in cells if cell in (ALL, cells[c])}
             scores += _cell_scores(cell, {n: _of(part, inside) for n, part in described.items()}, extractor, replicates)
     return scores
+
+
+def _bounded(reference: Grouped, candidates: Iterable[Grouped]) -> Grouped:
+    """Keep, evenly spread, at most four times as many of each condition as any candidate has: more would only take time."""
+    names, candidates = reference.labelled.conditions, list(candidates)
+    most = {
+        name: REFERENCE * max((c.labelled.conditions.count(name) for c in candidates), default=0) for name in set(names)
+    }
+    kept = []
+    for name in sorted(set(names)):
+        mine = reference.labelled.places(name)
+        kept += [mine[i] for i in spread_out(len(mine), most[name])]
+    kept.sort()
+    return Grouped(reference.labelled.part(kept), tuple(reference.groups[i] for i in kept))
 
 
 def same_mix(parts: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
