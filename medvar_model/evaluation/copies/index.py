@@ -180,7 +180,7 @@ def search(
         values, places = faiss.knn(queries, rows, min(k, len(rows)), metric=faiss.METRIC_INNER_PRODUCT)
         found = (values, places + start)
         if kept:
-            both = [np.hstack((before, new)) for before, new in zip(kept, found, strict=True)]
+            both = [np.hstack((kept[part], found[part])) for part in (0, 1)]
             order = np.argsort(-both[0], axis=1, kind="stable")[:, :k]
             found = (np.take_along_axis(both[0], order, 1), np.take_along_axis(both[1], order, 1))
         kept = found
