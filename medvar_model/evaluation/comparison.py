@@ -26,7 +26,8 @@ ALL = "all"
 FLOOR = "fresh"
 FRD_STYLE = "frd_style"  # the one metric on radiomic features
 REPLICATES = 20
-REFERENCE = 4
+REFERENCE = 4  # held-out slices of a condition for each image of the largest candidate
+SHARES = ("precision", "recall", "coverage")  # cannot leave [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +207,8 @@ def _score(
     if patients < FEWEST_GROUPS:
         notes.append(f"no interval: the reference has {patients} patients, wanted {FEWEST_GROUPS}")
     low, high = ends if ends else (None, None)
+    if ends and kind in SHARES:
+        low, high = max(0.0, ends[0]), min(1.0, ends[1])
     known = number if math.isfinite(number) else None
     return Score(metric, cell, candidate, known, low, high, *counts, "; ".join(notes))
 
