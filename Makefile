@@ -20,7 +20,7 @@ setup: $(VENV)/.ready  ## Make .venv with everything in it.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --upgrade pip
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --group test --group check --editable '.[model,webdataset,seal]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --group test --group check --editable '.[model,features,webdataset,seal]'
 	@touch $@
 
 demo: setup  ## Run everything end to end into demo/; DATA=FOLDER takes real downloads instead of phantoms.

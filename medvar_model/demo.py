@@ -154,8 +154,9 @@ def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResu
     train_transformer(predicting, process, told("transformer"))
     seconds["transformer"], mark = time.monotonic() - mark, time.monotonic()
     scoring = Evaluate(
-        str(spec.model / "evaluation"), spec.data, str(transformer), count=spec.count, settings=spec.settings
-    )
+        str(spec.model / "evaluation"), spec.data, str(transformer), count=spec.count, settings=spec.settings,
+        features=("",), replicates=6,
+    )  # fmt: skip
     evaluation = evaluate(scoring, process.device, lambda line: tell(f"evaluation: {line}"))
     seconds["evaluation"] = time.monotonic() - mark
     page = _write_page(spec, evaluation, tokenizer, transformer)

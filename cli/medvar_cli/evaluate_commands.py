@@ -1,12 +1,13 @@
-"""The commands `evaluate` and `demo` of `medvar-model`."""
+"""The commands `evaluate`, `grid`, `copies` and `demo` of `medvar-model`."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvar_cli.console import console, print_json, print_table
+from medvar_cli.console import WRONG, console, errors, print_json, print_table
 from medvar_cli.model_feedback import show_spec
 from medvar_cli.model_options import (
     CACHE_GB,
@@ -22,14 +23,22 @@ from medvar_cli.model_options import (
 )
 from medvar_cli.option_groups import JsonOption, takes_options
 from medvar_model.demo import ModelDemo, run_model_demo
+from medvar_model.errors import ConfigMismatch
+from medvar_model.evaluation.comparison import FLOOR, REPLICATES
+from medvar_model.evaluation.copies.audit import Audit, audit
 from medvar_model.evaluation.evaluate import Evaluate, Evaluation, check_evaluation, evaluate
+from medvar_model.evaluation.gate import failures, read_gate
+from medvar_model.evaluation.grid import Grid, try_settings
+from medvar_model.evaluation.images import ScoreImages, score_images
 from medvar_model.loader import DataSpec
 from medvar_model.machine import processes
 
 
 def register(app: typer.Typer) -> None:
-    """Add both commands to `medvar-model`."""
+    """Add the commands to `medvar-model`."""
     app.command("evaluate")(evaluate_command)
+    app.command("grid")(grid_command)
+    app.command("copies")(copies_command)
     app.command("demo")(demo_command)
 
 
@@ -37,6 +46,17 @@ def register(app: typer.Typer) -> None:
 class EvaluateOptions:
     """What is compared with what, and how much of it."""
 
+    images: Annotated[
+        str,
+        typer.Option(help="Folder of any model's images instead of a run: a sub-folder a condition, or images.csv."),
+    ] = ""
+    features: Annotated[
+        str, typer.Option(help="What distances stand on: effnetlite0, hand64. Left out, the learned ones if installed.")
+    ] = ""
+    intervals: Annotated[int, typer.Option(help="Replicates of the intervals; 0: none.", min=0)] = REPLICATES
+    gate: Annotated[
+        Path | None, typer.Option(help="TOML of bounds; exit code 2 where one is not kept.", dir_okay=False)
+    ] = None
     samples: Annotated[str, typer.Option(help="Folder that `medvar-model sample` wrote; left out, new ones.")] = ""
     tokenizer: TokenizerOption = ""
     count: Annotated[int, typer.Option("-n", "--count", help="Images of each condition.", min=1)] = 32
@@ -47,15 +67,26 @@ class EvaluateOptions:
     cache: CacheOption = ""
     cache_gb: CacheSizeOption = CACHE_GB
 
+    def data(self, shards: str) -> DataSpec:
+        """Say where the slices are."""
+        return DataSpec(shards, cache=self.cache, cache_bytes=cache_bytes(self.cache_gb))
+
+    def of_images(self, shards: str, out: Path) -> ScoreImages:
+        """Make the library's value for a folder of images."""
+        return ScoreImages(
+            str(out), self.data(shards), self.images, self.batch_size, self.held_out, self.training,
+            (self.features, "radiomics"), self.intervals,
+        )  # fmt: skip
+
     def spec(self, shards: str, run: str, out: Path) -> Evaluate:
-        """Make the library's value.
+        """Make the library's value for a run.
 
         Raises:
             MedvarError: an option is not understood.
         """
         return Evaluate(
             out=str(out),
-            data=DataSpec(shards, cache=self.cache, cache_bytes=cache_bytes(self.cache_gb)),
+            data=self.data(shards),
             run=run,
             tokenizer=self.tokenizer,
             samples=self.samples,
@@ -64,24 +95,27 @@ class EvaluateOptions:
             batch_size=self.batch_size,
             held_out=self.held_out,
             training=self.training,
+            features=(self.features, "radiomics"),
+            replicates=self.intervals,
         )
 
 
 @takes_options
 def evaluate_command(
     shards: ShardsArgument,
-    run: RunArgument,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report, rows and pictures.")],
+    run: Annotated[str, typer.Argument(help="A transformer's run or checkpoint; none with --images.")] = "",
     *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report, rows and pictures.")],
     scoring: EvaluateOptions,
     device: DeviceOption = "auto",
     output: OutputOptions,
 ) -> None:
-    """Evaluate a run: reconstructions, codes, predictions, samples, copies, conditions.
+    """Evaluate a run, or the images of any model: distances, copies, conditions.
 
     Evaluate with the preset the run is to be used with: paper for well trained
     networks, demo for small or briefly trained ones. Some metrics need 30 or
-    130 images of a set, so small counts leave them out.
+    more images of a set, so small counts leave them out. With --gate, exit code
+    2 says that a bound is not kept.
 
     Example: medvar-model evaluate S runs/d4 -o report -n 8
 
@@ -94,16 +128,155 @@ def evaluate_command(
     spec = Evaluate("report", DataSpec("S"), "runs/d4", count=8)
     result = evaluate(spec, Process.alone().device)
     """
-    spec = scoring.spec(shards, run, out)
+    if bool(run) == bool(scoring.images):
+        raise ConfigMismatch("Wanted either a run to evaluate or --images with a folder. Give one of them.")
+    gate = read_gate(scoring.gate) if scoring.gate else None
+    spec = scoring.of_images(shards, out) if scoring.images else scoring.spec(shards, run, out)
     if output.dry_run:
-        check_evaluation(spec, processes.device_of(device))
-        return show_spec(spec, output.as_json)
+        if isinstance(spec, Evaluate):
+            check_evaluation(spec, processes.device_of(device))
+        show_spec(spec, output.as_json)
+        return
     with processes.joined({}, device) as process:
-        result = evaluate(spec, process.device, lambda line: None if output.as_json else print(line, flush=True))
+        say = _said(output.as_json)
+        score = (
+            evaluate(spec, process.device, say)
+            if isinstance(spec, Evaluate)
+            else score_images(spec, process.device, say)
+        )
     if output.as_json:
-        return print_json(result.report)
-    _show(result)
-    return console.print(f"\nReport: {result.page}", markup=False)
+        print_json(score.report)
+    else:
+        _show(score)
+        console.print(f"\nReport: {score.page}", markup=False)
+    missed = failures(gate, score.report) if gate else []
+    for sentence in missed:
+        errors.print(f"Gate: {sentence}", markup=False)
+    if missed:
+        raise typer.Exit(WRONG)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """The settings that are tried, and on how many images."""
+
+    guidance: Annotated[list[float] | None, typer.Option(help="Guidance; repeat for several. Default: 1 and 4.")] = None
+    top_k: Annotated[list[int] | None, typer.Option(help="Codes kept; repeat for several. Default: 0 and 900.")] = None
+    top_p: Annotated[list[float] | None, typer.Option(help="Probability kept; likewise. Default: 0 and 0.95.")] = None
+    count: Annotated[int, typer.Option("-n", "--count", help="Images of each condition and setting.", min=1)] = 32
+    seed: Annotated[int, typer.Option(help="Seed of all settings.", min=0)] = 42
+    batch_size: Annotated[int, typer.Option(help="Images drawn at a time.", min=1)] = 16
+    features: Annotated[str, typer.Option(help="As of `evaluate`.")] = ""
+
+    def spec(self, shards: str, run: str, out: Path) -> Grid:
+        """Make the library's value."""
+        usual = Grid(str(out), DataSpec(shards), run)
+        return replace(
+            usual,
+            guidance=tuple(self.guidance or usual.guidance),
+            top_k=tuple(self.top_k or usual.top_k),
+            top_p=tuple(self.top_p or usual.top_p),
+            count=self.count,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            features=self.features,
+        )
+
+
+@takes_options
+def grid_command(
+    shards: ShardsArgument,
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for tables and samples.")],
+    *,
+    trying: GridOptions,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Draw and score every combination of guidance, top-k and top-p.
+
+    Example: medvar-model grid S runs/d4 -o grid --guidance 1 --guidance 4 --top-k 0 --top-p 0.95 -n 4
+
+    Python:
+
+    \b
+    from medvar_model.evaluation.grid import Grid, try_settings
+    from medvar_model.loader import DataSpec
+    from medvar_model.machine.processes import Process
+    spec = Grid("grid", DataSpec("S"), "runs/d4", (1.0, 4.0), (0,), (0.95,), 4)
+    rows = try_settings(spec, Process.alone().device)
+    """
+    with processes.joined({}, device) as process:
+        rows = try_settings(trying.spec(shards, run, out), process.device, _said(as_json))
+    if as_json:
+        return print_json(rows)
+    columns = [name for name in rows[0] if name != "seed"]
+    print_table("\nSettings", columns, [[_short(row[name]) for name in columns] for row in rows])
+    return console.print(f"\nThe last row is of fresh real slices. Tables: {out}", markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiesOptions:
+    """What is looked at, and how closely."""
+
+    images: Annotated[
+        str, typer.Option(help="Folder of images or samples to look at; left out, new ones are drawn.")
+    ] = ""
+    count: Annotated[int, typer.Option("-n", "--count", help="Images drawn of each condition.", min=1)] = 32
+    sampling: SamplingOptions
+    held_out: Annotated[int, typer.Option(help="Most slices of each held-out split that set the threshold.")] = 1024
+    planted: Annotated[int, typer.Option(help="Copies planted of each kind and strength.", min=2)] = 100
+    members: Annotated[int, typer.Option(help="Most slices of each split in the membership tests.", min=1)] = 1024
+    alpha: Annotated[float, typer.Option(help="Share of unseen slices that may be called copies.")] = 0.01
+    features: Annotated[str, typer.Option(help="As of `evaluate`.")] = ""
+
+    def spec(self, shards: str, run: str, out: Path) -> Audit:
+        """Make the library's value."""
+        return Audit(
+            str(out), DataSpec(shards), run, self.images, self.count, self.sampling.settings(), self.held_out,
+            self.planted, self.members, self.alpha, self.features,
+        )  # fmt: skip
+
+
+@takes_options
+def copies_command(
+    shards: ShardsArgument,
+    run: Annotated[str, typer.Argument(help="A transformer's run or checkpoint; may be left out with --images.")] = "",
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report, page and index.")],
+    looking: CopiesOptions,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Look for memorised training slices: copies, whether they would be found, membership.
+
+    Example: medvar-model copies S runs/d4 -o copies -n 4 --planted 4
+
+    Python:
+
+    \b
+    from medvar_model.evaluation.copies.audit import Audit, audit
+    from medvar_model.loader import DataSpec
+    from medvar_model.machine.processes import Process
+    spec = Audit("copies", DataSpec("S"), "runs/d4", count=4, planted=4)
+    result = audit(spec, Process.alone().device)
+    """
+    with processes.joined({}, device) as process:
+        result = audit(looking.spec(shards, run, out), process.device, _said(as_json))
+    if as_json:
+        return print_json(result)
+    rows = [("images called copies", _percent(result["copies"])), ("false alarms", _percent(result["false_alarms"]))]
+    rows += [(f"planted, {r['kind']} {r['strength']:g} ({r['unit']})", _percent(r)) for r in result["planted"]]
+    print_table("\nCopies", ("what", "share"), rows)
+    return console.print(f"\nReport: {out / 'index.html'}", markup=False)
+
+
+def _said(as_json: bool) -> Callable[[str], None]:
+    return lambda line: None if as_json else print(line, flush=True)
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def demo_command(
@@ -130,17 +303,36 @@ def demo_command(
 
 def _show(result: Evaluation) -> None:
     report = result.report
-    drawn, right, closer = report["reconstructions"], report["conditions"]["right"], report["copies"]["closer"]
-    rows = [
-        ("PSNR of held-out slices", f"{drawn['psnr']:.1f} dB"),
-        ("SSIM of held-out slices", f"{drawn['ssim']:.3f}"),
-        ("codes used", f"{100 * report['scales']['overall']['share']:.1f} %"),
+    right, closer = report["conditions"]["right"], report["copies"]["closer"]
+    rows = []
+    if "reconstructions" in report:
+        drawn = report["reconstructions"]
+        rows += [
+            ("PSNR of held-out slices", f"{drawn['psnr']:.1f} dB"),
+            ("SSIM of held-out slices", f"{drawn['ssim']:.3f}"),
+            ("codes used", f"{100 * report['scales']['overall']['share']:.1f} %"),
+        ]
+    rows += [
         ("samples that show their condition", _percent(right)),
         ("samples closer to training than 1 % of held-out slices", _percent(closer)),
-    ]  # fmt: skip
+    ]
     print_table("\nEvaluation", ("what", "result"), rows)
+    scores = [score for score in report["distribution"]["scores"] if score["candidate"] == "samples"]
+    floors = {(s["cell"], s["metric"]): s["value"] for s in report["distribution"]["scores"] if s["candidate"] == FLOOR}
+    lines = [
+        (s["cell"], s["metric"], _interval(s), _short(floors[s["cell"], s["metric"]]), s["n_candidate"], s["better"])
+        for s in scores
+        if s["value"] is not None
+    ]
+    if lines:
+        print_table("\nDistances", ("cell", "metric", "samples", "real slices", "n", "better"), lines)
     for note in report["notes"]:
         console.print(f"Note: {note}", markup=False)
+
+
+def _interval(score: dict[str, float]) -> str:
+    ends = "" if score["low"] is None else f" [{score['low']:.3g}, {score['high']:.3g}]"
+    return f"{score['value']:.4g}{ends}"
 
 
 def _percent(share: dict[str, float]) -> str:

@@ -2,27 +2,23 @@
 
 In: an `Evaluate`. Out: a folder with `report.json`, `samples.parquet`, `held_out.parquet` and `pictures/`; every number
 is kept with the digests of what it came from. The same call again returns the finished report.
-
-A little over 300 lines: the one place where all inputs are opened, checked against each other and written down.
 """
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from medvar_data.storage.documents import read_json
 from medvar_data.storage.html import assemble, write_section
-from medvar_data.storage.store import write_bytes
 from medvar_model.checkpoints.checkpoint import Contents, build_tokenizer, build_transformer, read_checkpoint
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
+from medvar_model.evaluation.comparison import FLOOR, REPLICATES, Grouped, compare, summary
+from medvar_model.evaluation.extractors import extractor
 from medvar_model.evaluation.inputs import (
     check_pair,
     held_out_collections,
@@ -30,14 +26,16 @@ from medvar_model.evaluation.inputs import (
     read_samples,
     samples_digest,
     scan_of,
+    slice_facts,
     split_sizes,
-)  # fmt: skip
+)
 from medvar_model.evaluation.metrics.features import shrunk
+from medvar_model.evaluation.notes import notes
+from medvar_model.evaluation.outputs import REPORT, write_report, write_rows
 from medvar_model.evaluation.page import SECTION, model_section
 from medvar_model.evaluation.passes import (
     Fresh,
     HeldOut,
-    Neighbours,
     held_out_pass,
     overall_usage,
     reconstructed,
@@ -49,7 +47,6 @@ from medvar_model.evaluation.scores import (
     mean_reconstructions,
     score_conditions,
     score_copies,
-    score_distribution,
     score_reconstructions,
 )
 from medvar_model.loader import DataSpec, Loader
@@ -58,10 +55,7 @@ from medvar_model.machine.memory import told_when_memory_ends
 from medvar_model.machine.processes import Process
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.sampling.sample import PAPER, SampleSettings
-from medvar_model.sampling.sample_files import SampleFiles, check_samples, own_tokenizer, training_note, write_samples
-
-REPORT = "report.json"
-NEARLY_GUESSING = 0.9  # of the cross-entropy of a guess
+from medvar_model.sampling.sample_files import SampleFiles, check_samples, own_tokenizer, write_samples
 
 
 @dataclass(frozen=True)
@@ -79,6 +73,8 @@ class Evaluate:
         batch_size: images at a time; changes nothing but speed and memory.
         held_out: at most so many slices of each held-out split, evenly spread; 0 takes all.
         training: at most so many training slices are searched for copies, evenly spread; 0 takes all.
+        features: what distances between sets stand on, by name; empty is the learned ones where their weights are installed.
+        replicates: of the intervals; 0 gives none.
     """
 
     out: str
@@ -91,6 +87,8 @@ class Evaluate:
     batch_size: int = 64
     held_out: int = 2048
     training: int = 0
+    features: tuple[str, ...] = ("", "radiomics")
+    replicates: int = REPLICATES
 
 
 @dataclass(frozen=True)
@@ -169,6 +167,7 @@ class _Evaluation:
                 f"{spec.run} was trained with the conditions {', '.join(self.kept.conditions)}; {spec.data.shards} has "
                 f"{', '.join(self.loader.conditions)}. Evaluate it on the set it was trained on."
             )
+        self.extractors = [extractor(name, device) for name in spec.features]
         self.names = {row: name for name, row in self.kept.conditions.items()}
         if spec.samples:
             read_samples(Path(spec.samples))
@@ -200,7 +199,7 @@ class _Evaluation:
         queries = np.concatenate([samples.images, held.images])
         near = training_pass(queries, self.loader.passes(spec.batch_size, spec.training), fresh_slices)
         self.say("metrics")
-        fresh = self._fresh(fresh_slices, samples)
+        fresh, fresh_keys = self._fresh(fresh_slices, samples)
         again = Labelled(reconstructed(tokenizer, fresh.images, self.device), fresh.conditions)
         quality = score_reconstructions(truth, held.reconstructions)
         named = score_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh, again.images)
@@ -213,18 +212,16 @@ class _Evaluation:
             "reconstructions": mean_reconstructions(truth, quality),
             "scales": _scales(self.frozen, held),
             "predictions": predictions,
-            "distribution": score_distribution(
-                truth, {"samples": samples, "fresh": fresh, "fresh_through_tokenizer": again}
-            ),
+            "distribution": self._distribution(held, truth, samples, (fresh, again, fresh_keys)),
             "copies": score_copies(distance[: len(samples)], samples, distance[len(samples) :], truth),
             "conditions": named.report,
         }
-        report["notes"] = self._notes(report)
+        report["notes"] = notes(report, [Path(spec.run), self.tokenizer_folder])
         slices = {"key": list(held.keys), "split": splits, "condition": list(truth.conditions), **quality}
         drawn = {"file": files, "condition": list(samples.conditions), "named": list(named.named)}
         write_rows(self.out, drawn, slices, near)
         write_pictures(self.out / "pictures", Shown(samples, truth, held.reconstructions, near), tokenizer, self.device)
-        return _written(self.out / REPORT, report)
+        return write_report(self.out, report)
 
     def _inputs(self) -> dict[str, Any]:
         """Name everything that decides a report."""
@@ -237,30 +234,25 @@ class _Evaluation:
             "count": spec.count,
             "held_out": spec.held_out,
             "training": spec.training,
+            "features": [{"name": e.name, **e.provenance} for e in self.extractors],
+            "replicates": spec.replicates,
         }
 
-    def _notes(self, report: Mapping[str, Any]) -> list[str]:
-        """Say in sentences what a reader must know before believing the numbers."""
-        notes = [note for folder in (Path(self.spec.run), self.tokenizer_folder) if (note := training_note(folder))]
-        guessing = report["scales"]["uniform_cross_entropy"]
-        split, worst = max(((name, part["mean"]) for name, part in report["predictions"].items()), key=lambda x: x[1])
-        if worst > NEARLY_GUESSING * guessing:
-            notes.append(
-                f"The transformer predicts the tokens of {split} hardly better than a guess ({worst:.2f} nats, a guess costs "
-                f"{guessing:.2f}): it is hardly trained, or trained on other data."
-            )
-        sizes = report["distribution"]["n"]
-        short = [
-            f"{name} (needs {m['minimum']})"
-            for name, m in report["distribution"]["metrics"].items()
-            if m["samples"] is None
-        ]
-        if short:
-            notes.append(
-                f"Not given for too few images: {', '.join(short)}; after all sets are cut to the same mix of conditions there "
-                f"are {sizes['samples']} samples and {sizes['held_out']} held-out slices. Draw more with -n."
-            )
-        return notes
+    def _distribution(
+        self, held: HeldOut, truth: Labelled, samples: Labelled, real: tuple[Labelled, Labelled, list[str]]
+    ) -> dict[str, Any]:
+        """Compare samples, and real slices for the floor (themselves, as coded, their keys), with held-out slices."""
+        fresh, again, keys = real
+        facts = slice_facts(self.spec.data.shards)
+        reference = Grouped(truth, tuple(facts.patient[key] for key in held.keys))
+        patients = tuple(facts.patient[key] for key in keys)
+        candidates = {
+            "samples": Grouped.drawn(samples),
+            FLOOR: Grouped(fresh, patients),
+            f"{FLOOR}_through_tokenizer": Grouped(again, patients),
+        }
+        scores = compare(reference, candidates, self.extractors, facts.cell, self.spec.replicates)
+        return summary(scores, self.extractors, reference, candidates)
 
     def _loader(self, split: str) -> Loader:
         alone = Process(1, 0, self.device)
@@ -307,28 +299,14 @@ class _Evaluation:
             }
         return HeldOut.joined(parts), splits, predictions
 
-    def _fresh(self, fresh: Fresh, samples: Labelled) -> Labelled:
-        stack, names = [], []
+    def _fresh(self, fresh: Fresh, samples: Labelled) -> tuple[Labelled, list[str]]:
+        stack, names, keys = [], [], []
         for row, name in self.names.items():
             mine = fresh.images(row)[: len(samples.places(name))]
             stack += mine
             names += [name] * len(mine)
-        return Labelled(np.array(stack, dtype=np.uint8).reshape(-1, self.side, self.side), tuple(names))
-
-
-def write_rows(out: Path, drawn: Mapping[str, Any], slices: Mapping[str, Any], near: Neighbours) -> None:
-    """Write one row a sample and one a held-out slice, each with its nearest training slice.
-
-    Args:
-        out: the evaluation's folder.
-        drawn: columns of the samples.
-        slices: columns of the held-out slices.
-        near: nearest training slices, of the samples first.
-    """
-    n = len(drawn["file"])
-    for name, columns, part in (("samples", drawn, slice(None, n)), ("held_out", slices, slice(n, None))):
-        nearest = {"nearest_key": list(near.keys[part]), "nearest_distance": near.nearest.distance[part]}
-        pq.write_table(pa.table({**columns, **nearest}), out / f"{name}.parquet")
+            keys += fresh.keys(row)[: len(mine)]
+        return Labelled(np.array(stack, dtype=np.uint8).reshape(-1, self.side, self.side), tuple(names)), keys
 
 
 def _scales(frozen: Contents, held: HeldOut) -> dict[str, Any]:
@@ -340,10 +318,3 @@ def _scales(frozen: Contents, held: HeldOut) -> dict[str, Any]:
         **asdict(held.usage),
         "overall": overall_usage(held.counts),
     }
-
-
-def _written(path: Path, value: dict[str, Any]) -> dict[str, Any]:
-    """Write a report, whole or not at all. Return it as it will be read."""
-    text = json.dumps(value, indent=2)
-    write_bytes(path, (text + "\n").encode())
-    return dict(json.loads(text))

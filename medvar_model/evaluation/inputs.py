@@ -1,6 +1,8 @@
 """Read what an evaluation compares: samples that were drawn, the sizes of the splits, the scans of slices."""
 
 import hashlib
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -10,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from medvar_data.naming import NAME, Name
-from medvar_data.shardset.dataset import read_dataset
+from medvar_data.shardset.dataset import read_dataset, read_table
 from medvar_data.storage.documents import read_json
 from medvar_data.storage.store import Store
 from medvar_model.checkpoints.checkpoint import Contents
@@ -27,6 +29,30 @@ def split_sizes(shards: str) -> dict[str, int]:
 def held_out_collections(kept: Contents) -> tuple[str, ...]:
     """Name the collections that a run was told never to see."""
     return tuple(kept.run.get("settings", {}).get("data", {}).get("hold_out", ()))
+
+
+@dataclass(frozen=True, eq=False)
+class SliceFacts:
+    """What a set's tables say of its slices.
+
+    Attributes:
+        patient: key → salted hash of the patient.
+        cell: condition → anatomy and modality, such as `heart mr`.
+    """
+
+    patient: dict[str, str]
+    cell: dict[str, str]
+
+
+def slice_facts(shards: str) -> SliceFacts:
+    """Read who each slice is of, and what each condition shows: the region that most of its slices have."""
+    columns = ["key", "patient", "condition", "region", "modality"]
+    table = read_table(Store(shards), "slices.parquet", columns=columns).to_pydict()
+    patient = dict(zip(table["key"], table["patient"], strict=True))
+    seen: dict[str, Counter[str]] = {}
+    for condition, region, modality in zip(table["condition"], table["region"], table["modality"], strict=True):
+        seen.setdefault(condition, Counter())[f"{region} {modality.lower()}"] += 1
+    return SliceFacts(patient, {name: count.most_common(1)[0][0] for name, count in seen.items()})
 
 
 def scan_of(key: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medvar_data.storage.html import folded, number, picture, table
+from medvar_model.evaluation.page_distances import distances_html
 from medvar_model.training.log import read_log
 
 SECTION = "2-model"  # sorts after the data's on a page that holds both
@@ -46,9 +47,17 @@ def model_section(
     parts += ["<h3>Reconstructions of held-out slices</h3>", _reconstructions(evaluation, pictures)]
     parts += ["<h3>Tokens, scale by scale</h3>", _scales(evaluation, pictures)]
     parts += ["<h3>Do samples show what was asked for?</h3>", _conditions(evaluation)]
-    parts += ["<h3>How far are samples from real slices?</h3>", _distribution(evaluation)]
+    parts += ["<h3>How far are samples from real slices?</h3>", distances_html(evaluation["distribution"], pictures)]
     parts += ["<h3>Are samples copies?</h3>", _copies(evaluation, pictures)]
     return "\n".join(parts)
+
+
+def images_section(evaluation: Mapping[str, Any], pictures: str) -> str:
+    """Write the section of images that another model drew: what needs no network of ours."""
+    notes = "".join(f"<p><b>Note.</b> {escape(note)}</p>" for note in evaluation["notes"])
+    parts = ["<h2>Images</h2>", notes, "<h3>Do they show what was asked for?</h3>", _conditions(evaluation)]
+    parts += ["<h3>How far are they from real slices?</h3>", distances_html(evaluation["distribution"], pictures)]
+    return "\n".join([*parts, "<h3>Are they copies?</h3>", _copies(evaluation, pictures)])
 
 
 def chart(title: str, curves: Sequence[Curve], x_name: str) -> str:
@@ -185,9 +194,10 @@ def _conditions(report: Mapping[str, Any]) -> str:
         "A linear classifier, fitted to held-out real slices that no network was trained on, names the condition of each "
         "sample. What it gets right on real slices bounds what it can get right on samples."
     )
-    rows = [
-        ("samples", _percent(conditions["right"])),
-        ("fresh real slices through the tokenizer", _percent(conditions["right_through_tokenizer"])),
+    rows = [("samples", _percent(conditions["right"]))]
+    if "right_through_tokenizer" in conditions:
+        rows.append(("fresh real slices through the tokenizer", _percent(conditions["right_through_tokenizer"])))
+    rows += [
         ("fresh real slices (training)", _percent(conditions["right_on_fresh"])),
         ("held-out slices of other scans (cross-validated)", _percent(conditions["right_on_held_out"])),
     ]
@@ -201,34 +211,6 @@ def _conditions(report: Mapping[str, Any]) -> str:
         else ""
     )
     return text + note + folded("Who was taken for whom", counted)
-
-
-def _distribution(report: Mapping[str, Any]) -> str:
-    part = report["distribution"]
-    sizes = part["n"]
-    said = (
-        f"On 64 hand-computed features of layout, brightness, edges and texture, against {sizes['held_out']} held-out "
-        "slices, all sets cut to the same mix of conditions. Comparable between runs on this set only, never with "
-        "published FID. Fresh real slices show what a perfect sampler would get."
-    )
-    columns = ("metric", "samples", "fresh real slices", "those through the tokenizer", "better", "tells")
-    rows = [
-        (
-            name,
-            *(_scored(score, key, sizes) for key in ("samples", "fresh", "fresh_through_tokenizer")),
-            score["better"],
-            score["says"],
-        )
-        for name, score in part["metrics"].items()
-    ]
-    return f"<p>{escape(said)}</p>" + table(columns, rows)
-
-
-def _scored(score: Mapping[str, Any], candidate: str, sizes: Mapping[str, int]) -> str:
-    """Give a metric's value, or why it has none."""
-    if score[candidate] is not None:
-        return number(score[candidate])
-    return f"needs {score['minimum']} images, has {min(sizes['held_out'], sizes[candidate])}"
 
 
 def _copies(report: Mapping[str, Any], pictures: str) -> str:

@@ -150,9 +150,16 @@ class Fresh:
 
     def images(self, row: int) -> list[np.ndarray]:
         """Give the kept slices of a condition."""
+        return [image for _, _, image in self._mine(row)]
+
+    def keys(self, row: int) -> list[str]:
+        """Give their keys."""
+        return [key for _, key, _ in self._mine(row)]
+
+    def _mine(self, row: int) -> list[tuple[str, str, np.ndarray]]:
         mine = self.kept.get(row, [])
         self._trim(mine)
-        return [image for _, _, image in mine]
+        return mine
 
     def _trim(self, mine: list[tuple[str, str, np.ndarray]]) -> None:
         mine.sort(key=lambda item: item[:2])

@@ -59,15 +59,25 @@ def write_pictures(folder: Path, shown: Shown, tokenizer: Tokenizer, device: tor
         pictures[f"real-{name}"] = mosaic([shown.held_out.images[few]])
         pictures[f"reconstructions-{name}"] = mosaic([real, shown.reconstructions[places]])
         pictures[f"scales-{name}"] = mosaic([_coming_up(tokenizer, real[len(real) // 2], device)])
-    distance = shown.neighbours.nearest.distance[: len(shown.samples)]
-    closest = np.argsort(distance, kind="stable")[:ACROSS]
-    pictures["closest"] = mosaic([shown.samples.images[closest], shown.neighbours.images[closest]])
+    pictures["closest"] = _closest(shown.samples, shown.neighbours)
     for path in folder.glob("*.png"):  # of an earlier evaluation, perhaps of conditions that are no more
         if path.stem not in pictures and (path.stem == "closest" or path.stem.startswith(KINDS)):
             path.unlink()
     for name, data in pictures.items():
         (folder / f"{name}.png").write_bytes(data)
     return [folder / f"{name}.png" for name in pictures]
+
+
+def write_closest(folder: Path, samples: Labelled, neighbours: Neighbours) -> Path:
+    """Write `closest.png` alone; `neighbours` are of the samples first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "closest.png").write_bytes(_closest(samples, neighbours))
+    return folder / "closest.png"
+
+
+def _closest(samples: Labelled, neighbours: Neighbours) -> bytes:
+    closest = np.argsort(neighbours.nearest.distance[: len(samples)], kind="stable")[:ACROSS]
+    return mosaic([samples.images[closest], neighbours.images[closest]])
 
 
 @torch.no_grad()

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from medvar_model.evaluation.metrics import METRICS
 from medvar_model.evaluation.metrics.classify import condition_features, confusion, cross_validated, fit_classifier
 from medvar_model.evaluation.metrics.nearest import copy_audit
 from medvar_model.evaluation.metrics.proportion import Proportion, proportion
 from medvar_model.evaluation.metrics.quality import foreground_psnr, psnr, ssim
-from medvar_model.mosaic import spread_out
 
 Stack = UInt8[np.ndarray, "n side side"]
 
@@ -65,31 +63,6 @@ def mean_reconstructions(held_out: Labelled, each: Mapping[str, Float64[np.ndarr
             for name, mine in places.items()
         },
     }
-
-
-def score_distribution(held_out: Labelled, candidates: Mapping[str, Labelled]) -> dict[str, Any]:
-    """Measure how far sets of images are from the held-out slices, by every unpaired metric.
-
-    All sets are first cut to the same mix: the conditions that all of them have, equally many of each in a set. What
-    fresh real slices get is the floor: a sampler cannot be expected to do better.
-
-    Args:
-        held_out: the reference.
-        candidates: name → set, such as samples and fresh slices.
-    """
-    sets = {"held_out": held_out, **candidates}
-    shared = sorted(set.intersection(*(set(part.conditions) for part in sets.values())))
-    cut = {name: _evenly(part, shared) for name, part in sets.items()}
-    reference = cut.pop("held_out")
-    scores: dict[str, Any] = {}
-    for name, metric in METRICS.items():
-        if not metric.paired:
-            scores[name] = {"better": metric.better, "minimum": metric.minimum, "says": metric.says}
-            for candidate, part in cut.items():
-                enough = min(len(reference), len(part)) >= metric.minimum
-                scores[name][candidate] = metric.score(reference.images, part.images) if enough else None
-    sizes = {"held_out": len(reference), **{name: len(part) for name, part in cut.items()}}
-    return {"conditions": shared, "n": sizes, "metrics": scores}
 
 
 def score_copies(
@@ -158,13 +131,6 @@ def score_conditions(
         "right_through_tokenizer": _share(_hits(coded.conditions, coded_names)),
     }
     return ConditionScore(report, tuple(named))
-
-
-def _evenly(part: Labelled, conditions: Sequence[str]) -> Labelled:
-    """Keep equally many images of each condition, evenly spread over what there is."""
-    places = [part.places(name) for name in conditions]
-    fewest = min((len(mine) for mine in places), default=0)
-    return part.part([mine[i] for mine in places for i in spread_out(len(mine), fewest)])
 
 
 def _hits(truth: Sequence[str], named: Sequence[str]) -> Proportion:

@@ -1,6 +1,7 @@
 """Measures of reconstructed and drawn images.
 
-A newcomer's metric is one function in a file of this folder and one line in `METRICS`.
+A newcomer's metric is one function in a file of this folder and one line in `PAIRED` (image by image) or in
+`SETS` (rows of features of two sets).
 """
 
 from collections.abc import Callable
@@ -9,62 +10,66 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from medvar_model.evaluation.metrics import distances
-from medvar_model.evaluation.metrics.features import features
+from medvar_model.evaluation.metrics import distances, neighbourhoods
 from medvar_model.evaluation.metrics.quality import foreground_psnr, psnr, ssim
 
 Images = UInt8[np.ndarray, "n side side"]
-OtherImages = UInt8[np.ndarray, "m side side"]
+Rows = Float64[np.ndarray, "n features"]
+OtherRows = Float64[np.ndarray, "m features"]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """How a metric is computed and read.
+class PairedMetric:
+    """A metric of an image and its counterpart.
 
     Attributes:
-        score: takes real images, then fake ones (uint8, n x side x side), and gives one number.
-        better: "higher" or "lower".
-        minimum: fewest images on either side for which the number means something.
-        paired: whether image n of one side belongs to image n of the other.
-        says: what it tells, in a few words.
+        score: takes real images, then fake ones (uint8, n x side x side), and gives a number an image.
+        says: what it tells, in a few words. Higher is better in all.
     """
 
-    score: Callable[[Images, OtherImages], float]
-    better: str
-    minimum: int
-    paired: bool
+    score: Callable[[Images, Images], Float64[np.ndarray, " n"]]
     says: str
 
 
-def on_features(
-    distance: Callable[[Float64[np.ndarray, "n d"], Float64[np.ndarray, "m d"]], float],
-) -> Callable[[Images, OtherImages], float]:
-    """Turn a distance of feature rows into one of images: features are standardised by the real set's."""
+@dataclass(frozen=True)
+class SetMetric:
+    """A metric of two sets of feature rows.
 
-    def score(real: Images, fake: OtherImages) -> float:
-        a, b = features(real), features(fake)
-        spread = a.std(0)
-        spread = np.where(spread > 1e-9, spread, 1.0)
-        return distance((a - a.mean(0)) / spread, (b - a.mean(0)) / spread)
+    Attributes:
+        score: takes rows of the real set, then of the fake one, and gives one number.
+        better: "higher" or "lower".
+        minimum: fewest images on either side for which the number means something.
+        says: what it tells, in a few words.
+    """
 
-    return score
-
-
-def _mean(each: Callable[[Images, Images], Float64[np.ndarray, " n"]]) -> Callable[[Images, Images], float]:
-    def score(real: Images, fake: Images) -> float:
-        return float(np.nanmean(each(real, fake)))
-
-    return score
+    score: Callable[[Rows, OtherRows], float]
+    better: str
+    minimum: int
+    says: str
 
 
 # fmt: off
-METRICS: dict[str, Metric] = {
-    "psnr":            Metric(_mean(psnr),                              "higher",   1, True,  "error of a pixel, dB"),
-    "foreground_psnr": Metric(_mean(foreground_psnr),                   "higher",   1, True,  "the same, without air"),
-    "ssim":            Metric(_mean(ssim),                              "higher",   1, True,  "likeness of structure"),
-    "frechet_64":      Metric(on_features(distances.frechet_distance),  "lower",  130, False, "mean and spread of features"),
-    "kernel_64":       Metric(on_features(distances.kernel_distance),   "lower",   30, False, "features, unbiased"),
-    "density_64":      Metric(on_features(distances.density),           "higher",  30, False, "are samples like real ones"),
-    "coverage_64":     Metric(on_features(distances.coverage),          "higher",  30, False, "are all real ones met"),
+PAIRED: dict[str, PairedMetric] = {
+    "psnr":            PairedMetric(psnr,            "error of a pixel, dB"),
+    "foreground_psnr": PairedMetric(foreground_psnr, "the same, without air"),
+    "ssim":            PairedMetric(ssim,            "likeness of structure"),
+}
+
+# The name of the features follows: fd_effnetlite0.
+SETS: dict[str, SetMetric] = {
+    "fd":        SetMetric(distances.frechet_distance,  "lower",  130, "mean and spread of features; overstates for few images"),
+    "fd_inf":    SetMetric(distances.frechet_infinity,  "lower",  200, "the same, extrapolated to sets without end"),
+    "kid":       SetMetric(distances.kernel_distance,   "lower",   30, "features, unbiased"),
+    "precision": SetMetric(neighbourhoods.precision,    "higher",  30, "are samples like real ones"),
+    "recall":    SetMetric(neighbourhoods.recall,       "higher",  30, "are all real ones met"),
+    "density":   SetMetric(neighbourhoods.density,      "higher",  30, "precision, robust to outliers"),
+    "coverage":  SetMetric(neighbourhoods.coverage,     "higher",  30, "recall, robust to outliers"),
 }
 # fmt: on
+
+
+def standardised(real: Rows, fake: OtherRows) -> tuple[Rows, OtherRows]:
+    """Divide both sets' rows by the real set's standard deviations, for features of different units."""
+    spread = real.std(0)
+    spread = np.where(spread > 1e-9, spread, 1.0)
+    return (real - real.mean(0)) / spread, (fake - real.mean(0)) / spread

@@ -38,7 +38,9 @@ def trained(tmp_path_factory):
 def spec(trained):
     settings = SampleSettings(guidance=1.0, top_k=0, top_p=0.0, seed=3)
     data = DataSpec(str(trained / "S"), workers=0)
-    return Evaluate(str(trained / "report"), data, str(trained / "var"), count=12, settings=settings, batch_size=7)
+    return Evaluate(
+        str(trained / "report"), data, str(trained / "var"), count=12, settings=settings, batch_size=7, replicates=4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +118,8 @@ def test_samples_that_were_drawn_before_give_the_same_report(spec, result, train
 def test_a_report_says_why_numbers_are_missing_or_must_not_be_believed(result, spec, trained, tmp_path):
     """Thirty-six samples are too few for the Fréchet distance, and eight steps are hardly a training."""
     metrics = result.report["distribution"]["metrics"]
-    assert metrics["frechet_64"]["samples"] is None
-    missing = [note for note in result.report["notes"] if "frechet_64 (needs 130)" in note]
+    assert metrics["fd_effnetlite0"]["samples"] is None
+    missing = [note for note in result.report["notes"] if "fd_effnetlite0 (needs 130)" in note]
     assert len(missing) == 1
     assert "Draw more with -n" in missing[0]
     html = model_section(result.report, "pictures")
