@@ -15,24 +15,18 @@ import cv2
 import numpy as np
 import torch
 
-from medvar_model.checkpoints.checkpoint import (
-    Contents,
-    build_tokenizer,
-    build_transformer,
-    find_checkpoint,
-    read_checkpoint,
-    read_run,
-)
-from medvar_model.errors import ConfigMismatch, MissingCheckpoint, UnknownCondition, UnusableFolder
+from medvar_model.errors import ConfigMismatch, UnusableFolder
 from medvar_model.machine.folders import check_writable
 from medvar_model.machine.memory import told_when_memory_ends
 from medvar_model.mosaic import labelled_grid
-from medvar_model.sampling.sample import PAPER, SampleSettings, image_seeds, sample
+from medvar_model.sampling.opened import NO_CONDITION, OpenedRun, open_run, own_tokenizer, training_note
+from medvar_model.sampling.sample import image_seeds
+from medvar_model.sampling.settings import PAPER, SampleSettings
 
-NO_CONDITION = "none"
+__all__ = ["NO_CONDITION", "SampleFiles", "check_samples", "own_tokenizer", "training_note", "write_samples"]
+
 GRID = "grid.png"
 ROWS = "samples.json"
-LITTLE = 0.5  # share of a run below which people are told how much of it its weights have seen
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,7 @@ class SampleFiles:
         settings: guidance, filters, seed.
         batch_size: images drawn together; changes nothing but speed and memory.
         tokenizer: a tokenizer's run or checkpoint; empty takes the copy in the transformer's run.
+        precision: see `Sampler`.
     """
 
     run: str
@@ -56,6 +51,7 @@ class SampleFiles:
     settings: SampleSettings = PAPER
     batch_size: int = 16
     tokenizer: str = ""
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         twice = sorted({name for name in self.conditions if self.conditions.count(name) > 1})
@@ -68,16 +64,6 @@ class SampleFiles:
                 f"--count is {self.count}, --batch-size {self.batch_size}, and {len(self.conditions)} conditions are "
                 "named; wanted at least 1 of each."
             )
-
-
-@dataclass(frozen=True, eq=False)
-class _Opened:
-    """Networks as kept on disk, and the transformer's row of each wanted condition."""
-
-    kept: Contents
-    frozen: Contents
-    frozen_folder: Path
-    rows: list[int]
 
 
 def write_samples(
@@ -102,14 +88,14 @@ def write_samples(
         >>> write_samples(spec, torch.device("cpu"))        # doctest: +SKIP
     """
     opened = check_samples(spec)
-    transformer = build_transformer(opened.kept, spec.run).to(device)
-    tokenizer = build_tokenizer(opened.frozen, str(opened.frozen_folder)).to(device)
+    sampler = opened.sampler(device, spec.precision)
     out, files = Path(spec.out), _names(spec)
     said: dict[str, Any] = {
         "run": spec.run,
         "transformer_digest": opened.kept.digest,
         "tokenizer_digest": opened.frozen.digest,
         "settings": asdict(spec.settings),
+        "precision": "bfloat16" if sampler.half else "float32",
         "trained": opened.kept.run.get("progress"),
         "finished": False,
         "images": files,
@@ -126,7 +112,7 @@ def write_samples(
             for first in range(0, spec.count, spec.batch_size):
                 number = min(spec.batch_size, spec.count - first)
                 seeds = image_seeds(spec.settings.seed, first, number)
-                drawn = sample(transformer, tokenizer, torch.full((number,), row), spec.settings, seeds)
+                drawn = sampler.draw([row] * number, spec.settings, seeds)
                 stacks.append(drawn.images.cpu().numpy())
                 for n, image in enumerate(stacks[-1]):
                     file = out / str(files[place * spec.count + first + n]["file"])
@@ -138,7 +124,7 @@ def write_samples(
     return [out / str(file["file"]) for file in files]
 
 
-def check_samples(spec: SampleFiles) -> _Opened:
+def check_samples(spec: SampleFiles) -> OpenedRun:
     """Check what `write_samples` checks before it draws, and write nothing.
 
     Raises:
@@ -146,17 +132,7 @@ def check_samples(spec: SampleFiles) -> _Opened:
     """
     out = Path(spec.out)
     check_writable(out)
-    kept = read_checkpoint(Path(spec.run), "transformer")
-    frozen_folder = Path(spec.tokenizer) if spec.tokenizer else own_tokenizer(Path(spec.run))
-    frozen = read_checkpoint(frozen_folder, "tokenizer")
-    wanted = kept.run.get("tokenizer", {}).get("digest", frozen.digest)
-    if frozen.digest != wanted:
-        raise ConfigMismatch(
-            f"{spec.run} was trained with a tokenizer of digest {wanted[:12]}, {frozen_folder} has "
-            f"{frozen.digest[:12]}; its tokens mean other things. Leave out --tokenizer to take the copy in the "
-            "run's folder."
-        )
-    rows = [_row(name, kept.conditions) for name in spec.conditions]
+    opened = open_run(spec.run, spec.tokenizer, spec.conditions)
     ours = {*_earlier(out), GRID, *(str(file["file"]) for file in _names(spec))}
     others = [path.name for path in out.glob("*.png") if path.name not in ours]
     if others:
@@ -164,38 +140,7 @@ def check_samples(spec: SampleFiles) -> _Opened:
             f"{out} holds {len(others)} PNGs that `medvar-model sample` did not write; they would look like samples. Name "
             "another folder with -o."
         )
-    return _Opened(kept, frozen, frozen_folder, rows)
-
-
-def training_note(run: Path) -> str:
-    """Say how much of its training a run's weights have seen, where that is little; else nothing.
-
-    Args:
-        run: a checkpoint's or a run's folder.
-    """
-    folder = find_checkpoint(run)
-    seen = read_run(folder).get("progress")
-    if not seen or seen["step"] >= LITTLE * seen["steps"]:
-        return ""
-    total = seen["samples"] * seen["steps"] // max(1, seen["step"])
-    of = f" of the {total:,} images of their run" if seen["step"] else " images: they are random"
-    return (
-        f"The weights in {folder} had seen {seen['samples']:,}{of} ({100 * seen['step'] / seen['steps']:.0f} % of its steps) "
-        "when they were kept: take what they draw as unfinished."
-    )
-
-
-def own_tokenizer(run: Path) -> Path:
-    """Find the copy of the tokenizer that a transformer's run or checkpoint has beside it.
-
-    Raises:
-        MissingCheckpoint: there is none.
-    """
-    folder = find_checkpoint(run)
-    for candidate in (run / "tokenizer", folder.parent / "tokenizer"):
-        if candidate.is_dir():
-            return candidate
-    raise MissingCheckpoint(f"There is no tokenizer beside {run}; name the one it was trained with (--tokenizer).")
+    return opened
 
 
 def _names(spec: SampleFiles) -> list[dict[str, Any]]:
@@ -222,12 +167,3 @@ def _write_rows(out: Path, said: Mapping[str, Any]) -> None:
     partial = out / f"{ROWS}.partial"
     partial.write_text(json.dumps(said, indent=2) + "\n")
     partial.replace(out / ROWS)
-
-
-def _row(name: str, conditions: Mapping[str, int]) -> int:
-    if name != NO_CONDITION and name not in conditions:
-        raise UnknownCondition(
-            f"The run knows no condition {name!r}; it was trained with {', '.join(conditions)}. Name one of them, or "
-            f"{NO_CONDITION} for no condition."
-        )
-    return conditions.get(name, -1)
