@@ -6,6 +6,7 @@ call again writes the same bytes; what an earlier call left there is removed.
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,13 +21,17 @@ from medvar_model.machine.folders import check_writable
 from medvar_model.machine.memory import told_when_memory_ends
 from medvar_model.mosaic import labelled_grid
 from medvar_model.sampling.opened import NO_CONDITION, OpenedRun, open_run, own_tokenizer, training_note
+from medvar_model.sampling.outputs import SHARDS, Drawn, write_dicom, write_shards
 from medvar_model.sampling.sample import image_seeds
 from medvar_model.sampling.settings import PAPER, SampleSettings
+from medvar_model.sampling.strips import strip
 
 __all__ = ["NO_CONDITION", "SampleFiles", "check_samples", "own_tokenizer", "training_note", "write_samples"]
 
 GRID = "grid.png"
 ROWS = "samples.json"
+STRIPS_FILE = "strips.png"
+STRIPS = 4  # images of each condition that are shown coming up
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class SampleFiles:
         batch_size: images drawn together; changes nothing but speed and memory.
         tokenizer: a tokenizer's run or checkpoint; empty takes the copy in the transformer's run.
         precision: see `Sampler`.
+        strips: write `strips.png`, too: the first images of each condition after each scale, coarse to fine.
+        dicom: write each image as DICOM, too, marked as synthetic.
+        shards: write the images as a shard set in `shards/`, too.
     """
 
     run: str
@@ -52,6 +60,9 @@ class SampleFiles:
     batch_size: int = 16
     tokenizer: str = ""
     precision: str = "auto"
+    strips: bool = False
+    dicom: bool = False
+    shards: bool = False
 
     def __post_init__(self) -> None:
         twice = sorted({name for name in self.conditions if self.conditions.count(name) > 1})
@@ -104,7 +115,7 @@ def write_samples(
     for name in _earlier(out):
         (out / name).unlink(missing_ok=True)
     _write_rows(out, said)  # names what is about to be written, so that a stopped call leaves nothing unknown
-    drawn_rows = []
+    drawn, strips = [], []
     too_many = told_when_memory_ends(f"Drawing {spec.batch_size} images at a time", "Give a smaller --batch-size.")
     with too_many:
         for place, (name, row) in enumerate(zip(spec.conditions, opened.rows, strict=True)):
@@ -112,14 +123,25 @@ def write_samples(
             for first in range(0, spec.count, spec.batch_size):
                 number = min(spec.batch_size, spec.count - first)
                 seeds = image_seeds(spec.settings.seed, first, number)
-                drawn = sampler.draw([row] * number, spec.settings, seeds)
-                stacks.append(drawn.images.cpu().numpy())
+                samples = sampler.draw([row] * number, spec.settings, seeds)
+                if spec.strips and first == 0:
+                    stages = strip(sampler, [ids[:STRIPS] for ids in samples.tokens])
+                    strips += [(f"{name} {n}: coarse to fine", stack) for n, stack in enumerate(stages)]
+                stacks.append(samples.images.cpu().numpy())
                 for n, image in enumerate(stacks[-1]):
                     file = out / str(files[place * spec.count + first + n]["file"])
                     file.write_bytes(cv2.imencode(".png", image)[1].tobytes())
                 report(place * spec.count + first + number, len(opened.rows) * spec.count)
-            drawn_rows.append((name, np.concatenate(stacks)))
-    (out / GRID).write_bytes(labelled_grid(drawn_rows))
+            drawn.append(Drawn(name, row, np.concatenate(stacks)))
+    (out / GRID).write_bytes(labelled_grid([(part.condition, part.images) for part in drawn]))
+    if strips:
+        (out / STRIPS_FILE).write_bytes(labelled_grid(strips, across=sampler.schedule.n))
+    if spec.dicom:
+        write_dicom(out, drawn, opened.kept.digest, asdict(spec.settings))
+    if spec.shards:
+        versions = {name: said[name] for name in ("transformer_digest", "tokenizer_digest", "settings", "precision")}
+        shutil.rmtree(out / SHARDS, ignore_errors=True)
+        write_shards(out / SHARDS, drawn, versions)
     _write_rows(out, said | {"finished": True})
     return [out / str(file["file"]) for file in files]
 
@@ -133,7 +155,7 @@ def check_samples(spec: SampleFiles) -> OpenedRun:
     out = Path(spec.out)
     check_writable(out)
     opened = open_run(spec.run, spec.tokenizer, spec.conditions)
-    ours = {*_earlier(out), GRID, *(str(file["file"]) for file in _names(spec))}
+    ours = {*_earlier(out), GRID, STRIPS_FILE, *(str(file["file"]) for file in _names(spec))}
     others = [path.name for path in out.glob("*.png") if path.name not in ours]
     if others:
         raise UnusableFolder(
@@ -159,7 +181,8 @@ def _earlier(out: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         names = [str(image["file"]) for image in json.loads((out / ROWS).read_text())["images"]]
         names = [name for name in names if Path(name).name == name and name.endswith(".png")]
-        names += [GRID, ROWS]
+        names += [name.removesuffix(".png") + ".dcm" for name in names]
+        names += [GRID, ROWS, STRIPS_FILE]
     return names
 
 
