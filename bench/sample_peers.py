@@ -32,11 +32,12 @@ CONDITIONS = 32
 @contextlib.contextmanager
 def var_pair(checkout: Path, depth: int, device: torch.device) -> Iterator[tuple[Any, Transformer, Tokenizer]]:
     """Build VAR's model of the released size and ours with the same weights."""
-    with var_modules(checkout) as models, contextlib.redirect_stdout(io.StringIO()):
+    with var_modules(checkout) as models:
         torch.manual_seed(0)  # VAR's constructors draw from the global generator
-        vae = models.VQVAE(4096, 32, ch=160, v_patch_nums=PAPER_SIDES, test_mode=True)
-        var = models.VAR(vae, CLASSES, depth, 64 * depth, depth, attn_l2_norm=True, patch_nums=PAPER_SIDES)
-        var.init_weights(init_adaln=0.5, init_adaln_gamma=0.5, init_head=1, init_std=-1)  # no branch is shut
+        with contextlib.redirect_stdout(io.StringIO()):  # they print what they are
+            vae = models.VQVAE(4096, 32, ch=160, v_patch_nums=PAPER_SIDES, test_mode=True)
+            var = models.VAR(vae, CLASSES, depth, 64 * depth, depth, attn_l2_norm=True, patch_nums=PAPER_SIDES)
+            var.init_weights(init_adaln=0.5, init_adaln_gamma=0.5, init_head=1, init_std=-1)  # no branch is shut
         with torch.no_grad():  # codes as large as a latent map, or the features would be the same for every token
             vae.quantize.embedding.weight.normal_(0, 1)
         state = rename_tokenizer(vae.state_dict())
