@@ -98,6 +98,8 @@ def against_var(bench: Bench, checkout: Path, depth: int, batches: list[int], pa
             for name, sampler in samplers.items():
                 rivals[name] = lambda sampler=sampler, rows=rows, seeds=seeds: sampler.draw(rows, PAPER, seeds)
                 rivals[f"peak_{name}"] = product(PRECISIONS[name], bench.device)
+                latent = torch.zeros(batch, 32, 16, 16, device=bench.device)
+                rivals[f"decoder_{name}"] = lambda sampler=sampler, latent=latent: sampler.decoder(latent)
             fast = samplers["float32"]
             rivals["fast"] = lambda fast=fast, rows=rows, seeds=seeds: fast.draw(rows, SAMPLINGS["fast"], seeds)
             if bench.device.type == "cuda":
@@ -133,6 +135,11 @@ def report(bench: Bench, case: str, times: dict[str, list[float]], batch: int, f
         )
         bench.note(f"{case}_{name}_peak", peak / statistics.median(times[f"peak_{name}"]) / 1e9, "GFLOP/s", 1)
         bench.note(f"{case}_{name}_share_of_peak", share, "of the peak")
+        alone = statistics.median(
+            (batch * flops / (ours - decoder)) / (peak / gemm)
+            for ours, decoder, gemm in zip(times[name], times[f"decoder_{name}"], times[f"peak_{name}"], strict=True)
+        )
+        bench.note(f"{case}_{name}_transformer_share_of_peak", alone, "of the peak, choices and noise counted as waste")
 
 
 @torch.no_grad()
