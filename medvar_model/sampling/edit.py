@@ -87,13 +87,13 @@ def write_edits(spec: Edit, device: torch.device) -> list[Path]:
         UnusableFolder: the folder holds something else.
     """
     opened = check_edit(spec)
-    sampler, out = opened.sampler(device), Path(spec.out)
-    side, schedule = opened.frozen.config.image_side, sampler.schedule  # type: ignore[union-attr]
+    transformer, tokenizer = opened.networks(device)
+    sampler, out = Sampler(transformer, tokenizer), Path(spec.out)
+    side, schedule = tokenizer.config.image_side, sampler.schedule
     area = _area(spec, side).to(device)
     where = keep_where(area, schedule, spec.coarse)
     out.mkdir(parents=True, exist_ok=True)
     rows, grid, files = [], [], []
-    tokenizer = opened.networks(device)[1]
     for key, condition, image in _slices(spec, opened, side, device):
         tokens = tokenizer.encode(image)
         row = condition_row(condition, opened.kept.conditions, sampler.n_conditions)

@@ -12,7 +12,7 @@ so that the sum over an image is its -log-likelihood.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,17 +100,18 @@ def write_features(spec: Features, device: torch.device) -> int:
     rows_of = _rows(opened, loader.conditions)
     out.mkdir(parents=True, exist_ok=True)
     table: list[dict[str, Any]] = []
-    surprise: dict[str, np.ndarray] = {}
+    scans = _ScanMaps(out / "surprise", store, opened) if spec.scan_maps else None
     for number, examples in enumerate(loader.passes(spec.batch_size, spec.count)):
         rows = torch.tensor([rows_of[int(row)] for row in examples.conditions], device=device)
         inside = look_inside(transformer, tokenizer, examples.images, rows, spec.blocks)
         maps = surprise_maps(inside.nats, transformer.schedule, side)
         save_file(_tensors(inside, maps), out / f"maps-{number:06d}.safetensors")
         table += list(_table_rows(examples, inside, transformer.schedule, f"maps-{number:06d}.safetensors"))
-        surprise |= dict(zip(examples.keys, maps.cpu().numpy(), strict=True))
+        if scans is not None:
+            scans.add(examples.keys, maps.cpu().numpy())
     write_table(out / "slices.parquet", pa.Table.from_pylist(table), {"medvar.run": opened.kept.digest})
-    if spec.scan_maps:
-        _write_surprise(out / "surprise", store, surprise, opened)
+    if scans is not None:
+        scans.finish()
     return len(table)
 
 
@@ -215,27 +216,40 @@ def _rows(opened: OpenedRun, conditions: dict[str, int]) -> dict[int, int]:
     return {row: condition_row(name, opened.kept.conditions, n) for name, row in conditions.items()}
 
 
-def _write_surprise(folder: Path, store: Store, surprise: dict[str, np.ndarray], opened: OpenedRun) -> None:
-    """Write the maps as a shard set whose rows are those of the slices, with nats a pixel for intensities.
+class _ScanMaps:
+    """Writes maps as they come as a shard set whose rows are those of the slices, with nats a pixel for intensities.
 
     White is as surprising as a guess among all codes.
     """
-    dataset = read_dataset(store)
-    rows = [row for row in read_table(store, "slices.parquet", dataset).to_pylist() if row["key"] in surprise]
-    high = math.log(opened.frozen.config.vocabulary) * opened.frozen.config.n_tokens / dataset.image_side**2
-    scale = {"normalizer": "window", "low": 0.0, "high": high}
-    versions = {"transformer": opened.kept.digest, "tokenizer": opened.frozen.digest, "map": "surprise, nats a pixel"}
-    about = DerivedSet(dataset.image_side, dataset.conditions, versions, dataset.recipe, dataset.digest)
-    writer = DerivedWriter(folder, about)
-    for row in rows:
-        writer.add({**row, **scale}, _picture(surprise[row["key"]], dataset.image_side, high))
-    cases = {(row["collection"], row["case"]) for row in rows}
-    kept = [
-        row
-        for row in read_table(store, "cases.parquet", dataset).to_pylist()
-        if (row["collection"], row["case"]) in cases
-    ]
-    writer.finish([{**row, **scale} for row in kept])
+
+    def __init__(self, folder: Path, store: Store, opened: OpenedRun) -> None:
+        self._store, self._dataset = store, read_dataset(store)
+        self._slices = read_table(store, "slices.parquet", self._dataset)
+        self._place = {key: place for place, key in enumerate(self._slices["key"].to_pylist())}
+        config, side = opened.frozen.config, self._dataset.image_side
+        high = math.log(config.vocabulary) * config.n_tokens / side**2
+        self._scale: dict[str, Any] = {"normalizer": "window", "low": 0.0, "high": high}
+        self._cases: set[tuple[str, str]] = set()
+        versions = {
+            "transformer": opened.kept.digest,
+            "tokenizer": opened.frozen.digest,
+            "map": "surprise, nats a pixel",
+        }
+        about = DerivedSet(side, self._dataset.conditions, versions, self._dataset.recipe, self._dataset.digest)
+        self._writer = DerivedWriter(folder, about)
+
+    def add(self, keys: Sequence[str], maps: Float32[np.ndarray, "batch side side"]) -> None:
+        """Take in the maps of some slices."""
+        rows = self._slices.take([self._place[key] for key in keys]).to_pylist()
+        for row, surprise in zip(rows, maps, strict=True):
+            self._cases.add((row["collection"], row["case"]))
+            self._writer.add({**row, **self._scale}, _picture(surprise, self._dataset.image_side, self._scale["high"]))
+
+    def finish(self) -> None:
+        """Write the tables."""
+        cases = read_table(self._store, "cases.parquet", self._dataset).to_pylist()
+        kept = [row for row in cases if (row["collection"], row["case"]) in self._cases]
+        self._writer.finish([{**row, **self._scale} for row in kept])
 
 
 def _picture(surprise: np.ndarray, side: int, high: float) -> UInt8[np.ndarray, "side side"]:
