@@ -7,7 +7,7 @@ call again writes the same bytes; what an earlier call left there is removed.
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from medvar_model.mosaic import labelled_grid
 from medvar_model.sampling.opened import NO_CONDITION, OpenedRun, open_run, own_tokenizer, training_note
 from medvar_model.sampling.outputs import SHARDS, Drawn, write_dicom, write_shards
 from medvar_model.sampling.sample import image_seeds
+from medvar_model.sampling.sampler import Sampler
 from medvar_model.sampling.settings import PAPER, SampleSettings
 from medvar_model.sampling.strips import strip
 
@@ -115,24 +116,7 @@ def write_samples(
     for name in _earlier(out):
         (out / name).unlink(missing_ok=True)
     _write_rows(out, said)  # names what is about to be written, so that a stopped call leaves nothing unknown
-    drawn, strips = [], []
-    too_many = told_when_memory_ends(f"Drawing {spec.batch_size} images at a time", "Give a smaller --batch-size.")
-    with too_many:
-        for place, (name, row) in enumerate(zip(spec.conditions, opened.rows, strict=True)):
-            stacks = []
-            for first in range(0, spec.count, spec.batch_size):
-                number = min(spec.batch_size, spec.count - first)
-                seeds = image_seeds(spec.settings.seed, first, number)
-                samples = sampler.draw([row] * number, spec.settings, seeds)
-                if spec.strips and first == 0:
-                    stages = strip(sampler, [ids[:STRIPS] for ids in samples.tokens])
-                    strips += [(f"{name} {n}: coarse to fine", stack) for n, stack in enumerate(stages)]
-                stacks.append(samples.images.cpu().numpy())
-                for n, image in enumerate(stacks[-1]):
-                    file = out / str(files[place * spec.count + first + n]["file"])
-                    file.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-                report(place * spec.count + first + number, len(opened.rows) * spec.count)
-            drawn.append(Drawn(name, row, np.concatenate(stacks)))
+    drawn, strips = _draw(spec, sampler, opened.rows, report)
     (out / GRID).write_bytes(labelled_grid([(part.condition, part.images) for part in drawn]))
     if strips:
         (out / STRIPS_FILE).write_bytes(labelled_grid(strips, across=sampler.schedule.n))
@@ -144,6 +128,30 @@ def write_samples(
         write_shards(out / SHARDS, drawn, versions)
     _write_rows(out, said | {"finished": True})
     return [out / str(file["file"]) for file in files]
+
+
+def _draw(
+    spec: SampleFiles, sampler: Sampler, rows: Sequence[int], report: Callable[[int, int], None]
+) -> tuple[list[Drawn], list[tuple[str, np.ndarray]]]:
+    """Draw every condition's images and write them as PNGs as they come; with `strips`, show the first coming up."""
+    drawn: list[Drawn] = []
+    strips: list[tuple[str, np.ndarray]] = []
+    with told_when_memory_ends(f"Drawing {spec.batch_size} images at a time", "Give a smaller --batch-size."):
+        for place, (name, row) in enumerate(zip(spec.conditions, rows, strict=True)):
+            stacks = []
+            for first in range(0, spec.count, spec.batch_size):
+                number = min(spec.batch_size, spec.count - first)
+                seeds = image_seeds(spec.settings.seed, first, number)
+                samples = sampler.draw([row] * number, spec.settings, seeds)
+                if spec.strips and first == 0:
+                    stages = strip(sampler, [ids[:STRIPS] for ids in samples.tokens])
+                    strips += [(f"{name} {n}: coarse to fine", stack) for n, stack in enumerate(stages)]
+                stacks.append(samples.images.cpu().numpy())
+                for n, image in enumerate(stacks[-1], start=first):
+                    (Path(spec.out) / _file(name, n)).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+                report(place * spec.count + first + number, len(rows) * spec.count)
+            drawn.append(Drawn(name, row, np.concatenate(stacks)))
+    return drawn, strips
 
 
 def check_samples(spec: SampleFiles) -> OpenedRun:
@@ -169,10 +177,14 @@ def _names(spec: SampleFiles) -> list[dict[str, Any]]:
     """Return a row for each image, in the order of drawing."""
     seeds = image_seeds(spec.settings.seed, 0, spec.count)
     return [
-        {"file": f"{name}-{n:04d}.png", "condition": name, "seed": seeds[n]}
+        {"file": _file(name, n), "condition": name, "seed": seeds[n]}
         for name in spec.conditions
         for n in range(spec.count)
     ]
+
+
+def _file(condition: str, number: int) -> str:
+    return f"{condition}-{number:04d}.png"
 
 
 def _earlier(out: Path) -> list[str]:
