@@ -13,6 +13,7 @@ Prints a table of largest differences; the last line is one JSON object.
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import sys
@@ -38,6 +39,7 @@ from medvar_model.checkpoints.import_var import (
 from medvar_model.config import PAPER_SIDES
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.networks.transformer import Transformer
+from medvar_model.sampling.choose import least_kept
 from medvar_model.sampling.sample import SampleSettings, sample
 from medvar_model.training.losses import next_scale_loss
 
@@ -182,6 +184,22 @@ def compare_transformers(
     return [*rows, row(case, "likeliest image, guidance 4", their_image, tokenizer.decode(drawn.tokens))]
 
 
+def compare_filters(case: Case, generator: torch.Generator) -> list[Row]:
+    """Compare which codes top-k and top-p leave: VAR's sampler sorts all logits, ours takes the least that passes."""
+    theirs = importlib.import_module("models.helpers").sample_with_top_k_top_p_
+    rows = []
+    for top_k, top_p in ((case.vocabulary // 4, 0.95), (case.vocabulary // 4, 0.0), (0, 0.9)):
+        logits = 3 * torch.randn(1, 64, case.vocabulary, generator=generator)
+        least, filtered = least_kept(logits, top_k, top_p), logits.clone()
+        theirs(filtered, top_k, top_p, torch.Generator().manual_seed(0))
+        kept = logits >= least
+        wrong = int((kept != filtered.isfinite()).sum())
+        total = float(kept.sum())
+        name = f"codes kept by top-k {top_k}, top-p {top_p}"
+        rows.append(row(case, name, torch.tensor(total), torch.tensor(total - wrong)))
+    return rows
+
+
 def row(case: Case, quantity: str, theirs: Tensor, ours: Tensor) -> Row:
     difference = float((theirs.detach() - ours.detach()).abs().max())
     return Row(case.name, quantity, difference, float(theirs.detach().abs().max()))
@@ -228,6 +246,7 @@ def main() -> None:
         with var_modules(arguments.var) as models, contextlib.redirect_stdout(io.StringIO()):
             rows, their_tokenizer, tokenizer = compare_tokenizers(case, models, generator)
             rows += compare_transformers(case, models, their_tokenizer, tokenizer, generator)
+            rows += compare_filters(case, generator)
         for line in rows:
             print(f"{line.case:9} {line.quantity:34} {line.difference:18.2e} {line.largest:14.4g}")
         print(f"{case.name:9} took {time.perf_counter() - begun:.0f} s\n")

@@ -36,6 +36,7 @@ from medvar_cli.model_options import (
 )
 from medvar_cli.option_groups import takes_options
 from medvar_cli.publish_commands import register as register_publishing
+from medvar_cli.sample_commands import register as register_sampling
 from medvar_cli.tokenizer_options import TokenizerOptions
 from medvar_data.records import Progress
 from medvar_model import config
@@ -65,6 +66,10 @@ class DrawOptions:
     sampling: SamplingOptions
     batch_size: Annotated[int, typer.Option(help="Images drawn together.", min=1)] = 16
     tokenizer: TokenizerOption = ""
+    precision: Annotated[str, typer.Option(help="auto (bfloat16 on GPUs), float32 or bfloat16.")] = "auto"
+    strips: Annotated[bool, typer.Option("--strips", help="Also strips.png: images after each scale.")] = False
+    dicom: Annotated[bool, typer.Option("--dicom", help="Also DICOM, marked as synthetic data.")] = False
+    shards: Annotated[bool, typer.Option("--shards", help="Also shards/, a shard set to train on.")] = False
 
     def spec(self, run: str, out: Path) -> SampleFiles:
         """Make the library's value.
@@ -73,7 +78,10 @@ class DrawOptions:
             ConfigMismatch: an option is not understood, or a condition is given twice.
         """
         conditions, settings = tuple(self.condition or [NO_CONDITION]), self.sampling.settings()
-        return SampleFiles(run, str(out), conditions, self.count, settings, self.batch_size, self.tokenizer)
+        return SampleFiles(
+            run, str(out), conditions, self.count, settings, self.batch_size, self.tokenizer, self.precision, self.strips,
+            self.dicom, self.shards,
+        )  # fmt: skip
 
 
 @train.command("tokenizer")
@@ -247,6 +255,7 @@ def sample_command(
     return None
 
 
+register_sampling(app)
 register_evaluation(app)
 register_publishing(app)
 register_codebook(app)

@@ -12,7 +12,7 @@ from medvar_cli.stream_options import MixOptions
 from medvar_data.errors import SpecError
 from medvar_model.errors import ConfigMismatch
 from medvar_model.loader import DataSpec
-from medvar_model.sampling.sample import SAMPLINGS, SampleSettings
+from medvar_model.sampling.settings import SAMPLINGS, SampleSettings, load_settings
 from medvar_model.training.settings import LoopSettings
 
 Settings = TypeVar("Settings", LoopSettings, SampleSettings)
@@ -128,9 +128,13 @@ class SamplingOptions:
     preset: Annotated[
         str,
         typer.Option(
-            "--preset", help="paper: guidance 4, top-k 900, top-p 0.95. demo: 1, 0, 0.98, for small networks."
+            "--preset",
+            help="paper: guidance 4, top-k 900, top-p 0.95. demo: 1, 0, 0.98, for small networks. Or a table of --settings.",
         ),
     ] = "paper"
+    settings_file: Annotated[
+        str, typer.Option("--settings", help="A TOML of presets of your own, such as [mine] with guidance = 2.0.")
+    ] = ""
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; 0 is off. Default: by preset.")] = (
         None
     )
@@ -142,17 +146,23 @@ class SamplingOptions:
         int | None, typer.Option("--seed", help="Image n of a seed is always the same. Default: 42.", min=0)
     ] = None
 
+    unguided_scales: Annotated[
+        int | None,
+        typer.Option(help="So many of the finest scales without guidance: faster, other images. Default: by preset."),
+    ] = None
+
     def settings(self) -> SampleSettings:
         """Change the preset by the options that were given.
 
         Raises:
             ConfigMismatch: there is no such preset.
         """
-        if self.preset not in SAMPLINGS:
-            known = ", ".join(SAMPLINGS)
+        presets = SAMPLINGS | (load_settings(Path(self.settings_file)) if self.settings_file else {})
+        if self.preset not in presets:
+            known = ", ".join(presets)
             raise ConfigMismatch(f"There is no --preset {self.preset!r} to sample with; choose one of {known}.")
-        given = {"guidance": self.guidance, "top_k": self.top_k, "top_p": self.top_p, "seed": self.seed}
-        return changed(SAMPLINGS[self.preset], given)
+        names = ("guidance", "top_k", "top_p", "seed", "unguided_scales")
+        return changed(presets[self.preset], {name: getattr(self, name) for name in names})
 
 
 def changed(preset: Settings, options: dict[str, Any]) -> Settings:

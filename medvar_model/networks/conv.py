@@ -111,12 +111,20 @@ class DecoderLevel(Level):
 
     def __init__(self, c_in: int, c_out: int, blocks: int, groups: int, coarsest: bool, finest: bool):
         super().__init__(c_in, c_out, blocks, groups, attention=coarsest)
-        self.upsample = None if finest else nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.upsample: nn.Module | None = None if finest else Enlarge(c_out, c_out, 3, padding=1)
 
     def forward(self, x: Maps) -> Maps:
-        """Double the side by repeating each position, then smooth."""
+        """Double the side, except at the finest level."""
         x = super().forward(x)
-        return x if self.upsample is None else self.upsample(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return x if self.upsample is None else self.upsample(x)
+
+
+class Enlarge(nn.Conv2d):
+    """Double the side by repeating each position, then smooth by a 3 x 3 convolution."""
+
+    def forward(self, x: Maps) -> Maps:
+        """Keep the channels."""
+        return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 class Encoder(nn.Module):

@@ -4,11 +4,11 @@ In: conditions and, for every scale after the first, what the tokenizer's pyrami
 Out: logits over the codes for every position of every scale; the positions of a scale are predicted at once.
 
 Shapes: B batch, L positions, D width, H heads, E head width, V codes, C latent channels, N conditions,
-R rows of a cache (images times branches of the guidance), U distinct conditions among them.
+R rows of a cache (images times branches of the guidance), U conditions of a table.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,22 +23,49 @@ from medvar_model.networks.block import LOG_SCALE_INIT, Block, Linear, normalise
 from medvar_model.networks.scales import ScaleSchedule
 
 
-@dataclass
-class Cache:
-    """What sampling keeps between scales: an open resource, made by `Transformer.start`.
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the transformer makes of conditions before it sees anything of an image: a table with a row for each of U conditions.
 
     Attributes:
-        modulations: per block, the condition's gates, scales and shifts (R, 6, D), used at every scale.
+        modulations: every block's gates, scales and shifts (U, d blocks, 6, D), float32.
+        head_modulation: the same for the head (U, 2, D).
+        memories: keys and values of the first position (U, d, 2, H, E).
+        logits: of the first scale (U, 1, V).
+    """
+
+    modulations: Tensor
+    head_modulation: Tensor
+    memories: Tensor
+    logits: Float32[Tensor, "conditions one vocabulary"]
+
+    @staticmethod
+    def joined(rows: "Sequence[Told]") -> "Told":
+        """Put tables one below the other."""
+        return Told(
+            torch.cat([told.modulations for told in rows]),
+            torch.cat([told.head_modulation for told in rows]),
+            torch.cat([told.memories for told in rows]),
+            torch.cat([told.logits for told in rows]),
+        )
+
+
+@dataclass
+class Cache:
+    """What sampling keeps between scales: an open resource, made by `Transformer.open`.
+
+    Attributes:
+        modulations: every block's gates, scales and shifts (R, d blocks, 6, D), used at every scale.
         head_modulation: the same for the head (R, 2, D).
         places: position and level embedding of every position.
-        memories: per block, room for the keys and values of all positions (2, R, H, L, E).
+        memory: room for every block's keys and values of all positions (d, 2, R, H, L, E), written in place.
         length: positions filled so far.
     """
 
-    modulations: list[Tensor]
+    modulations: Tensor
     head_modulation: Tensor
     places: Tensor
-    memories: list[Tensor]
+    memory: Tensor
     length: int = 0
 
     @property
@@ -46,16 +73,10 @@ class Cache:
         """Rows sampled together, R."""
         return self.head_modulation.shape[0]
 
-    def spread(self, row_of_R: Tensor, length: int) -> "Cache":
-        """Copy row `row_of_R[r]` of this cache to row r of a new one with room for `length` positions."""
-        memories = []
-        for memory in self.memories:
-            _, _, heads, _, head_width = memory.shape
-            roomy = memory.new_empty((2, len(row_of_R), heads, length, head_width))
-            roomy[:, :, :, : self.length] = memory[:, row_of_R, :, : self.length]
-            memories.append(roomy)
-        modulations = [modulation[row_of_R] for modulation in self.modulations]
-        return Cache(modulations, self.head_modulation[row_of_R], self.places, memories, self.length)
+    def first(self, rows: int) -> "Cache":
+        """Give a view of the first rows; the others are not needed any more."""
+        memory = self.memory[:, :, :rows]
+        return Cache(self.modulations[:rows], self.head_modulation[:rows], self.places, memory, self.length)
 
 
 class Transformer(nn.Module):
@@ -159,11 +180,50 @@ class Transformer(nn.Module):
         return self._logits(x_BLD, self.head_modulation(F.silu(condition_BD)).unflatten(1, (2, -1)))
 
     @torch.no_grad()
-    def start(self, condition_R: Int64[Tensor, " rows"]) -> tuple[Cache, Float32[Tensor, "rows one vocabulary"]]:
-        """Open a cache and give the logits of the first scale.
+    def tell(self, row: int) -> Told:
+        """Compute what depends on a condition alone: all modulations, and the whole first scale.
 
-        The first token depends on the condition alone, and so do all modulations: both are computed once for
-        each distinct condition and then copied to the rows that have it.
+        Conditions are computed one at a time, so that the numbers of one hang on no other.
+
+        Args:
+            row: condition row, [0, N]; N is no condition.
+
+        Raises:
+            UnknownCondition: the row is outside [0, N].
+        """
+        if not 0 <= row <= self.config.n_conditions:
+            raise UnknownCondition(
+                f"Condition row {row} was asked for; wanted rows in [0, {self.config.n_conditions}], the last of which "
+                "means no condition."
+            )
+        condition_1D = self.condition_embedding.weight[row : row + 1]
+        with torch.autocast(condition_1D.device.type, enabled=False):
+            modulations = torch.stack([block.modulate(condition_1D) for block in self._blocks()], dim=1)
+            head_modulation = self.head_modulation(F.silu(condition_1D)).unflatten(1, (2, -1))
+        cache = Cache(modulations, head_modulation, self._places(), self.room(1, 1))
+        logits_11V = self._advance(self._start(condition_1D), cache)
+        return Told(modulations, head_modulation, cache.memory[:, :, :, :, 0].movedim(2, 0), logits_11V)
+
+    def room(self, rows: int, length: int | None = None) -> Tensor:
+        """Give unwritten room for keys and values of so many rows, at all positions: (d, 2, R, H, L, E)."""
+        like, config = self.position_embedding, self.config
+        shape = (config.depth, 2, rows, config.heads, length or self.schedule.total, config.head_width)
+        return torch.empty(shape, dtype=self._compute_dtype(like), device=like.device)
+
+    @torch.no_grad()
+    def open(self, told: Told, memory: Tensor) -> Cache:
+        """Open a cache after the first scale.
+
+        Args:
+            told: a row for each row that is sampled; for guidance, first those of the images, then as many of no condition.
+            memory: from `room`; changed in place, and free for another use once the last scale is known.
+        """
+        memory[:, :, :, :, 0] = told.memories.movedim(0, 2)
+        return Cache(told.modulations, told.head_modulation, self._places(), memory, length=1)
+
+    @torch.no_grad()
+    def start(self, condition_R: Int64[Tensor, " rows"]) -> tuple[Cache, Float32[Tensor, "rows one vocabulary"]]:
+        """Open a cache for conditions that were not told before, and give the logits of the first scale.
 
         Args:
             condition_R: condition rows, [0, N]; for guidance, first those of the images, then as many N.
@@ -171,25 +231,9 @@ class Transformer(nn.Module):
         Raises:
             UnknownCondition: a row is outside [0, N].
         """
-        distinct_U, row_of_R = torch.unique(condition_R, return_inverse=True)
-        if distinct_U[0] < 0 or distinct_U[-1] > self.config.n_conditions:
-            raise UnknownCondition(
-                f"Condition rows {distinct_U.tolist()} were asked for; wanted rows in [0, "
-                f"{self.config.n_conditions}], the last of which means no condition."
-            )
-        condition_UD = self.condition_embedding(distinct_U)
-        room = condition_UD.new_empty(
-            (2, len(distinct_U), self.config.heads, 1, self.config.head_width),
-            dtype=self._compute_dtype(condition_UD),
-        )
-        cache = Cache(
-            modulations=[block.modulate(condition_UD) for block in self._blocks()],
-            head_modulation=self.head_modulation(F.silu(condition_UD)).unflatten(1, (2, -1)),
-            places=self._places(),
-            memories=[torch.empty_like(room) for _ in self.blocks],
-        )
-        logits_U1V = self._advance(self._start(condition_UD), cache)
-        return cache.spread(row_of_R, self.schedule.total), logits_U1V[row_of_R]
+        table = {row: self.tell(row) for row in sorted(set(condition_R.tolist()))}
+        told = Told.joined([table[row] for row in condition_R.tolist()])
+        return self.open(told, self.room(len(condition_R))), told.logits
 
     @torch.no_grad()
     def step(
@@ -201,7 +245,7 @@ class Transformer(nn.Module):
             scale: index of the scale, 1 after `start`, then one more each call.
             features_BLC: `pyramid.input(scale, total)` of the images; shown alike to every branch when the
                 cache has more rows.
-            cache: from `start`; changed in place.
+            cache: from `open` or `start`; changed in place.
         """
         if cache.length != self.schedule.starts[scale]:
             raise ConfigMismatch(
@@ -232,7 +276,7 @@ class Transformer(nn.Module):
         """Run new positions past all remembered ones; no mask is needed, for nothing finer is known yet."""
         seen, end = cache.length, cache.length + x_BLD.shape[1]
         x_BLD = x_BLD + cache.places[seen:end]
-        state = zip(self._blocks(), cache.modulations, cache.memories, strict=True)
+        state = zip(self._blocks(), cache.modulations.unbind(1), cache.memory.unbind(0), strict=True)
         for block, modulation_B6D, memory in state:
             x_BLD = block(x_BLD, modulation_B6D, memory=memory, seen=seen)
         cache.length = end

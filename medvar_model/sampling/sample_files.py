@@ -6,7 +6,8 @@ call again writes the same bytes; what an earlier call left there is removed.
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,23 @@ import cv2
 import numpy as np
 import torch
 
-from medvar_model.checkpoints.checkpoint import (
-    Contents,
-    build_tokenizer,
-    build_transformer,
-    find_checkpoint,
-    read_checkpoint,
-    read_run,
-)
-from medvar_model.errors import ConfigMismatch, MissingCheckpoint, UnknownCondition, UnusableFolder
+from medvar_model.errors import ConfigMismatch, UnusableFolder
 from medvar_model.machine.folders import check_writable
 from medvar_model.machine.memory import told_when_memory_ends
 from medvar_model.mosaic import labelled_grid
-from medvar_model.sampling.sample import PAPER, SampleSettings, image_seeds, sample
+from medvar_model.sampling.opened import NO_CONDITION, OpenedRun, open_run, own_tokenizer, training_note
+from medvar_model.sampling.outputs import SHARDS, Drawn, write_dicom, write_shards
+from medvar_model.sampling.sample import image_seeds
+from medvar_model.sampling.sampler import Sampler
+from medvar_model.sampling.settings import PAPER, SampleSettings
+from medvar_model.sampling.strips import strip
 
-NO_CONDITION = "none"
+__all__ = ["NO_CONDITION", "SampleFiles", "check_samples", "own_tokenizer", "training_note", "write_samples"]
+
 GRID = "grid.png"
 ROWS = "samples.json"
-LITTLE = 0.5  # share of a run below which people are told how much of it its weights have seen
+STRIPS_FILE = "strips.png"
+STRIPS = 4  # images of each condition that are shown coming up
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class SampleFiles:
         settings: guidance, filters, seed.
         batch_size: images drawn together; changes nothing but speed and memory.
         tokenizer: a tokenizer's run or checkpoint; empty takes the copy in the transformer's run.
+        precision: see `Sampler`.
+        strips: write `strips.png`, too: the first images of each condition after each scale, coarse to fine.
+        dicom: write each image as DICOM, too, marked as synthetic.
+        shards: write the images as a shard set in `shards/`, too.
     """
 
     run: str
@@ -56,6 +60,10 @@ class SampleFiles:
     settings: SampleSettings = PAPER
     batch_size: int = 16
     tokenizer: str = ""
+    precision: str = "auto"
+    strips: bool = False
+    dicom: bool = False
+    shards: bool = False
 
     def __post_init__(self) -> None:
         twice = sorted({name for name in self.conditions if self.conditions.count(name) > 1})
@@ -68,16 +76,6 @@ class SampleFiles:
                 f"--count is {self.count}, --batch-size {self.batch_size}, and {len(self.conditions)} conditions are "
                 "named; wanted at least 1 of each."
             )
-
-
-@dataclass(frozen=True, eq=False)
-class _Opened:
-    """Networks as kept on disk, and the transformer's row of each wanted condition."""
-
-    kept: Contents
-    frozen: Contents
-    frozen_folder: Path
-    rows: list[int]
 
 
 def write_samples(
@@ -102,14 +100,14 @@ def write_samples(
         >>> write_samples(spec, torch.device("cpu"))        # doctest: +SKIP
     """
     opened = check_samples(spec)
-    transformer = build_transformer(opened.kept, spec.run).to(device)
-    tokenizer = build_tokenizer(opened.frozen, str(opened.frozen_folder)).to(device)
+    sampler = opened.sampler(device, spec.precision)
     out, files = Path(spec.out), _names(spec)
     said: dict[str, Any] = {
         "run": spec.run,
         "transformer_digest": opened.kept.digest,
         "tokenizer_digest": opened.frozen.digest,
         "settings": asdict(spec.settings),
+        "precision": "bfloat16" if sampler.half else "float32",
         "trained": opened.kept.run.get("progress"),
         "finished": False,
         "images": files,
@@ -118,27 +116,45 @@ def write_samples(
     for name in _earlier(out):
         (out / name).unlink(missing_ok=True)
     _write_rows(out, said)  # names what is about to be written, so that a stopped call leaves nothing unknown
-    drawn_rows = []
-    too_many = told_when_memory_ends(f"Drawing {spec.batch_size} images at a time", "Give a smaller --batch-size.")
-    with too_many:
-        for place, (name, row) in enumerate(zip(spec.conditions, opened.rows, strict=True)):
-            stacks = []
-            for first in range(0, spec.count, spec.batch_size):
-                number = min(spec.batch_size, spec.count - first)
-                seeds = image_seeds(spec.settings.seed, first, number)
-                drawn = sample(transformer, tokenizer, torch.full((number,), row), spec.settings, seeds)
-                stacks.append(drawn.images.cpu().numpy())
-                for n, image in enumerate(stacks[-1]):
-                    file = out / str(files[place * spec.count + first + n]["file"])
-                    file.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-                report(place * spec.count + first + number, len(opened.rows) * spec.count)
-            drawn_rows.append((name, np.concatenate(stacks)))
-    (out / GRID).write_bytes(labelled_grid(drawn_rows))
+    drawn, strips = _draw(spec, sampler, opened.rows, report)
+    (out / GRID).write_bytes(labelled_grid([(part.condition, part.images) for part in drawn]))
+    if strips:
+        (out / STRIPS_FILE).write_bytes(labelled_grid(strips, across=sampler.schedule.n))
+    if spec.dicom:
+        write_dicom(out, drawn, opened.kept.digest, asdict(spec.settings))
+    if spec.shards:
+        versions = {name: said[name] for name in ("transformer_digest", "tokenizer_digest", "settings", "precision")}
+        shutil.rmtree(out / SHARDS, ignore_errors=True)
+        write_shards(out / SHARDS, drawn, versions)
     _write_rows(out, said | {"finished": True})
     return [out / str(file["file"]) for file in files]
 
 
-def check_samples(spec: SampleFiles) -> _Opened:
+def _draw(
+    spec: SampleFiles, sampler: Sampler, rows: Sequence[int], report: Callable[[int, int], None]
+) -> tuple[list[Drawn], list[tuple[str, np.ndarray]]]:
+    """Draw every condition's images and write them as PNGs as they come; with `strips`, show the first coming up."""
+    drawn: list[Drawn] = []
+    strips: list[tuple[str, np.ndarray]] = []
+    with told_when_memory_ends(f"Drawing {spec.batch_size} images at a time", "Give a smaller --batch-size."):
+        for place, (name, row) in enumerate(zip(spec.conditions, rows, strict=True)):
+            stacks = []
+            for first in range(0, spec.count, spec.batch_size):
+                number = min(spec.batch_size, spec.count - first)
+                seeds = image_seeds(spec.settings.seed, first, number)
+                samples = sampler.draw([row] * number, spec.settings, seeds)
+                if spec.strips and first == 0:
+                    stages = strip(sampler, [ids[:STRIPS] for ids in samples.tokens])
+                    strips += [(f"{name} {n}: coarse to fine", stack) for n, stack in enumerate(stages)]
+                stacks.append(samples.images.cpu().numpy())
+                for n, image in enumerate(stacks[-1], start=first):
+                    (Path(spec.out) / _file(name, n)).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+                report(place * spec.count + first + number, len(rows) * spec.count)
+            drawn.append(Drawn(name, row, np.concatenate(stacks)))
+    return drawn, strips
+
+
+def check_samples(spec: SampleFiles) -> OpenedRun:
     """Check what `write_samples` checks before it draws, and write nothing.
 
     Raises:
@@ -146,66 +162,29 @@ def check_samples(spec: SampleFiles) -> _Opened:
     """
     out = Path(spec.out)
     check_writable(out)
-    kept = read_checkpoint(Path(spec.run), "transformer")
-    frozen_folder = Path(spec.tokenizer) if spec.tokenizer else own_tokenizer(Path(spec.run))
-    frozen = read_checkpoint(frozen_folder, "tokenizer")
-    wanted = kept.run.get("tokenizer", {}).get("digest", frozen.digest)
-    if frozen.digest != wanted:
-        raise ConfigMismatch(
-            f"{spec.run} was trained with a tokenizer of digest {wanted[:12]}, {frozen_folder} has "
-            f"{frozen.digest[:12]}; its tokens mean other things. Leave out --tokenizer to take the copy in the "
-            "run's folder."
-        )
-    rows = [_row(name, kept.conditions) for name in spec.conditions]
-    ours = {*_earlier(out), GRID, *(str(file["file"]) for file in _names(spec))}
+    opened = open_run(spec.run, spec.tokenizer, spec.conditions)
+    ours = {*_earlier(out), GRID, STRIPS_FILE, *(str(file["file"]) for file in _names(spec))}
     others = [path.name for path in out.glob("*.png") if path.name not in ours]
     if others:
         raise UnusableFolder(
             f"{out} holds {len(others)} PNGs that `medvar-model sample` did not write; they would look like samples. Name "
             "another folder with -o."
         )
-    return _Opened(kept, frozen, frozen_folder, rows)
-
-
-def training_note(run: Path) -> str:
-    """Say how much of its training a run's weights have seen, where that is little; else nothing.
-
-    Args:
-        run: a checkpoint's or a run's folder.
-    """
-    folder = find_checkpoint(run)
-    seen = read_run(folder).get("progress")
-    if not seen or seen["step"] >= LITTLE * seen["steps"]:
-        return ""
-    total = seen["samples"] * seen["steps"] // max(1, seen["step"])
-    of = f" of the {total:,} images of their run" if seen["step"] else " images: they are random"
-    return (
-        f"The weights in {folder} had seen {seen['samples']:,}{of} ({100 * seen['step'] / seen['steps']:.0f} % of its steps) "
-        "when they were kept: take what they draw as unfinished."
-    )
-
-
-def own_tokenizer(run: Path) -> Path:
-    """Find the copy of the tokenizer that a transformer's run or checkpoint has beside it.
-
-    Raises:
-        MissingCheckpoint: there is none.
-    """
-    folder = find_checkpoint(run)
-    for candidate in (run / "tokenizer", folder.parent / "tokenizer"):
-        if candidate.is_dir():
-            return candidate
-    raise MissingCheckpoint(f"There is no tokenizer beside {run}; name the one it was trained with (--tokenizer).")
+    return opened
 
 
 def _names(spec: SampleFiles) -> list[dict[str, Any]]:
     """Return a row for each image, in the order of drawing."""
     seeds = image_seeds(spec.settings.seed, 0, spec.count)
     return [
-        {"file": f"{name}-{n:04d}.png", "condition": name, "seed": seeds[n]}
+        {"file": _file(name, n), "condition": name, "seed": seeds[n]}
         for name in spec.conditions
         for n in range(spec.count)
     ]
+
+
+def _file(condition: str, number: int) -> str:
+    return f"{condition}-{number:04d}.png"
 
 
 def _earlier(out: Path) -> list[str]:
@@ -214,7 +193,8 @@ def _earlier(out: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         names = [str(image["file"]) for image in json.loads((out / ROWS).read_text())["images"]]
         names = [name for name in names if Path(name).name == name and name.endswith(".png")]
-        names += [GRID, ROWS]
+        names += [name.removesuffix(".png") + ".dcm" for name in names]
+        names += [GRID, ROWS, STRIPS_FILE]
     return names
 
 
@@ -222,12 +202,3 @@ def _write_rows(out: Path, said: Mapping[str, Any]) -> None:
     partial = out / f"{ROWS}.partial"
     partial.write_text(json.dumps(said, indent=2) + "\n")
     partial.replace(out / ROWS)
-
-
-def _row(name: str, conditions: Mapping[str, int]) -> int:
-    if name != NO_CONDITION and name not in conditions:
-        raise UnknownCondition(
-            f"The run knows no condition {name!r}; it was trained with {', '.join(conditions)}. Name one of them, or "
-            f"{NO_CONDITION} for no condition."
-        )
-    return conditions.get(name, -1)

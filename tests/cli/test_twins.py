@@ -102,6 +102,13 @@ MODEL = {
         needs=("runs/d4",), typed="--json", swaps={"acdc-mr": "beta-mr"}, made=("drawn",),
         answer=lambda twin: [f"drawn/beta-mr-{n:04d}.png" for n in range(4)],
     ),
+    "continue": Twin(needs=("S", "runs/d4"), typed="-n 4", made=("continued",)),
+    "inpaint": Twin(needs=("S", "runs/d4"), typed="-n 4", made=("painted",)),
+    "features": Twin(
+        needs=("S", "runs/d4"), typed="--no-scan-maps --json",
+        swaps={'"test", 8, (2,)': '"test", 8, (2,), scan_maps=False'}, made=("inside",),
+        answer=lambda twin: {"slices": twin["n"], "out": "inside"},
+    ),
     "evaluate": Twin(needs=("S", "runs/d4"), typed="--json", answer=lambda twin: twin["result"].report),
     "export": Twin(needs=("S", "runs/d4"), made=("medvar-d4",)),
     "zoo": Twin(needs=("runs/tok", "runs/d4"), answer=lambda twin: [asdict(row) for row in twin["rows"]]),

@@ -276,7 +276,7 @@ def test_bfloat16_autocast_stays_close_and_answers_in_float32(inputs):
         cache, logits = transformer.start(condition)
         step = transformer.step(1, inputs[:, :4], cache)
     assert low.dtype == logits.dtype == step.dtype == torch.float32
-    assert cache.memories[0].dtype == torch.bfloat16
+    assert cache.memory.dtype == torch.bfloat16
     scale = plain.abs().max()
     assert (low - plain).abs().max() < 0.05 * scale
     assert (torch.cat([logits, step], 1) - plain[:, :5]).abs().max() < 0.05 * scale

@@ -192,5 +192,5 @@ def test_remembered_keys_keep_the_precision_of_the_pass(transformer):
     """There, keys were remembered in float32 under autocast and cast again at every scale."""
     with torch.autocast("cpu", torch.bfloat16):
         cache, _ = transformer.start(torch.tensor([0, 4]))
-    assert {memory.dtype for memory in cache.memories} == {torch.bfloat16}
-    assert cache.memories[0].shape == (2, 2, 3, 30, 16)
+    assert cache.memory.dtype == torch.bfloat16
+    assert cache.memory.shape == (3, 2, 2, 3, 30, 16)

@@ -7,16 +7,9 @@ from medvar_model.config import TOKENIZERS, TransformerConfig
 from medvar_model.errors import ConfigMismatch, ModelError, UnknownCondition
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.networks.transformer import Transformer
-from medvar_model.sampling.sample import (
-    PAPER,
-    SampleSettings,
-    choose,
-    guide,
-    image_seeds,
-    sample,
-    to_uint8,
-    uniforms,
-)
+from medvar_model.sampling.choose import choose, guide, least_kept
+from medvar_model.sampling.noise import gumbel, keys
+from medvar_model.sampling.sample import PAPER, SampleSettings, image_seeds, sample, to_uint8
 
 CONFIG = TransformerConfig(2, 4, vocabulary=64, latent_channels=8, scale_sides=(1, 2, 3, 4), head_width=16)
 
@@ -85,7 +78,7 @@ def test_every_token_is_chosen_from_the_logits_of_the_masked_pass(transformer, t
     transformer.eval()
     with torch.no_grad():
         logits = transformer(torch.cat([condition, torch.full((3,), 4)]), inputs.repeat(2, 1, 1))
-    noise = uniforms(seeds, 30)
+    noise = gumbel(keys(seeds), 0, 30, 64)
     start = 0
     for k, ids in enumerate(drawn.tokens):
         part = slice(start, start + ids.shape[1])
@@ -147,50 +140,60 @@ def reference_probabilities(logits: torch.Tensor, top_k: int, top_p: float) -> t
     return kept.softmax(0)
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.0), (5, 0.0), (0, 0.7), (8, 0.8), (1, 0.0), (0, 1e-6), (99, 1.0)])
+FILTERS = [(0, 0.0), (5, 0.0), (0, 0.7), (8, 0.8), (1, 0.0), (0, 1e-6), (99, 1.0)]
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), FILTERS)
 def test_codes_are_chosen_with_the_probabilities_the_filters_leave(top_k, top_p):
-    logits = 2 * torch.randn(20, generator=seeded(3))
+    logits, n = torch.randn(20, generator=seeded(3)), 60_000
     expected = reference_probabilities(logits, min(top_k, 20), top_p)
-    noise = (torch.arange(100_000, dtype=torch.float64) + 0.5)[None] / 100_000
-    chosen = choose(logits.expand(1, 100_000, 20), noise, top_k, top_p)
-    frequency = chosen[0].bincount(minlength=20).double() / 100_000
-    assert (frequency - expected).abs().max() < 1e-4
+    chosen = choose(logits.expand(1, n, 20), gumbel(keys([11]), 0, n, 20), top_k, top_p)
+    count = chosen[0].bincount(minlength=20).double()
+    assert ((count - n * expected).abs() < 5 * (n * expected).sqrt() + 1e-9).all()
     assert set(chosen.unique().tolist()) == set(torch.nonzero(expected)[:, 0].tolist())
 
 
-@pytest.mark.parametrize("noise", [0.0, 1 - 2**-53])
-def test_the_ends_of_the_noise_choose_the_likeliest_and_the_least_likely_kept_code(noise):
-    logits = torch.tensor([[[0.0, 3.0, 1.0, 2.0, -9.0]]])
-    chosen = choose(logits, torch.tensor([[noise]], dtype=torch.float64), 3, 0.0)
-    assert chosen.item() == (1 if noise == 0 else 2)
+@pytest.mark.parametrize(("top_k", "top_p"), [*FILTERS, (300, 0.95), (40, 0.5), (0, 0.98)])
+def test_the_filters_without_a_full_sort_keep_what_a_full_sort_keeps(top_k, top_p):
+    logits = (4 * torch.randn(3, 7, 512, generator=seeded(5))).round(decimals=1)  # rounded, so that many are equal
+    least = least_kept(logits, top_k, top_p)
+    kept = torch.ones_like(logits, dtype=torch.bool) if least is None else logits >= least
+    wanted = [reference_probabilities(row, min(top_k, 512), top_p) > 0 for row in logits.flatten(0, 1)]
+    assert torch.equal(kept.flatten(0, 1), torch.stack(wanted))
 
 
 def test_codes_as_likely_as_the_last_kept_one_are_kept():
     logits = torch.tensor([2.0, 1.0, 1.0, 1.0, 0.0]).expand(1, 1000, 5)
-    chosen = choose(logits, torch.linspace(0, 0.9999, 1000, dtype=torch.float64)[None], 2, 0.0)
+    chosen = choose(logits, gumbel(keys([1]), 0, 1000, 5), 2, 0.0)
     assert set(chosen.unique().tolist()) == {0, 1, 2, 3}
 
 
 def test_a_position_is_chosen_independently_of_its_neighbours():
-    logits = torch.randn(2, 6, 30, generator=seeded())
-    noise = torch.rand(2, 6, generator=seeded(1), dtype=torch.float64)
+    logits, noise = torch.randn(2, 6, 30, generator=seeded()), gumbel(keys([1, 2]), 0, 6, 30)
     together = choose(logits, noise, 10, 0.9)
     for b in range(2):
         for n in range(6):
             assert choose(logits[b : b + 1, n : n + 1], noise[b : b + 1, n : n + 1], 10, 0.9) == together[b, n]
 
 
+def test_rounding_moves_few_tokens_and_fewer_than_the_inverse_of_the_cumulative_distribution():
+    """Logits a 256th off, as bfloat16 leaves them: the old rule changed a token of eight."""
+    logits = 1.5 * torch.randn(1, 2000, 512, generator=seeded(7))
+    noise, rounded = gumbel(keys([3]), 0, 2000, 512), logits.bfloat16().float()
+    agreed = (choose(logits, noise, 0, 0.95) == choose(rounded, noise, 0, 0.95)).double().mean()
+    uniform = torch.rand(1, 2000, 1, generator=seeded(8), dtype=torch.float64)
+
+    def inverse(values):
+        falling, order = values.sort(dim=-1, descending=True, stable=True)
+        rank = (falling.double().softmax(-1).cumsum(-1) <= uniform).sum(-1, keepdim=True).clamp(max=511)
+        return order.gather(-1, rank)[..., 0]
+
+    assert agreed > 0.99 > (inverse(logits) == inverse(rounded)).double().mean()
+
+
 def test_seeds_do_not_depend_on_how_a_run_is_cut():
     assert image_seeds(42, 0, 10) == [seed for n in range(10) for seed in image_seeds(42, n, 1)]
     assert len(set(image_seeds(42, 0, 500)) | set(image_seeds(43, 0, 500))) == 1000
-
-
-def test_noise_is_uniform_and_each_images_own():
-    rows = uniforms([7, 8, 7], 5000)
-    assert torch.equal(rows[0], rows[2])
-    assert not torch.equal(rows[0], rows[1])
-    assert float(rows.mean()) == pytest.approx(0.5, abs=0.02)
-    assert torch.equal(rows[1], uniforms([8], 5000)[0])
 
 
 def test_grey_levels():
