@@ -91,7 +91,7 @@ class EvaluateOptions:
             tokenizer=self.tokenizer,
             samples=self.samples,
             count=self.count,
-            settings=self.sampling.settings(),
+            settings=self.sampling.settings(run),
             batch_size=self.batch_size,
             held_out=self.held_out,
             training=self.training,
@@ -233,7 +233,7 @@ class CopiesOptions:
     def spec(self, shards: str, run: str, out: Path) -> Audit:
         """Make the library's value."""
         return Audit(
-            str(out), DataSpec(shards), run, self.images, self.count, self.sampling.settings(), self.held_out,
+            str(out), DataSpec(shards), run, self.images, self.count, self.sampling.settings(run), self.held_out,
             self.planted, self.members, self.alpha, self.features,
         )  # fmt: skip
 

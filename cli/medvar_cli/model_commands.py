@@ -77,7 +77,7 @@ class DrawOptions:
         Raises:
             ConfigMismatch: an option is not understood, or a condition is given twice.
         """
-        conditions, settings = tuple(self.condition or [NO_CONDITION]), self.sampling.settings()
+        conditions, settings = tuple(self.condition or [NO_CONDITION]), self.sampling.settings(run)
         return SampleFiles(
             run, str(out), conditions, self.count, settings, self.batch_size, self.tokenizer, self.precision, self.strips,
             self.dicom, self.shards,

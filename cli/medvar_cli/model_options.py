@@ -11,8 +11,9 @@ from medvar_cli.option_groups import JsonOption
 from medvar_cli.stream_options import MixOptions
 from medvar_data.errors import SpecError
 from medvar_model.errors import ConfigMismatch
+from medvar_model.export.export import exported_settings
 from medvar_model.loader import DataSpec
-from medvar_model.sampling.settings import SAMPLINGS, SampleSettings, load_settings
+from medvar_model.sampling.settings import PAPER, SAMPLINGS, SampleSettings, load_settings
 from medvar_model.training.settings import LoopSettings
 
 Settings = TypeVar("Settings", LoopSettings, SampleSettings)
@@ -129,9 +130,10 @@ class SamplingOptions:
         str,
         typer.Option(
             "--preset",
-            help="paper: guidance 4, top-k 900, top-p 0.95. demo: 1, 0, 0.98, for small networks. Or a table of --settings.",
+            help="paper (the default, but for an exported model's own): guidance 4, top-k 900, top-p 0.95. demo: 1, 0, 0.98, for small "
+            "networks. Or a table of --settings.",
         ),
-    ] = "paper"
+    ] = ""
     settings_file: Annotated[
         str, typer.Option("--settings", help="A TOML of presets of your own, such as [mine] with guidance = 2.0.")
     ] = ""
@@ -151,18 +153,24 @@ class SamplingOptions:
         typer.Option(help="So many of the finest scales without guidance: faster, other images. Default: by preset."),
     ] = None
 
-    def settings(self) -> SampleSettings:
+    def settings(self, run: str = "") -> SampleSettings:
         """Change the preset by the options that were given.
+
+        Args:
+            run: where no preset is named, what an exported model says of itself goes before the paper's.
 
         Raises:
             ConfigMismatch: there is no such preset.
         """
         presets = SAMPLINGS | (load_settings(Path(self.settings_file)) if self.settings_file else {})
+        names = ("guidance", "top_k", "top_p", "seed", "unguided_scales")
+        options = {name: getattr(self, name) for name in names}
+        if not self.preset:
+            return changed((exported_settings(Path(run)) if run else None) or PAPER, options)
         if self.preset not in presets:
             known = ", ".join(presets)
             raise ConfigMismatch(f"There is no --preset {self.preset!r} to sample with; choose one of {known}.")
-        names = ("guidance", "top_k", "top_p", "seed", "unguided_scales")
-        return changed(presets[self.preset], {name: getattr(self, name) for name in names})
+        return changed(presets[self.preset], options)
 
 
 def changed(preset: Settings, options: dict[str, Any]) -> Settings:

@@ -71,7 +71,7 @@ class EditOptions:
         shards, run, out = where
         return Edit(
             self.slices.data(shards), run, str(out), coarse, box, mask, self.slices.split, self.count, self.variants,
-            self.condition, self.sampling.settings(), self.tokenizer,
+            self.condition, self.sampling.settings(run), self.tokenizer,
         )  # fmt: skip
 
 

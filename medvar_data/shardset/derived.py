@@ -15,6 +15,7 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from medvar_data.errors import ShardSetError
+from medvar_data.shardset.columns import Column
 from medvar_data.shardset.dataset import DATASET_FILE, Dataset, ShardEntry, SplitEntry, crc32
 from medvar_data.shardset.schema import (
     CASE_COLUMNS,
@@ -25,7 +26,6 @@ from medvar_data.shardset.schema import (
     SLICES_SCHEMA,
     SPLITS,
     VERSION_NOTE,
-    Column,
     content_digest,
     member_names,
     sample_json,

@@ -1,12 +1,14 @@
 """Exported models: what is written comes back, says what it is, and names no place of whoever trained it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from support.runs import run, tokenizer_spec, transformer_spec
 from support.shard_sets import write_shard_set
 
+from medvar_cli.model_options import SamplingOptions
 from medvar_data.errors import MedvarError
 from medvar_model.checkpoints.checkpoint import read_checkpoint
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, UnusableFolder
@@ -42,6 +44,14 @@ def test_an_export_draws_what_the_run_draws(trained, tmp_path):
     ]
     assert exported_settings(out) == SAMPLINGS["demo"]
     assert exported_settings(trained / "d2") is None
+
+
+def test_an_export_is_sampled_as_it_says(trained, tmp_path):
+    out = export(ExportSpec(str(trained / "d2"), str(tmp_path / "model"), SAMPLINGS["demo"]))
+    assert SamplingOptions().settings(str(out)) == SAMPLINGS["demo"]
+    assert SamplingOptions(guidance=3.0).settings(str(out)) == replace(SAMPLINGS["demo"], guidance=3.0)
+    assert SamplingOptions(preset="paper").settings(str(out)) == SAMPLINGS["paper"]
+    assert SamplingOptions().settings(str(trained / "d2")) == SAMPLINGS["paper"]
 
 
 def test_an_export_names_no_place(trained, tmp_path):
