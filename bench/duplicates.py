@@ -35,7 +35,7 @@ CT_WINDOWS = ((-160, 240), (-450, 1050), (-1000, 1000), (-200, 300), (-1350, 150
 MR_PERCENTILES = ((0.5, 99.5), (0, 99.9), (2, 98), (1, 99))
 # Two scans of the folder are one: the mask of the files that says so keeps them from counting as look-alikes.
 SAME = (("mt0", "t1w"), ("example_ct", "example_ct_sm"), ("t2s", "t2s_uncropped"))
-NO_IMAGES = ("seg", "label", "mask", "msk", "gt", "otmulticlass", "models/")
+NO_IMAGES = ("seg", "centerline", "label", "mask", "msk", "gt", "otmulticlass", "models/")
 
 
 def read_scans(folder, quick):

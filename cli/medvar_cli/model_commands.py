@@ -191,7 +191,8 @@ def tokenize_command(
     from medvar_model.loader import DataSpec
     from medvar_model.machine.processes import device_of
     from medvar_model.tokens.tokenize import Tokenize, tokenize
-    cache = tokenize(Tokenize("tokens", DataSpec("S"), "runs/tok"), device_of("auto"))
+    spec = Tokenize("tokens", DataSpec("S"), "runs/tok")
+    cache = tokenize(spec, device_of("auto"))
     """
     data = DataSpec(shards, cache=cache, cache_bytes=cache_bytes(cache_gb), workers=workers)
     spec, place = Tokenize(str(out), data, tokenizer, batch_size), processes.device_of(device)

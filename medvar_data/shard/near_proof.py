@@ -15,8 +15,12 @@ from jaxtyping import Float32, Float64, Int64, Shaped, UInt8
 
 COARSE, MIDDLE = 12, 20  # cells a side while poses are looked for, and while they are refined
 BLOCK = 8  # cells a side of the blocks that are compared, about
-TRIES = 6  # orientations that are refined
-MIN_COARSE_FIT, MIN_FIT = 0.5, 0.7  # correlations of coarse and middle cells below which a pair is given up
+TRIES, TRY_WITHIN = 6, 0.1  # orientations that are refined: so many, of a coarse fit not so much below the best's
+MIN_COARSE_FIT, MIN_ROUGH_FIT, MIN_FIT = (
+    0.7,
+    0.88,
+    0.88,
+)  # correlations of coarse and of middle cells below which a pair is given up
 MIN_MAPPED_FIT = 0.8  # of all cells, once the intensities are mapped
 SURE_FIT = 0.97  # beyond which no further orientation is tried
 LENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)  # parts of an axis that may be all of the other scan's
@@ -282,11 +286,15 @@ def compare(a: Prepared, b: Prepared) -> Likeness:
     if poses[0][0] < MIN_COARSE_FIT:
         return UNLIKE
     tried = []
-    for _, pose in poses:
+    for fit, pose in poses:
+        if fit < poses[0][0] - TRY_WITHIN:
+            break
         tried.append(_refined(a, b, pose, 3))
         if tried[-1][0] > SURE_FIT:
             break
     tried = sorted(tried, key=lambda entry: -entry[0])[:2]
+    if tried[0][0] < MIN_ROUGH_FIT:
+        return UNLIKE
     score, pose = max((_refined(a, b, pose, 6) for _, pose in tried), key=lambda entry: entry[0])
     if score < MIN_FIT:
         return UNLIKE

@@ -41,7 +41,7 @@ NOTICED = {
     "terms edited in cases.parquet": ("v--", "v-s"),
     "obligations edited in the data card": ("v--", "v-s"),
     "spacing edited in slices.parquet": ("v--", "v-s"),
-    "affine and spacing edited wherever they stand": ("vr-", "-rs"),
+    "affine and spacing edited wherever they stand": ("vr-", "vrs"),
     "a text chunk in a PNG": ("vr-", "vrs"),
     "bytes behind the end of a tar": ("v--", "v-s"),
     "a stray file": ("v--", "v-s"),

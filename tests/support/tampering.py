@@ -77,6 +77,7 @@ def refit(folder: Path) -> None:
     A document that was tampered with stays as it is, but for its digest.
     """
     by_shard: dict[str, Rows] = {}
+    painted: set[tuple[str, str]] = set()
     rows = rows_of(folder, "slices")
     for row in rows:
         by_shard.setdefault(row["shard"], []).append(row)
@@ -84,7 +85,10 @@ def refit(folder: Path) -> None:
         path = folder / name
         members = members_of(path)
         for row, (_, image), (_, mask) in zip(mine, members[0::3], members[1::3], strict=True):
+            before = row["image_sha256"], row["mask_sha256"]
             _describe(row, image, mask)
+            if before != (row["image_sha256"], row["mask_sha256"]):
+                painted.add((row["collection"], row["case"]))
         written = [sample_json(row) for row in mine]
         if [data for _, data in members[2::3]] != written:
             texts = iter(written)
@@ -94,6 +98,8 @@ def refit(folder: Path) -> None:
             for member, place in zip(("image", "mask", "json"), places[3 * i : 3 * i + 3], strict=True):
                 row |= {f"{member}_offset": place.offset, f"{member}_size": place.size}
     put_rows(folder, "slices", rows)
+    if painted:
+        recount_grey_levels(folder, painted)
     edit_dataset(folder, lambda dataset: fit_digests(folder, dataset))
     found = read_dataset(Store(str(folder)))
     tables = [pq.read_table(folder / f"{name}.parquet") for name in ("cases", "collections", "rejects")]
@@ -157,29 +163,27 @@ def paint(folder: Path) -> None:
         return PNG.encode(pixels)
 
     edit_member(folder, "png", change)
-    recount_grey_levels(folder)
 
 
 def mirror(folder: Path) -> None:
     edit_member(folder, "mask.png", lambda data: PNG.encode_mask(np.ascontiguousarray(PNG.decode(data)[:, ::-1])))
-    recount_grey_levels(folder)
 
 
-def recount_grey_levels(folder: Path) -> None:
-    """Make the histograms of cases.parquet fit the pictures in the shards, as who knows of them would; then the statistics."""
-    found: dict[tuple[str, str], np.ndarray] = {}
+def recount_grey_levels(folder: Path, cases: set[tuple[str, str]]) -> None:
+    """Make the histograms of some cases fit the pictures in the shards, as who knows of them would; then the statistics."""
+    found = {case: np.zeros((2, 256), dtype=np.int64) for case in cases}
     for row in rows_of(folder, "slices"):
-        members = dict(members_of(folder / row["shard"]))
-        image, mask = (PNG.decode(members[f"{row['key']}.{ending}"]) for ending in ("png", "mask.png"))
-        counts = found.setdefault((row["collection"], row["case"]), np.zeros((2, 256), dtype=np.int64))
-        counts += [np.bincount(pixels, minlength=256) for pixels in (image.reshape(-1), image[mask > 0])]
+        if (counts := found.get((row["collection"], row["case"]))) is not None:
+            members = dict(members_of(folder / row["shard"]))
+            image, mask = (PNG.decode(members[f"{row['key']}.{ending}"]) for ending in ("png", "mask.png"))
+            counts += [np.bincount(pixels, minlength=256) for pixels in (image.reshape(-1), image[mask > 0])]
 
     def change(row: dict[str, Any]) -> None:
-        every, inside = found[row["collection"], row["case"]].tolist()
-        row.update(histogram_slices=every, histogram_slices_foreground=inside)
+        if (counts := found.get((row["collection"], row["case"]))) is not None:
+            every, inside = counts.tolist()
+            row.update(histogram_slices=every, histogram_slices_foreground=inside)
 
     edit_rows(folder, "cases", change)
-    refit(folder)  # the sizes of members that were encoded anew
     recount(folder)
 
 

@@ -63,7 +63,8 @@ def test_painted_pixels_and_a_mirrored_mask_whose_digests_fit(pipeline, damaged)
     found = findings(store, pipeline.workspace)
     assert "the image is another than its source gives, and its row fits it (" in found
     assert "the mask is another than its source gives, and its row fits it (" in found
-    assert len(found.splitlines()) == 2
+    assert "cases.parquet does not say what its source gives: histogram_slices" in found
+    assert len(found.splitlines()) == 3
 
 
 def test_cases_and_rejects_that_are_gone(pipeline, damaged):

@@ -106,12 +106,14 @@ def test_a_shard_painted_under_its_row_is_to_blame(pipeline, damaged):
         edit_rows(folder, "slices", lambda row: row.update(image_sha256=digests[row["key"]]))
         edit_dataset(folder, lambda dataset: fit_digests(folder, dataset))
 
-    (only,) = blamed(pipeline, damaged, paint, refit, keep_digests)
-    assert only.startswith("the image in the shard is another than its row and its source give (")
+    picture, counts = blamed(pipeline, damaged, paint, refit, keep_digests)
+    assert "histogram_slices" in counts
+    assert picture.startswith("the image in the shard is another than its row and its source give (")
 
 
 def test_a_set_whose_digests_fit_is_to_blame_against_its_source(pipeline, damaged):
-    image, mask = blamed(pipeline, damaged, paint, mirror, refit)
+    image, mask, counts = blamed(pipeline, damaged, paint, mirror, refit)
+    assert "histogram_slices" in counts
     assert image.startswith("the image is another than its source gives, and its row fits it (")
     assert mask.startswith("the mask is another than its source gives, and its row fits it (")
 
