@@ -96,7 +96,7 @@ def try_settings(
         obeyed = float(np.mean([a == b for a, b in zip(named, samples.conditions, strict=True)]))
         scores = reference.compared({"samples": samples}, fresh, [features], 0)["scores"]
         rows.append({**asdict(settings), "seconds": seconds, "obeyed": obeyed, **_numbers(scores, "samples", seconds)})
-    real = {"guidance": None, "top_k": None, "top_p": None, "seed": None, "seconds": None, "obeyed": None}
+    real = dict.fromkeys([*asdict(SampleSettings()), "seconds", "obeyed"])
     rows.append({**real, **_numbers(scores, FLOOR, None)})
     _write(
         Path(spec.out),

@@ -81,6 +81,7 @@ def test_the_heat_map_of_4096_codes_is_64_by_64_in_units_of_uniform_use():
     assert np.isnan(grid[1, 1])
 
 
+@pytest.mark.slow
 def test_the_report_has_a_row_for_unseen_patients_and_for_unseen_collections(shards, tokenizer, tmp_path):
     spec = CodebookReport(str(tmp_path / "out"), DataSpec(str(shards), workers=1), str(tokenizer), slices=0)
     report = report_codebook(spec, CPU)

@@ -213,6 +213,7 @@ def trained(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_an_audit_of_a_run_writes_all_it_says(trained):
     data = DataSpec(str(trained / "S"), workers=0)
     spec = Audit(str(trained / "out"), data, str(trained / "var"), count=4, planted=6, features="hand64")

@@ -60,6 +60,7 @@ def test_the_noise_has_gumbels_distribution():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_same_words():
     device = torch.device("cuda")
     words = [

@@ -168,6 +168,7 @@ def test_an_unknown_condition_and_an_unknown_precision_are_refused(sampler, tran
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_recorded_pass_draws_what_the_plain_one_draws(transformer, tokenizer):
     device = torch.device("cuda")
     plain, recorded = (Sampler(transformer.to(device), tokenizer.to(device), graphs=graphs) for graphs in (False, True))

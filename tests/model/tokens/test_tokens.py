@@ -129,6 +129,7 @@ def test_stopped_and_called_again_is_undisturbed(shards, tokenizer, cache, tmp_p
     tokenize(spec, CPU, lambda done, total: pytest.fail("a finished cache was made again"))
 
 
+@pytest.mark.slow
 def test_killed_outright_between_two_notes_goes_on(shards, tokenizer, cache, tmp_path):
     out = tmp_path / "tokens"
     program = textwrap.dedent(f"""

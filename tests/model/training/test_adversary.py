@@ -79,6 +79,7 @@ def test_the_balance_is_the_ratio_of_the_whole_batchs_gradients():
     assert float(balance.ratio) == pytest.approx(LEAST_WEIGHT)
 
 
+@pytest.mark.slow
 def test_a_run_with_an_adversary_goes_on_bit_for_bit(shards, tmp_path):
     run(contested(shards, tmp_path / "whole"))
     steps = []
