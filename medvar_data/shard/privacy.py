@@ -20,6 +20,7 @@ VOLUMES_MM3 = (
     "removed_label_mm3",
     "label_mm3",
 )  # multiples of a voxel's volume, which tells its steps
+AREAS_MM2 = ("body_mm2_median", "foreground_mm2_median")  # multiples of a pixel's area, which tells its steps
 STEP_DECIMALS = 5  # what is behind them is the rounding error of direction cosines, which tells these apart
 EXTREME_DIGITS = 2
 
@@ -36,8 +37,10 @@ def unlinkable(row: Mapping[str, Any], keyed: Callable[[str], str]) -> dict[str,
     changed |= {name: rounded(row[name]) for name in EXTREMES if name in row}
     if "source_affine" in row:
         changed["source_affine"] = own_frame(row["source_affine"], row["source_shape"])
-        scale = math.prod(changed[name] / row[name] for name in STEPS_MM)
-        changed |= {name: _scaled(row[name], scale) for name in VOLUMES_MM3}
+        ratios = {name: changed[name] / row[name] for name in STEPS_MM}
+        changed |= {name: _scaled(row[name], math.prod(ratios.values())) for name in VOLUMES_MM3}
+        area = ratios["spacing_row_mm"] * ratios["spacing_col_mm"]
+        changed |= {name: _scaled(row[name], area) for name in AREAS_MM2 if name in row}
     return {**row, **changed}
 
 
