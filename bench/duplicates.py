@@ -284,7 +284,7 @@ def measure_join(real, n):
             np.save(path, made)
             files.append(path)
         start = time.perf_counter()
-        found = list(near_pairs(files, np.arange(n), 2, np.load))
+        found = list(near_pairs(files, np.arange(n), 2, read=np.load))
         return {"scans": n, "seconds": round(time.perf_counter() - start, 1), "pairs": len(found)}
 
 

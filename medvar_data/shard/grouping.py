@@ -5,6 +5,7 @@ In: kept cases, their rows of cases.parquet and slices. Out: a split a case, the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,7 @@ def group_cases(
     spec: ShardSpec,
     known: Mapping[str, str],
     engine: Engine | int = 1,
+    memory: Path | None = None,
 ) -> Grouping:
     """Join the patients whose cases show one scan, and give each set of them one split.
 
@@ -52,11 +54,14 @@ def group_cases(
         spec: of the set.
         known: splits of the patient groups that the set has already; they stay. Who is joined with one follows it.
         engine: who compares voxels.
+        memory: the table of scans that were compared before.
     """
     groups = [k.case.group for k in kept]
     pairs = [(k.case.collection, group) for k, group in zip(kept, groups, strict=True)]
     files = [k.path for k in kept]
-    links = find_links(cases, slices, spec.recipe.side, _named(kept), lambda joined: near_pairs(files, joined, engine))
+    links = find_links(
+        cases, slices, spec.recipe.side, _named(kept), lambda joined: near_pairs(files, joined, engine, memory)
+    )
     joined = [(groups[link.first], groups[link.second]) for link in links]
     leading = leading_groups(pairs, joined)
     there: dict[str, set[str]] = {}  # splits of the set, by leading group

@@ -6,6 +6,7 @@ In: case files of the workspace, with the thumbnails that harmonize left there. 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +16,8 @@ from jaxtyping import Float32, Int64, UInt8
 from medvar_data.engine.engine import Engine, as_engine, run_tasks
 from medvar_data.errors import WorkspaceError
 from medvar_data.shard.near_candidates import describe, find_candidates
-from medvar_data.shard.near_proof import Prepared, compare
+from medvar_data.shard.near_memory import add_comparisons, read_comparisons
+from medvar_data.shard.near_proof import Prepared, can_be_proved, compare
 from medvar_data.workspace.case_file import read_thumbnail
 
 Read = Callable[[Path], UInt8[np.ndarray, "a b c"] | None]
@@ -33,12 +35,28 @@ class _DescribeTask:
 @dataclass(frozen=True)
 class _CompareTask:
     pairs: tuple[tuple[int, int], ...]
-    files: tuple[tuple[str, str], ...]
+    thumbnails: tuple[tuple["_Thumbnail", "_Thumbnail"], ...]
     read: Read
 
 
+@dataclass(frozen=True)
+class _Thumbnail:
+    file: str
+    digest: bytes  # so that what is kept of a file is not taken for what the file holds later
+
+
+@dataclass(frozen=True, eq=False)
+class _Described:
+    digest: bytes  # of the thumbnail
+    parts: Float32[np.ndarray, "parts waves"]
+
+
 def near_pairs(
-    files: Sequence[Path], joined: Int64[np.ndarray, " cases"], engine: Engine | int, read: Read = read_thumbnail
+    files: Sequence[Path],
+    joined: Int64[np.ndarray, " cases"],
+    engine: Engine | int,
+    memory: Path | None = None,
+    read: Read = read_thumbnail,
 ) -> Iterator[tuple[int, int, float]]:
     """Find the pairs of cases whose thumbnails show one scan.
 
@@ -46,6 +64,7 @@ def near_pairs(
         files: of the cases, as harmonize wrote them.
         joined: a number for each case; those with the same belong together anyway and are not compared.
         engine: whose processes of this machine do the work.
+        memory: the table of earlier comparisons, which are not made again; what is compared now is added.
         read: gives the thumbnail of a file; importable.
 
     Yields:
@@ -56,38 +75,65 @@ def near_pairs(
     places = np.array(sorted(described), dtype=np.int64)
     if len(places) < 2:
         return
-    rows = np.stack([described[int(place)] for place in places])
+    rows = np.stack([described[int(place)].parts for place in places])
     pairs = [(int(places[a]), int(places[b])) for a, b in find_candidates(rows, joined[places])]
+    digests = {pair: (described[pair[0]].digest, described[pair[1]].digest) for pair in pairs}
+    known = read_comparisons(memory) if memory else {}
+    thumbnails = [_Thumbnail(str(file), described[n].digest if n in described else b"") for n, file in enumerate(files)]
+    fresh = _compared([pair for pair in pairs if digests[pair] not in known], thumbnails, local, read)
+    if memory and fresh:
+        add_comparisons(memory, ((digests[pair], similarity) for pair, similarity in fresh.items()))
+    for pair in pairs:
+        similarity = fresh[pair] if pair in fresh else known[digests[pair]]
+        if similarity is not None:
+            yield (*pair, similarity)
+
+
+def _compared(
+    pairs: Sequence[tuple[int, int]], thumbnails: Sequence[_Thumbnail], engine: Engine, read: Read
+) -> dict[tuple[int, int], float | None]:
+    """Compare pairs of cases; None where they show two scans."""
     batches = [tuple(pairs[start : start + PER_TASK]) for start in range(0, len(pairs), PER_TASK)]
-    tasks = [_CompareTask(batch, tuple((str(files[a]), str(files[b])) for a, b in batch), read) for batch in batches]
-    for found in run_tasks(_compare, tasks, local, _died):
-        yield from found
+    tasks = [_CompareTask(batch, tuple((thumbnails[a], thumbnails[b]) for a, b in batch), read) for batch in batches]
+    found: dict[tuple[int, int], float | None] = {}
+    for some in run_tasks(_compare, tasks, engine, _died):
+        found.update(some)
+    return found
 
 
-def _described(files: Sequence[Path], engine: Engine, read: Read) -> dict[int, Float32[np.ndarray, "parts waves"]]:
+def _described(files: Sequence[Path], engine: Engine, read: Read) -> dict[int, _Described]:
     starts = range(0, len(files), PER_TASK)
     tasks = [_DescribeTask(start, tuple(map(str, files[start : start + PER_TASK])), read) for start in starts]
-    found: dict[int, Float32[np.ndarray, "parts waves"]] = {}
+    found: dict[int, _Described] = {}
     for some in run_tasks(_describe, tasks, engine, _died):
         found.update(some)
     return found
 
 
-def _describe(task: _DescribeTask) -> dict[int, Float32[np.ndarray, "parts waves"]]:
-    """Describe the cases that have a thumbnail."""
+def _describe(task: _DescribeTask) -> dict[int, _Described]:
+    """Describe the cases that have a thumbnail large enough for a proof."""
     thumbnails = ((number, task.read(Path(file))) for number, file in enumerate(task.files, task.first))
-    return {number: describe(thumbnail) for number, thumbnail in thumbnails if thumbnail is not None}
+    return {
+        number: _Described(_digest(t), describe(t))
+        for number, t in thumbnails
+        if t is not None and can_be_proved(t.shape)
+    }
 
 
-def _compare(task: _CompareTask) -> list[tuple[int, int, float]]:
-    """Compare pairs; those that show one scan."""
-    likenesses = (compare(_prepared(a, task.read), _prepared(b, task.read)) for a, b in task.files)
-    return [(*pair, found.similarity) for pair, found in zip(task.pairs, likenesses, strict=True) if found.is_one_scan]
+def _digest(thumbnail: UInt8[np.ndarray, "a b c"]) -> bytes:
+    return sha256(repr(thumbnail.shape).encode() + thumbnail.tobytes()).digest()
+
+
+def _compare(task: _CompareTask) -> dict[tuple[int, int], float | None]:
+    """Compare pairs; the similarity of those that show one scan, None for the others."""
+    likenesses = (compare(_prepared(a, task.read), _prepared(b, task.read)) for a, b in task.thumbnails)
+    found = zip(task.pairs, likenesses, strict=True)
+    return {pair: likeness.similarity if likeness.is_one_scan else None for pair, likeness in found}
 
 
 @lru_cache(KEPT_IN_MEMORY)
-def _prepared(file: str, read: Read) -> Prepared:
-    thumbnail = read(Path(file))
+def _prepared(source: _Thumbnail, read: Read) -> Prepared:
+    thumbnail = read(Path(source.file))
     assert thumbnail is not None
     return Prepared.of(thumbnail)
 

@@ -6,6 +6,7 @@ permute and flip the axes are tried, and a part of one scan may be all of the ot
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,14 +14,12 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, Shaped, UInt8
 
+PROOF_VERSION = 2  # of whatever changes an outcome
 COARSE, MIDDLE = 12, 20  # cells a side while poses are looked for, and while they are refined
 BLOCK = 8  # cells a side of the blocks that are compared, about
 TRIES, TRY_WITHIN = 6, 0.1  # orientations that are refined: so many, of a coarse fit not so much below the best's
-MIN_COARSE_FIT, MIN_ROUGH_FIT, MIN_FIT = (
-    0.7,
-    0.88,
-    0.88,
-)  # correlations of coarse and of middle cells below which a pair is given up
+MIN_COARSE_FIT, MIN_ROUGH_FIT, MIN_FIT = 0.7, 0.9, 0.9  # correlations of coarse and of middle cells to go on with
+MIN_PROMISE = 0.84  # correlation that the first step of a refinement must foresee
 MIN_MAPPED_FIT = 0.8  # of all cells, once the intensities are mapped
 SURE_FIT = 0.97  # beyond which no further orientation is tried
 LENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)  # parts of an axis that may be all of the other scan's
@@ -111,6 +110,12 @@ def _parts() -> list[tuple[float, float]]:
 
 
 @cache
+def _part_weights(n: int) -> Float32[np.ndarray, "cells n"]:
+    """Weights that sample each part of an axis of n cells, one part's cells after the other's."""
+    return np.concatenate([sampling(n, COARSE, *part) for part in _parts()])
+
+
+@cache
 def _views() -> Int64[np.ndarray, "48 n"]:
     numbers = np.arange(COARSE**3).reshape((COARSE,) * 3)
     return np.stack([lay.of(numbers).ravel() for lay in ORIENTATIONS])
@@ -150,7 +155,7 @@ def coarse_parts(volume: Grid, frame: Box = WHOLE) -> Float32[np.ndarray, "p n"]
     framed = [sampling(n, COARSE, *ends) for n, ends in zip(volume.shape, frame, strict=True)]
     found = [sample(volume, (COARSE,) * 3, frame)[None]]
     for axis in range(3):
-        stack = np.concatenate([sampling(volume.shape[axis], COARSE, *part) for part in _parts()])
+        stack = _part_weights(volume.shape[axis])
         rest = volume
         for other in range(3):
             rest = rest if other == axis else _along(framed[other], rest, other)
@@ -201,12 +206,17 @@ def _poses(a: Prepared, b: Prepared) -> list[tuple[float, Pose]]:
     return sorted(found, key=lambda entry: -entry[0])[:TRIES]
 
 
-def _refine(a: Grid, b: Grid, box_a: Box, box_b: Box, shape: Sequence[int], rounds: int) -> tuple[float, Box]:
-    """Move the ends of b's box so that what lies there is most like what lies in a's; gives the correlation and the box."""
+def _refine(
+    a: Grid, b: Grid, box_a: Box, box_b: Box, shape: Sequence[int], rounds: int, promise: float = 0.0
+) -> tuple[float, Box]:
+    """Move the ends of b's box so that what lies there is most like what lies in a's; gives the correlation and the box.
+
+    It stops at once where the first step foresees a correlation below `promise`.
+    """
     fixed = _unit(sample(a, shape, box_a).ravel())
     grids = [(np.arange(n, dtype=np.float32) + 0.5) / n for n in shape]
     best, found, ends = -1.0, box_b, box_b
-    for _ in range(rounds):
+    for number in range(rounds):
         moving = sample(b, shape, ends)
         centred = moving.ravel() - moving.mean()
         length = max(float(np.linalg.norm(centred)), 1e-3)
@@ -223,7 +233,10 @@ def _refine(a: Grid, b: Grid, box_a: Box, box_b: Box, shape: Sequence[int], roun
         design -= design.mean(axis=1, keepdims=True)
         normal, wanted = (design @ design.T).astype(np.float64), (design @ fixed).astype(np.float64)
         normal[np.diag_indices(7)] += 1e-3 * np.trace(normal[1:, 1:]) / 6 + 1e-9
-        gain, *step = np.linalg.solve(normal, wanted)
+        solved = np.linalg.solve(normal, wanted)
+        if number == 0 and solved @ wanted < promise**2:
+            break
+        gain, *step = solved
         moved = ends + np.clip(np.reshape(step, (3, 2)) / max(gain, 0.3), -0.1, 0.1)
         ends = np.where((moved[:, 1] - moved[:, 0] > 0.3)[:, None], moved, ends)
     return best, found
@@ -239,7 +252,7 @@ def _refined(a: Prepared, b: Prepared, pose: Pose, rounds: int) -> tuple[float, 
     """Refine a pose on small grids; gives the correlation and the pose."""
     laid = pose.lay.of(b.small)
     shape = [min(MIDDLE, n, m) for n, m in zip(a.small.shape, laid.shape, strict=True)]
-    score, box = _refine(a.small, laid, pose.first, pose.second, shape, rounds)
+    score, box = _refine(a.small, laid, pose.first, pose.second, shape, rounds, MIN_PROMISE)
     return score, Pose(pose.first, pose.lay, box)
 
 
@@ -278,6 +291,15 @@ class Likeness:
 
 
 UNLIKE = Likeness(0.0, 0.0, 0.0)
+
+
+def can_be_proved(shape: Sequence[int]) -> bool:
+    """Whether a thumbnail of this shape has as many blocks as a proof needs."""
+    return math.prod(_n_blocks(n) for n in shape) >= MIN_BLOCKS
+
+
+def _n_blocks(n: int) -> int:
+    return max(1, round(n / BLOCK))
 
 
 def compare(a: Prepared, b: Prepared) -> Likeness:
@@ -364,7 +386,7 @@ def _second_differences(x: Grid, axis: int) -> Grid:
 
 def _blocks(x: Grid, y: Grid) -> Likeness:
     """Correlate two grids block by block."""
-    edges = [np.linspace(0, n, max(1, round(n / BLOCK)) + 1).round().astype(np.int64)[:-1] for n in x.shape]
+    edges = [np.linspace(0, n, _n_blocks(n) + 1).round().astype(np.int64)[:-1] for n in x.shape]
     x, y = (v.astype(np.float64) - v.mean(dtype=np.float64) for v in (x, y))
 
     def mean(values: Float64[np.ndarray, "_ _ _"]) -> Float64[np.ndarray, "_ _ _"]:

@@ -202,7 +202,7 @@ def _grouped(
     measured = table_from_rows((measured_row(k, numbering) for k in kept), CASES_SCHEMA)
     known = kept_splits(earlier, numbering.workspace, (k.case.group for k in kept)) if earlier else {}
     # by plain digests, so that copies of public files are found
-    grouping = group_cases(kept, measured, slices, spec, known, engine)
+    grouping = group_cases(kept, measured, slices, spec, known, engine, numbering.workspace.comparisons)
     cases = table_from_rows((case_row(k, numbering) for k in kept), CASES_SCHEMA)
     cases = strictest_terms(cases, ((link.first, link.second) for link in grouping.links))
     return with_column(cases, "split", grouping.splits), grouping

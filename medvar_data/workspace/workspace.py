@@ -8,6 +8,7 @@ W/ingest/<name>.parquet             one row a case          (+ .rejects.parquet,
 W/rejected/<name>.json              the files of cases that ingest rejected, which are named nowhere else
 W/rejected/<name>.harmonize.json    the files of those that harmonize rejected
 W/harmonized/<name>/<case>.parquet  one file a finished case
+W/comparisons.parquet               which scans were compared, to find the same scan in two cases
 W/shards/<plan>/                    rows of finished shards, for resuming; while they are written, the plan
 """
 
@@ -74,6 +75,11 @@ class Workspace:
     """A workspace by its folder; nothing is opened until asked for."""
 
     path: Path
+
+    @property
+    def comparisons(self) -> Path:
+        """The table of scans that were compared."""
+        return self.path / "comparisons.parquet"
 
     def collections(self) -> list[str]:
         """Names of the collections that were ingested, sorted.

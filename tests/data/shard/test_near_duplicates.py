@@ -4,13 +4,16 @@ import itertools
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from medvar_data.harmonize.histogram import count, is_countable
 from medvar_data.harmonize.signature import CELLS, make_thumbnail, thumbnail_shape
 from medvar_data.shard.near_candidates import describe, find_candidates
 from medvar_data.shard.near_duplicates import near_pairs
-from medvar_data.shard.near_proof import ORIENTATIONS, WHOLE, Likeness, Prepared, compare
+from medvar_data.shard.near_memory import read_comparisons
+from medvar_data.shard.near_proof import ORIENTATIONS, WHOLE, Likeness, Prepared, can_be_proved, compare
 
 
 def scan(seed: int, shape=(24, 60, 64)) -> np.ndarray:
@@ -116,7 +119,54 @@ def test_pairs_of_files_but_not_of_those_that_are_joined(tmp_path, originals):
     for number, made in enumerate([originals[0], originals[1], thumbnail(scan(0)[:, ::-1]), originals[2]]):
         files.append(tmp_path / f"{number}.npy")
         np.save(files[-1], made)
-    found = list(near_pairs(files, np.arange(4), 1, np.load))
+    found = list(near_pairs(files, np.arange(4), 1, read=np.load))
     assert [pair[:2] for pair in found] == [(0, 2)]
     assert found[0][2] > 0.98
-    assert list(near_pairs(files, np.array([0, 1, 0, 2]), 1, np.load)) == []
+    assert list(near_pairs(files, np.array([0, 1, 0, 2]), 1, read=np.load)) == []
+
+
+class TestMemory:
+    @pytest.fixture
+    def files(self, tmp_path, originals):
+        paths = [tmp_path / f"{number}.npy" for number in range(3)]
+        for path, made in zip(paths, [originals[0], originals[1], thumbnail(scan(0)[:, ::-1])], strict=True):
+            np.save(path, made)
+        return paths
+
+    def test_what_was_compared_is_not_compared_again(self, files, tmp_path, monkeypatch):
+        memory = tmp_path / "comparisons.parquet"
+        found = list(near_pairs(files, np.arange(3), 1, memory, np.load))
+        assert set(read_comparisons(memory).values()) == {None, found[0][2]}
+        monkeypatch.setattr("medvar_data.shard.near_duplicates.compare", None)
+        assert list(near_pairs(files, np.arange(3), 1, memory, np.load)) == found
+        with pytest.raises(TypeError):
+            list(near_pairs(files, np.arange(3), 1, None, np.load))
+
+    def test_a_changed_thumbnail_is_compared(self, files, tmp_path, originals):
+        memory = tmp_path / "comparisons.parquet"
+        assert list(near_pairs(files, np.arange(3), 1, memory, np.load))
+        np.save(files[2], originals[3])
+        assert list(near_pairs(files, np.arange(3), 1, memory, np.load)) == []
+
+    @pytest.mark.parametrize("damage", ["cut off", "of another version", "of other columns"])
+    def test_a_memory_that_cannot_be_used_is_made_again(self, files, tmp_path, damage):
+        memory = tmp_path / "comparisons.parquet"
+        found = list(near_pairs(files, np.arange(3), 1, memory, np.load))
+        good, table = memory.read_bytes(), pq.read_table(memory)
+        if damage == "cut off":
+            memory.write_bytes(good[:-20])
+        elif damage == "of another version":
+            emptied = table.set_column(2, "similarity", pa.nulls(len(table), pa.float64()))
+            pq.write_table(emptied.replace_schema_metadata({"medvar.proof": "0"}), memory)
+        else:
+            pq.write_table(table.drop_columns(["similarity"]), memory)
+        assert list(near_pairs(files, np.arange(3), 1, memory, np.load)) == found
+        assert memory.read_bytes() == good
+
+
+def test_scans_too_small_for_a_proof_are_not_compared(tmp_path, monkeypatch):
+    for number in range(2):
+        np.save(tmp_path / f"{number}.npy", thumbnail(scan(0, (4, 18, 20))))
+    monkeypatch.setattr("medvar_data.shard.near_duplicates.describe", None)
+    assert list(near_pairs([tmp_path / "0.npy", tmp_path / "1.npy"], np.arange(2), 1, read=np.load)) == []
+    assert [can_be_proved(shape) for shape in ((4, 18, 20), (4, 28, 18), (16, 16, 16))] == [False, True, True]
