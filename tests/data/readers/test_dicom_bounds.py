@@ -71,8 +71,9 @@ def test_a_deflated_file_is_read_as_any_other(tmp_path):
     assert ends(tmp_path, files) == ["read"]
 
 
-def test_a_deflated_file_of_gigabytes(tmp_path):
-    files = {name: deflated_bomb(data, 1000) for name, data in slices(volume(3)).items()}
+@pytest.mark.parametrize("n_mib", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_deflated_files_of_gigabytes(tmp_path, n_mib):
+    files = {name: deflated_bomb(data, n_mib) for name, data in slices(volume(3)).items()}
     (end,) = ends(tmp_path, files)
     assert end in (Reason.TRUNCATED, Reason.CONSTANT_IMAGE, "read")
 
@@ -107,12 +108,14 @@ def test_more_frames_than_the_file_can_hold(tmp_path, n_frames):
     assert ends(tmp_path, {"x": image(volume(1)[0], (0, 0, 0), NumberOfFrames=str(n_frames))}) == [Reason.TRUNCATED]
 
 
+@pytest.mark.slow
 def test_many_frames_that_are_there(tmp_path):
     n = 600
     pixels = np.random.default_rng(0).integers(1, 9, (n, 4, 4)).astype(np.uint16)
     assert ends(tmp_path, {"x": enhanced(pixels, [(0, 0, float(k)) for k in range(n)], [{}] * n)}) == ["read"]
 
 
+@pytest.mark.slow
 def test_contours_without_end_at_one_height(tmp_path):
     square = np.array([[2, 2, 2.0], [8, 2, 2.0], [8, 8, 2.0], [2, 8, 2.0]])
     files = slices(volume(4)) | {"s": structure_set({"lung": [np.add(square, (n * 1e-3, 0, 0)) for n in range(4_200)]})}

@@ -146,7 +146,9 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("n_files", range(7))
+@pytest.mark.parametrize(
+    "n_files", [n if n in {1, 2, 6} else pytest.param(n, marks=pytest.mark.slow) for n in range(7)]
+)
 def test_a_run_that_was_killed_is_completed_by_the_same_command(grown, monkeypatch, n_files):
     """Killed while shards are written (0: before any), and after each file that is put in place at the end."""
     folder, before = Path(grown.store.url), read_dataset(grown.store)

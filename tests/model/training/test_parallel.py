@@ -109,7 +109,8 @@ def test_two_processes_then_one(alone, parallel, tmp_path):
     assert_same_weights(spec.out, alone[0].out)
 
 
-@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["fsdp", "ddp"])
 def test_one_process_then_two(alone, parallel, tmp_path):
     spec, wanted = replace(alone[0], out=str(tmp_path / "run")), alone[1]
     asked = []

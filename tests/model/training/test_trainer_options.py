@@ -59,6 +59,7 @@ def test_computing_blocks_again_changes_no_bit(shards, tokenizer, kind, tmp_path
     assert same_files(tmp_path / "False/last/model.safetensors", tmp_path / "True/last/model.safetensors")
 
 
+@pytest.mark.slow
 def test_half_precision_scales_its_losses_and_resumes(shards, tokenizer, tmp_path):
     exact = logged(transformer_spec(shards, tmp_path / "exact", tokenizer))
     spec = transformer_spec(shards, tmp_path / "half", tokenizer, precision="float16")
