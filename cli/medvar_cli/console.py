@@ -32,6 +32,7 @@ STOPPED = "Stopped. What is finished stays; the same command goes on from here."
 REDONE = "Stopped. What was not finished is left out; the same command does it again."
 STOPPED_AT = {
     "train": "Stopped at once. The same command goes on from the last checkpoint.", "sample": REDONE, "evaluate": REDONE,
+    "utility": REDONE,
 }  # fmt: skip
 HELP_NAMES: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 PIPED_WIDTH = 160  # columns where the output is no terminal

@@ -38,6 +38,7 @@ from medvar_cli.option_groups import takes_options
 from medvar_cli.publish_commands import register as register_publishing
 from medvar_cli.sample_commands import register as register_sampling
 from medvar_cli.tokenizer_options import TokenizerOptions
+from medvar_cli.utility_command import register as register_utility
 from medvar_data.records import Progress
 from medvar_model import config
 from medvar_model.loader import DataSpec
@@ -258,6 +259,7 @@ def sample_command(
 
 register_sampling(app)
 register_evaluation(app)
+register_utility(app)
 register_publishing(app)
 register_codebook(app)
 register_import(app)

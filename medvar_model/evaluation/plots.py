@@ -87,6 +87,53 @@ def plot_curves(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence
     return _saved(figure, path)
 
 
+def plot_shares(
+    path: Path,
+    curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
+    levels: Mapping[str, Mapping[str, Any]],
+    y: str,
+) -> Path:
+    """Plot a score over the share of real patients, with intervals, beside scores that do not depend on it.
+
+    Args:
+        path: the PNG to write.
+        curves: name → share, and score with `value`, `low` and `high` (None where there is no interval).
+        levels: name → such a score, drawn as a line across; the first with its interval as a band.
+        y: name of the score.
+    """
+    figure, axes = _axes(7.6, 4.2)
+    shares = sorted({share for points in curves.values() for share, _ in points})
+    for place, (name, points) in enumerate(curves.items()):
+        at = [shares.index(share) + 0.08 * (place - (len(curves) - 1) / 2) for share, _ in points]
+        scores = [score for _, score in points]
+        spread = [
+            [0.0 if s["low"] is None else max(0.0, s["value"] - s["low"]) for s in scores],
+            [0.0 if s["low"] is None else max(0.0, s["high"] - s["value"]) for s in scores],
+        ]
+        values = [s["value"] for s in scores]
+        axes.errorbar(at, values, yerr=spread, fmt="o-", capsize=3, markersize=5, color=COLOURS[place], label=name)
+    for place, (name, score) in enumerate(levels.items()):
+        colour, style = (COLOURS[3], COLOURS[2], "#8a93a3")[place], ("-", "--", ":")[place]
+        axes.axhline(score["value"], color=colour, linestyle=style, linewidth=1.2, label=name)
+        if place == 0 and score["low"] is not None:
+            axes.axhspan(score["low"], score["high"], color=colour, alpha=0.15, linewidth=0)
+    axes.set_xticks(range(len(shares)), [f"{100 * share:g} %" for share in shares])
+    axes.set_xlim(-0.5, len(shares) - 0.5)
+    axes.set_xlabel("real training patients")
+    axes.set_ylabel(y)
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda place: labels[place] not in curves)  # curves first, then lines
+    axes.legend(
+        [handles[n] for n in order],
+        [labels[n] for n in order],
+        frameon=False,
+        fontsize=8,
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+    )
+    return _saved(figure, path)
+
+
 def _axes(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # takes half a second to import; no pyplot, so no screen is looked for
 

@@ -123,6 +123,10 @@ MODEL = {
         needs=("S", "runs/d4"), typed="--json", answer=lambda twin: twin["rows"],
     ),
     "copies": Twin(needs=("S", "runs/d4"), typed="--json --preset paper", answer=lambda twin: twin["result"], made=("copies/samples",)),
+    "utility": Twin(
+        needs=("S", "runs/d4"), typed="--json", answer=lambda twin: twin["result"],
+        made=("utility/samples", "utility/utility.parquet", "utility/named.parquet", "utility/utility.png", "utility/index.html"),
+    ),
     "info": Twin(),
     "demo": Twin(needs=("demo",), typed="--json", answer=lambda twin: twin["result"].evaluation.report),
 }  # fmt: skip

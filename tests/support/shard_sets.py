@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -47,8 +48,12 @@ def write_shard_set(
     side: int = 32,
     per_shard: int = 5,
     conditions: dict[str, int] = CONDITIONS,
+    image_of: Callable[[str, int, int], np.ndarray] = lambda condition, number, side: picture(number, side),
 ) -> Path:
-    """Write a set with `slices[split]` slices a split, their conditions in the ratio 3 : 2 : 1 repeated."""
+    """Write a set with `slices[split]` slices a split, their conditions in the ratio 3 : 2 : 1 repeated.
+
+    `image_of` draws a slice of a condition, from its number and side.
+    """
     root.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
     splits = {}
@@ -59,7 +64,7 @@ def write_shard_set(
         for first in range(0, count, per_shard):
             name = f"{split}-{first // per_shard:06d}.tar"
             numbers = range(first, min(first + per_shard, count))
-            rows += write_shard(root / name, split, split_number, numbers, side, pattern, conditions)
+            rows += write_shard(root / name, split, split_number, numbers, side, pattern, conditions, image_of)
             data = (root / name).read_bytes()
             shards.append(
                 {
@@ -108,13 +113,13 @@ def collections_of(rows) -> pa.Table:
     return pa.Table.from_pylist(columns, schema=schema)
 
 
-def write_shard(path, split, split_number, numbers, side, pattern, conditions):
+def write_shard(path, split, split_number, numbers, side, pattern, conditions, image_of):
     rows = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in numbers:
             condition = pattern[number % len(pattern)]
             key = f"{condition}-{split}{number:04d}-z0001"
-            image = picture(number + 10_000 * split_number, side)
+            image = image_of(condition, number + 10_000 * split_number, side)
             where = {}
             for suffix, field, data in (
                 (".png", "image", png(image)),
