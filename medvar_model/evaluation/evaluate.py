@@ -42,7 +42,7 @@ from medvar_model.evaluation.passes import (
     training_pass,
 )
 from medvar_model.evaluation.pictures import Shown, write_pictures
-from medvar_model.evaluation.reconstructions import perceptual_distances, reconstruction_distances
+from medvar_model.evaluation.reconstructions import open_perceptual, perceptual_distances, reconstruction_distances
 from medvar_model.evaluation.reference import fresh_like
 from medvar_model.evaluation.scores import (
     Labelled,
@@ -58,7 +58,7 @@ from medvar_model.machine.processes import Process
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.sampling.sample import PAPER, SampleSettings
 from medvar_model.sampling.sample_files import SampleFiles, check_samples, own_tokenizer, write_samples
-from medvar_model.training.perceptual import load_perceptual, perceptual_source
+from medvar_model.training.perceptual import perceptual_source
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class _Evaluation:
                 f"{', '.join(self.loader.conditions)}. Evaluate it on the set it was trained on."
             )
         self.extractors = [remembering(e) for e in opened_extractors(spec.features, device, spec.weights)]
-        self.perceptual = load_perceptual(spec.perceptual, spec.lpips_files)
+        self.perceptual = open_perceptual(spec.perceptual, spec.lpips_files)
         self.source = perceptual_source(spec.perceptual, spec.lpips_files)
         self.names = {row: name for name, row in self.kept.conditions.items()}
         if spec.samples:

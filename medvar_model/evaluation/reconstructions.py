@@ -15,17 +15,42 @@ import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
 
+from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 from medvar_model.evaluation.extractors import Extractor
 from medvar_model.evaluation.metrics import SETS, standardised
 from medvar_model.evaluation.metrics.intervals import FEWEST_GROUPS, interval
 from medvar_model.loader import to_network
-from medvar_model.training.perceptual import PerceptualDistance
+from medvar_model.training.perceptual import KINDS, PerceptualDistance, load_perceptual
 
 Stack = UInt8[np.ndarray, "n side side"]
 
-KINDS = ("fd", "cmmd")  # of set metrics that are taken between slices and their reconstructions
+SET_KINDS = ("fd", "cmmd")  # of set metrics that are taken between slices and their reconstructions
 PERCEPTUAL = {"lpips": "lpips", "st-lpips": "st_lpips", "st-lpips-alex": "st_lpips_alex"}  # kind → column
 TITLES = {"lpips": "LPIPS", "st_lpips": "ST-LPIPS", "st_lpips_alex": "ST-LPIPS (AlexNet)"}
+
+
+def open_perceptual(kind: str, files: Sequence[str]) -> PerceptualDistance | None:
+    """Read a perceptual distance; None for the kind none.
+
+    Args:
+        kind: one of `training.perceptual.KINDS`.
+        files: weight files of the kind lpips.
+
+    Raises:
+        ConfigMismatch: there is no such kind, or it takes no files.
+        MissingCheckpoint: its weights are not there, or are not what they should be.
+    """
+    if kind not in KINDS:
+        raise ConfigMismatch(f"--perceptual is {kind!r}; wanted one of {', '.join(KINDS)}.")
+    if files and kind != "lpips":
+        raise ConfigMismatch(f"--lpips-weights belong to --perceptual lpips, not to {kind}. Leave them out.")
+    if kind == "lpips" and not files:
+        raise MissingCheckpoint(
+            "LPIPS needs two files that are published apart: https://download.pytorch.org/models/vgg16-397923af.pth (528 MB) and "
+            "vgg.pth of https://github.com/richzhang/PerceptualSimilarity (lpips/weights/v0.1, 7 kB). Name both: --lpips-weights "
+            "vgg16-397923af.pth --lpips-weights vgg.pth; or take --perceptual st-lpips, whose weights a package brings."
+        )
+    return load_perceptual(kind, files)
 
 
 @torch.inference_mode()
@@ -72,7 +97,7 @@ def reconstruction_distances(
         _row(kind, extractor, images, drawn, patients, replicates)
         for extractor in extractors
         if extractor.name != "radiomics"
-        for kind in KINDS
+        for kind in SET_KINDS
         if kind in extractor.metrics
     ]
 

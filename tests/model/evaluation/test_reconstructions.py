@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 from medvar_model.evaluation.extractors import Extractor, clip, hand64, inception, radiomic
 from medvar_model.evaluation.metrics import standardised
 from medvar_model.evaluation.metrics.distances import frechet_distance, gaussian_distance
 from medvar_model.evaluation.page_distances import reconstructions_html
-from medvar_model.evaluation.reconstructions import perceptual_distances, reconstruction_distances
+from medvar_model.evaluation.reconstructions import open_perceptual, perceptual_distances, reconstruction_distances
 from medvar_model.loader import to_network
 from medvar_model.training.perceptual import PerceptualDistance, vgg_trunk
 
@@ -87,3 +88,17 @@ def test_the_perceptual_distance_is_that_of_each_pair(pairs):
     assert (found["st_lpips"] > 0).all()
     assert perceptual_distances(lpips, "lpips", images[:2], images[:2], CPU)["lpips"] == pytest.approx([0, 0], abs=1e-9)
     assert perceptual_distances(None, "none", images, drawn, CPU) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "error", "said"),
+    [
+        ("ssim", (), ConfigMismatch, "--perceptual is 'ssim'; wanted one of lpips, st-lpips"),
+        ("none", ("a.pth",), ConfigMismatch, "belong to --perceptual lpips, not to none"),
+        ("lpips", (), MissingCheckpoint, "vgg16-397923af.pth .528 MB. and vgg.pth of https://github.com/richzhang"),
+        ("lpips", ("nothing.pth",), MissingCheckpoint, "no weight file nothing.pth"),
+    ],
+)
+def test_a_perceptual_distance_that_cannot_be_had_is_refused(kind, files, error, said):
+    with pytest.raises(error, match=said):
+        open_perceptual(kind, files)
