@@ -176,7 +176,7 @@ class _Evaluation:
                 f"{spec.run} was trained with the conditions {', '.join(self.kept.conditions)}; {spec.data.shards} has "
                 f"{', '.join(self.loader.conditions)}. Evaluate it on the set it was trained on."
             )
-        self.extractors = [remembering(e) for e in opened_extractors(spec.features, device, spec.weights)]
+        self.extractors = [remembering(e) for e in opened_extractors(spec.features, device, spec.weights, self.side)]
         self.perceptual = open_perceptual(spec.perceptual, spec.lpips_files)
         self.source = perceptual_source(spec.perceptual, spec.lpips_files)
         self.names = {row: name for name, row in self.kept.conditions.items()}

@@ -83,7 +83,7 @@ def try_settings(
     kept = read_checkpoint(Path(spec.run), "transformer")
     side = read_checkpoint(own_tokenizer(Path(spec.run)), "tokenizer").config.image_side  # type: ignore[union-attr]
     reference = Reference(spec.data, device, side, spec.held_out)
-    features = remembering(opened_extractors([spec.features], device, spec.weights)[0])
+    features = remembering(opened_extractors([spec.features], device, spec.weights, side)[0])
     held, _ = reference.held
     classifier = fit_classifier(condition_features(held.images), held.conditions)
     fresh = _fresh(reference, spec.count)

@@ -83,7 +83,7 @@ def score_images(
     out = Path(spec.out)
     check_writable(out)
     reference = Reference(spec.data, device, 0, spec.held_out, spec.batch_size)
-    extractors = opened_extractors(spec.features, device, spec.weights)
+    extractors = opened_extractors(spec.features, device, spec.weights, reference.train.image_side)
     samples, files, digest = read_images(Path(spec.images), reference.train)
     report(f"{len(samples)} images of {len(set(samples.conditions))} conditions")
     held, keys = reference.held

@@ -108,7 +108,7 @@ class _Open:
         side = self.frozen.config.image_side if self.frozen else 0  # type: ignore[union-attr]  # a tokenizer's has one
         self.reference = Reference(spec.data, device, side, spec.held_out, spec.batch_size)
         self.patients = slice_facts(spec.data.shards).patient
-        (self.features,) = opened_extractors([spec.features], device, spec.weights)
+        (self.features,) = opened_extractors([spec.features], device, spec.weights, self.reference.train.image_side)
 
     def measure(self) -> dict[str, Any]:
         spec = self.spec

@@ -96,16 +96,20 @@ def extractor(name: str, device: torch.device, given: str = "") -> Extractor:
     return EXTRACTORS[name](device, given)
 
 
-def opened_extractors(names: Sequence[str], device: torch.device, weights: Mapping[str, str]) -> list[Extractor]:
+def opened_extractors(
+    names: Sequence[str], device: torch.device, weights: Mapping[str, str], side: int
+) -> list[Extractor]:
     """Open several extractors, each name once.
 
     Args:
         names: see `extractor`.
         device: where features are computed.
         weights: name → weight file, for those of `WITH_FILES`.
+        side: of the images that they will describe, in pixels.
 
     Raises:
-        ConfigMismatch: a weight file is given for features that take none, or that are not asked for.
+        ConfigMismatch: a weight file is given for features that take none, or that are not asked for; the images are too
+            small for a network.
         MissingCheckpoint: see `extractor`.
     """
     for name in weights:
@@ -117,7 +121,13 @@ def opened_extractors(names: Sequence[str], device: torch.device, weights: Mappi
             raise ConfigMismatch(
                 f"{OPTION} names {name!r}, but no features of that name are asked for. Add --features {name}."
             )
-    return [extractor(name, device, weights.get(name, "")) for name in dict.fromkeys(names)]
+    found = [extractor(name, device, weights.get(name, "")) for name in dict.fromkeys(names)]
+    for each in found:
+        if side < each.least_side:
+            raise ConfigMismatch(
+                f"The features {each.name} need images of at least {each.least_side} pixels a side; these have {side}. Choose others."
+            )
+    return found
 
 
 def _effnetlite0(path: Path, device: torch.device) -> Extractor:

@@ -49,6 +49,7 @@ class Extractor:
         learned: whether a trained network is behind it.
         provenance: weights, digest, licence, input; JSON-ready.
         metrics: kind of set metric (`metrics.SETS`) → its name on these features; empty is all usual ones.
+        least_side: of an image, in pixels.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Extractor:
     learned: bool
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, str] = field(default_factory=dict)
+    least_side: int = 1
 
     def __post_init__(self) -> None:
         if not self.metrics:

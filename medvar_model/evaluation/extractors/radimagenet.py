@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from medvar_data.storage.store import file_digest
 from medvar_model.evaluation.extractors.base import Extractor, Grey, Inputs, described_by, metric_names, resized
-from medvar_model.evaluation.extractors.inception import BLOCKS, FEATURES, Inception, fid_input, trunk_of
+from medvar_model.evaluation.extractors.inception import BLOCKS, FEATURES, LEAST_SIDE, Inception, fid_input, trunk_of
 from medvar_model.evaluation.extractors.weights import Published, fill, find_weights, read_published, torch_cache
 
 RESNET50, INCEPTION_PT, INCEPTION_KERAS = (
@@ -50,8 +50,9 @@ PUBLISHED = {
         f"{AUTHORS} as RadImageNet-InceptionV3_notop.h5, which must be converted to torchvision's names (docs/evaluation.md)",
     ),
 }
+LEAST_SIDES = {INCEPTION_KERAS: LEAST_SIDE}  # the others take any side, or bring images to their own
 LICENCE = "RadImageNet's terms"
-RESNET_SIDE, FIRST_SIDE = 32, 256
+FIRST_SIDE = 256  # pixels, before those of Inception
 RESNET_EPSILON = 1.001e-5  # Keras' own
 RESNET_STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride
 BGR_MEAN = (0.406, 0.456, 0.485)  # of ImageNet, blue first
@@ -182,7 +183,7 @@ def _opened(name: str, network: nn.Module, prepare: Any, says: str, device: torc
     fill(network, LAYERS[name](read_published(published, path)), path, published)
     provenance = {"weights": path.name, "sha256": file_digest(path), "licence": LICENCE, "input": says}
     of = described_by(network, prepare, FEATURES, device)
-    return Extractor(name, FEATURES, of, False, True, provenance, METRICS[name])
+    return Extractor(name, FEATURES, of, False, True, provenance, METRICS[name], LEAST_SIDES.get(name, 1))
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

@@ -139,7 +139,7 @@ class TestSeveral:
         monkeypatch.setitem(
             extractors.EXTRACTORS, "clip", lambda device, file: given.append(file) or extractors.hand64()
         )
-        found = extractors.opened_extractors(["hand64", "clip", "hand64", "radiomics"], CPU, {"clip": "a/file"})
+        found = extractors.opened_extractors(["hand64", "clip", "hand64", "radiomics"], CPU, {"clip": "a/file"}, 32)
         assert [each.name for each in found] == ["hand64", "hand64", "radiomics"]
         assert given == ["a/file"]
 
@@ -148,9 +148,16 @@ class TestSeveral:
             ConfigMismatch,
             match="'hand64', which takes no weight file; those that do are inception, radimagenet_resnet50",
         ):
-            extractors.opened_extractors(["hand64"], CPU, {"hand64": "x"})
+            extractors.opened_extractors(["hand64"], CPU, {"hand64": "x"}, 32)
         with pytest.raises(ConfigMismatch, match="Add --features clip"):
-            extractors.opened_extractors([""], CPU, {"clip": "x"})
+            extractors.opened_extractors([""], CPU, {"clip": "x"}, 32)
+
+    def test_images_that_are_too_small_for_a_network_are_refused_before_anything_is_computed(self, monkeypatch):
+        large = extractors.Extractor("large", 2, lambda images: images, False, True, least_side=75)
+        monkeypatch.setitem(extractors.EXTRACTORS, "large", lambda device, file: large)
+        assert extractors.opened_extractors(["large"], CPU, {}, 75) == [large]
+        with pytest.raises(ConfigMismatch, match="large need images of at least 75 pixels a side; these have 74"):
+            extractors.opened_extractors(["hand64", "large"], CPU, {}, 74)
 
     def test_names_say_what_a_number_stands_on(self):
         assert metric_names("effnetlite0")["fd"] == "fd_effnetlite0"

@@ -115,7 +115,7 @@ class TestInceptionOfPyTorch:
         np.testing.assert_allclose(
             found.of(images), plain(fid_input(torch.from_numpy(images))).detach(), rtol=1e-4, atol=1e-5
         )
-        assert found.metrics["fd"] == "radfid_inception_pt"
+        assert (found.metrics["fd"], found.least_side) == ("radfid_inception_pt", 1)
 
     def test_unknown_places_are_refused(self):
         content = {"backbone.3.conv.weight": torch.zeros(1)}  # a pooling, which has no weights
@@ -152,6 +152,7 @@ class TestInceptionOfKeras:
         torch.testing.assert_close(inception_keras_input(torch.from_numpy(images)), x)
         np.testing.assert_allclose(found.of(images), network(x).detach(), rtol=1e-4, atol=1e-5)
         assert found.metrics["fd_inf"] == "radfid_inf_inception_keras"
+        assert found.least_side == 75
         with pytest.raises(ConfigMismatch, match="at least 75 pixels"):
             found.of(patterns(64, 1))
 
