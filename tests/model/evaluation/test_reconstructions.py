@@ -63,6 +63,16 @@ def test_an_interval_leaves_the_same_patients_out_of_both_sets(pairs):
     assert row["high"] - row["low"] < 1e-6
 
 
+def test_an_interval_is_over_patients_not_over_slices(pairs):
+    """Slices of a patient that are alike say little more than one: five equal ones give a wider interval than five strangers."""
+    images, drawn, patients = pairs
+    alike, lossy = images[::5].repeat(5, 0), drawn[::5].repeat(5, 0)
+    (over_patients,) = reconstruction_distances(alike, lossy, patients, [hand64()], 20)
+    (over_slices,) = reconstruction_distances(alike, lossy, [str(i) for i in range(150)], [hand64()], 20)
+    assert over_patients["value"] == over_slices["value"]
+    assert over_patients["high"] - over_patients["low"] > 1.3 * (over_slices["high"] - over_slices["low"])
+
+
 def test_too_few_slices_and_patients_are_said(pairs):
     images, drawn, patients = pairs
     (row,) = reconstruction_distances(images[:20], drawn[:20], patients[:20], [hand64()], 6)
