@@ -8,28 +8,27 @@ from typing import Annotated
 import typer
 
 from medvar_cli.console import WRONG, console, errors, print_json, print_table
+from medvar_cli.evaluate_options import EvaluateOptions
 from medvar_cli.model_feedback import show_spec
 from medvar_cli.model_options import (
-    CACHE_GB,
-    CacheOption,
-    CacheSizeOption,
     DeviceOption,
+    FeatureWeightsOption,
     OutputOptions,
     RunArgument,
     SamplingOptions,
     ShardsArgument,
-    TokenizerOption,
-    cache_bytes,
+    feature_paths,
 )
 from medvar_cli.option_groups import JsonOption, takes_options
 from medvar_model.demo import ModelDemo, run_model_demo
 from medvar_model.errors import ConfigMismatch
-from medvar_model.evaluation.comparison import FLOOR, REPLICATES
+from medvar_model.evaluation.comparison import FLOOR
 from medvar_model.evaluation.copies.audit import Audit, audit
 from medvar_model.evaluation.evaluate import Evaluate, Evaluation, check_evaluation, evaluate
 from medvar_model.evaluation.gate import failures, read_gate
 from medvar_model.evaluation.grid import Grid, try_settings
-from medvar_model.evaluation.images import ScoreImages, score_images
+from medvar_model.evaluation.images import score_images
+from medvar_model.evaluation.reconstructions import TITLES
 from medvar_model.loader import DataSpec
 from medvar_model.machine import processes
 
@@ -40,64 +39,6 @@ def register(app: typer.Typer) -> None:
     app.command("grid")(grid_command)
     app.command("copies")(copies_command)
     app.command("demo")(demo_command)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What is compared with what, and how much of it."""
-
-    images: Annotated[
-        str,
-        typer.Option(help="Folder of any model's images instead of a run: a sub-folder a condition, or images.csv."),
-    ] = ""
-    features: Annotated[
-        str, typer.Option(help="What distances stand on: effnetlite0, hand64. Left out, the learned ones if installed.")
-    ] = ""
-    intervals: Annotated[int, typer.Option(help="Replicates of the intervals; 0: none.", min=0)] = REPLICATES
-    gate: Annotated[
-        Path | None, typer.Option(help="TOML of bounds; exit code 2 where one is not kept.", dir_okay=False)
-    ] = None
-    samples: Annotated[str, typer.Option(help="Folder that `medvar-model sample` wrote; left out, new ones.")] = ""
-    tokenizer: TokenizerOption = ""
-    count: Annotated[int, typer.Option("-n", "--count", help="Images of each condition.", min=1)] = 32
-    sampling: SamplingOptions
-    held_out: Annotated[int, typer.Option(help="Most slices of each held-out split; 0 takes all.", min=0)] = 2048
-    training: Annotated[int, typer.Option(help="Most training slices searched for copies; 0: all.", min=0)] = 0
-    batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 64
-    cache: CacheOption = ""
-    cache_gb: CacheSizeOption = CACHE_GB
-
-    def data(self, shards: str) -> DataSpec:
-        """Say where the slices are."""
-        return DataSpec(shards, cache=self.cache, cache_bytes=cache_bytes(self.cache_gb))
-
-    def of_images(self, shards: str, out: Path) -> ScoreImages:
-        """Make the library's value for a folder of images."""
-        return ScoreImages(
-            str(out), self.data(shards), self.images, self.batch_size, self.held_out, self.training,
-            (self.features, "radiomics"), self.intervals,
-        )  # fmt: skip
-
-    def spec(self, shards: str, run: str, out: Path) -> Evaluate:
-        """Make the library's value for a run.
-
-        Raises:
-            MedvarError: an option is not understood.
-        """
-        return Evaluate(
-            out=str(out),
-            data=self.data(shards),
-            run=run,
-            tokenizer=self.tokenizer,
-            samples=self.samples,
-            count=self.count,
-            settings=self.sampling.settings(run),
-            batch_size=self.batch_size,
-            held_out=self.held_out,
-            training=self.training,
-            features=(self.features, "radiomics"),
-            replicates=self.intervals,
-        )
 
 
 @takes_options
@@ -166,7 +107,8 @@ class GridOptions:
     count: Annotated[int, typer.Option("-n", "--count", help="Images of each condition and setting.", min=1)] = 32
     seed: Annotated[int, typer.Option(help="Seed of all settings.", min=0)] = 42
     batch_size: Annotated[int, typer.Option(help="Images drawn at a time.", min=1)] = 16
-    features: Annotated[str, typer.Option(help="As of `evaluate`.")] = ""
+    features: Annotated[str, typer.Option(help="As of `evaluate`; one.")] = ""
+    feature_weights: FeatureWeightsOption = None
 
     def spec(self, shards: str, run: str, out: Path) -> Grid:
         """Make the library's value."""
@@ -180,6 +122,7 @@ class GridOptions:
             seed=self.seed,
             batch_size=self.batch_size,
             features=self.features,
+            weights=feature_paths(self.feature_weights),
         )
 
 
@@ -228,13 +171,14 @@ class CopiesOptions:
     planted: Annotated[int, typer.Option(help="Copies planted of each kind and strength.", min=2)] = 100
     members: Annotated[int, typer.Option(help="Most slices of each split in the membership tests.", min=1)] = 1024
     alpha: Annotated[float, typer.Option(help="Share of unseen slices that may be called copies.")] = 0.01
-    features: Annotated[str, typer.Option(help="As of `evaluate`.")] = ""
+    features: Annotated[str, typer.Option(help="As of `evaluate`; one.")] = ""
+    feature_weights: FeatureWeightsOption = None
 
     def spec(self, shards: str, run: str, out: Path) -> Audit:
         """Make the library's value."""
         return Audit(
             str(out), DataSpec(shards), run, self.images, self.count, self.sampling.settings(run), self.held_out,
-            self.planted, self.members, self.alpha, self.features,
+            self.planted, self.members, self.alpha, self.features, weights=feature_paths(self.feature_weights),
         )  # fmt: skip
 
 
@@ -310,6 +254,12 @@ def _show(result: Evaluation) -> None:
         rows += [
             ("PSNR of held-out slices", f"{drawn['psnr']:.1f} dB"),
             ("SSIM of held-out slices", f"{drawn['ssim']:.3f}"),
+            *((f"{title} of held-out slices", f"{drawn[key]:.4f}") for key, title in TITLES.items() if key in drawn),
+            *(
+                (f"{row['metric']} of held-out slices", _interval(row))
+                for row in drawn["distances"]
+                if row["value"] is not None
+            ),
             ("codes used", f"{100 * report['scales']['overall']['share']:.1f} %"),
         ]
     rows += [

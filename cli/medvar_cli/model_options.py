@@ -28,6 +28,12 @@ RunArgument = Annotated[str, typer.Argument(help="A transformer's run or checkpo
 OutOption = Annotated[Path, typer.Option("-o", "--out", help="The run's folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 TokenizerOption = Annotated[str, typer.Option(help="A tokenizer's run; left out, the copy in the run.")]
+FeatureWeightsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--feature-weights", help="NAME=PATH: the weight file of those features (docs/evaluation.md); repeat."
+    ),
+]
 CacheOption = Annotated[str, typer.Option(help="Local folder for the shards of a remote set.")]
 CacheSizeOption = Annotated[float, typer.Option("--cache-gb", help="Bound of that folder, GB.")]
 
@@ -176,6 +182,23 @@ class SamplingOptions:
 def changed(preset: Settings, options: dict[str, Any]) -> Settings:
     """Change a preset by the options that are not None."""
     return replace(preset, **{name: value for name, value in options.items() if value is not None})
+
+
+def feature_paths(items: list[str] | None) -> dict[str, str]:
+    """Read NAME=PATH, each name once.
+
+    Raises:
+        ConfigMismatch: one is written otherwise, or a name comes twice.
+    """
+    paths: dict[str, str] = {}
+    for item in items or []:
+        name, _, path = item.partition("=")
+        if not name or not path or name in paths:
+            raise ConfigMismatch(
+                f"--feature-weights {item!r} is not NAME=PATH, or names features twice. Example: --feature-weights inception=weights.pth"
+            )
+        paths[name] = path
+    return paths
 
 
 def cache_bytes(gigabytes: float) -> int:

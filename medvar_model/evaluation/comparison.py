@@ -24,7 +24,6 @@ from medvar_model.mosaic import spread_out
 
 ALL = "all"
 FLOOR = "fresh"
-FRD_STYLE = "frd_style"  # the one metric on radiomic features
 REPLICATES = 20
 REFERENCE = 4  # held-out slices of a condition for each image of the largest candidate
 SHARES = ("precision", "recall", "coverage")  # cannot leave [0, 1]
@@ -152,9 +151,10 @@ def summary(
     """Put scores into a report: the whole table, and the numbers of all cells together by metric and set."""
     parts = {name: set(part.labelled.conditions) for name, part in {"": reference, **candidates}.items()}
     whole = [score for score in scores if score.cell == ALL]
+    kinds = {name: kind for extractor in extractors for kind, name in extractor.metrics.items()}
     metrics: dict[str, Any] = {}
     for score in whole:
-        entry = metrics.setdefault(score.metric, _said_of(score.metric))
+        entry = metrics.setdefault(score.metric, _said_of(kinds[score.metric]))
         entry[score.candidate] = score.value
         entry.setdefault("intervals", {})[score.candidate] = None if score.low is None else [score.low, score.high]
     sizes = {"held_out": whole[0].n_reference if whole else 0, **{s.candidate: s.n_candidate for s in whole}}
@@ -167,21 +167,15 @@ def summary(
     }
 
 
-def metric_name(kind: str, features: str) -> str:
-    """Name a metric with its features: `fd` and `effnetlite0` are `fd_effnetlite0`, never FID, which is Inception's."""
-    return FRD_STYLE if features == "radiomics" else f"{kind}_{features}"
-
-
 def _cell_scores(cell: str, parts: Mapping[str, _Described], extractor: Extractor, replicates: int) -> list[Score]:
     kept = same_mix({name: part.conditions for name, part in parts.items()})
     cut = {name: part.part(kept[name]) for name, part in parts.items()}
     reference = cut.pop("")
-    kinds = ["fd"] if extractor.name == "radiomics" else list(SETS)
     return [
-        _score(metric_name(kind, extractor.name), kind, cell, name, (reference, part), extractor, replicates)
-        for kind in kinds
+        _score(metric, kind, cell, name, (reference, part), extractor, replicates)
+        for kind, metric in extractor.metrics.items()
         for name, part in cut.items()
-    ]  # fmt: skip
+    ]
 
 
 def _score(
@@ -204,6 +198,8 @@ def _score(
         notes.append(
             f"{n} images for {extractor.width} features overstate it: compare with real slices in the same number"
         )
+    if kind == "cmmd":
+        notes.append(f"{n} images overstate it by their number: compare with real slices in the same number")
     if patients < FEWEST_GROUPS:
         notes.append(f"no interval: the reference has {patients} patients, wanted {FEWEST_GROUPS}")
     low, high = ends if ends else (None, None)
@@ -217,7 +213,6 @@ def _of(part: _Described, conditions: set[str]) -> _Described:
     return part.part([i for i, name in enumerate(part.conditions) if name in conditions])
 
 
-def _said_of(metric: str) -> dict[str, Any]:
-    kind = "fd" if metric == FRD_STYLE else max((k for k in SETS if metric.startswith(f"{k}_")), key=len)
+def _said_of(kind: str) -> dict[str, Any]:
     spec = SETS[kind]
     return {"better": spec.better, "minimum": spec.minimum, "says": spec.says}

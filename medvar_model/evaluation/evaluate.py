@@ -5,8 +5,8 @@ is kept with the digests of what it came from. The same call again returns the f
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from medvar_data.storage.html import assemble, write_section
 from medvar_model.checkpoints.checkpoint import Contents, build_tokenizer, build_transformer, read_checkpoint
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
 from medvar_model.evaluation.comparison import FLOOR, REPLICATES, Grouped, compare, summary
-from medvar_model.evaluation.extractors import extractor
+from medvar_model.evaluation.extractors import opened_extractors, remembering
 from medvar_model.evaluation.inputs import (
     check_pair,
     held_out_collections,
@@ -42,6 +42,8 @@ from medvar_model.evaluation.passes import (
     training_pass,
 )
 from medvar_model.evaluation.pictures import Shown, write_pictures
+from medvar_model.evaluation.reconstructions import open_perceptual, perceptual_distances, reconstruction_distances
+from medvar_model.evaluation.reference import fresh_like
 from medvar_model.evaluation.scores import (
     Labelled,
     mean_reconstructions,
@@ -56,6 +58,7 @@ from medvar_model.machine.processes import Process
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.sampling.sample import PAPER, SampleSettings
 from medvar_model.sampling.sample_files import SampleFiles, check_samples, own_tokenizer, write_samples
+from medvar_model.training.perceptual import perceptual_source
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ class Evaluate:
         training: at most so many training slices are searched for copies, evenly spread; 0 takes all.
         features: what distances between sets stand on, by name; empty is the learned ones where their weights are installed.
         replicates: of the intervals; 0 gives none.
+        weights: name of features → weight file, or the folder it lies in, for features whose weights the user downloads.
+        perceptual: kind of perceptual distance between slices and reconstructions, see `perceptual.KINDS`.
+        lpips_files: weight files, where that is lpips.
     """
 
     out: str
@@ -89,6 +95,9 @@ class Evaluate:
     training: int = 0
     features: tuple[str, ...] = ("", "radiomics")
     replicates: int = REPLICATES
+    weights: Mapping[str, str] = field(default_factory=dict)
+    perceptual: str = "none"
+    lpips_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,9 @@ class _Evaluation:
                 f"{spec.run} was trained with the conditions {', '.join(self.kept.conditions)}; {spec.data.shards} has "
                 f"{', '.join(self.loader.conditions)}. Evaluate it on the set it was trained on."
             )
-        self.extractors = [extractor(name, device) for name in spec.features]
+        self.extractors = [remembering(e) for e in opened_extractors(spec.features, device, spec.weights, self.side)]
+        self.perceptual = open_perceptual(spec.perceptual, spec.lpips_files)
+        self.source = perceptual_source(spec.perceptual, spec.lpips_files)
         self.names = {row: name for name, row in self.kept.conditions.items()}
         if spec.samples:
             read_samples(Path(spec.samples))
@@ -199,9 +210,9 @@ class _Evaluation:
         queries = np.concatenate([samples.images, held.images])
         near = training_pass(queries, self.loader.passes(spec.batch_size, spec.training), fresh_slices)
         self.say("metrics")
-        fresh, fresh_keys = self._fresh(fresh_slices, samples)
+        fresh, fresh_keys = fresh_like(samples, fresh_slices, self.names, self.side)
         again = Labelled(reconstructed(tokenizer, fresh.images, self.device), fresh.conditions)
-        quality = score_reconstructions(truth, held.reconstructions)
+        quality = score_reconstructions(truth, held.reconstructions) | self._perceptual(held)
         named = score_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh, again.images)
         distance = near.nearest.distance
         report = {
@@ -209,7 +220,7 @@ class _Evaluation:
             "settings": asdict(spec.settings),
             "sampled": sorted(set(samples.conditions)),
             "splits": {split: splits.count(split) for split in self.held_out},
-            "reconstructions": mean_reconstructions(truth, quality),
+            "reconstructions": mean_reconstructions(truth, quality) | {"distances": self._set_distances(held)},
             "scales": _scales(self.frozen, held),
             "predictions": predictions,
             "distribution": self._distribution(held, truth, samples, (fresh, again, fresh_keys)),
@@ -236,7 +247,20 @@ class _Evaluation:
             "training": spec.training,
             "features": [{"name": e.name, **e.provenance} for e in self.extractors],
             "replicates": spec.replicates,
+            "perceptual": asdict(self.source) if self.source else None,
         }
+
+    def _perceptual(self, held: HeldOut) -> dict[str, Any]:
+        distance = self.perceptual.to(self.device) if self.perceptual else None
+        return perceptual_distances(distance, self.spec.perceptual, held.images, held.reconstructions, self.device)
+
+    def _set_distances(self, held: HeldOut) -> list[dict[str, Any]]:
+        """Measure how far the set of reconstructions is from the set of held-out slices."""
+        patient = slice_facts(self.spec.data.shards).patient
+        patients = [patient[key] for key in held.keys]
+        return reconstruction_distances(
+            held.images, held.reconstructions, patients, self.extractors, self.spec.replicates
+        )
 
     def _distribution(
         self, held: HeldOut, truth: Labelled, samples: Labelled, real: tuple[Labelled, Labelled, list[str]]
@@ -298,15 +322,6 @@ class _Evaluation:
                 "mean": part.mean_cross_entropy,
             }
         return HeldOut.joined(parts), splits, predictions
-
-    def _fresh(self, fresh: Fresh, samples: Labelled) -> tuple[Labelled, list[str]]:
-        stack, names, keys = [], [], []
-        for row, name in self.names.items():
-            mine = fresh.images(row)[: len(samples.places(name))]
-            stack += mine
-            names += [name] * len(mine)
-            keys += fresh.keys(row)[: len(mine)]
-        return Labelled(np.array(stack, dtype=np.uint8).reshape(-1, self.side, self.side), tuple(names)), keys
 
 
 def _scales(frozen: Contents, held: HeldOut) -> dict[str, Any]:

@@ -6,9 +6,8 @@ setting in a sub-folder. Settings that are drawn already are not drawn again.
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from medvar_data.storage.store import write_bytes
 from medvar_model.checkpoints.checkpoint import read_checkpoint
 from medvar_model.evaluation.comparison import ALL, FLOOR
-from medvar_model.evaluation.extractors import Extractor, extractor
+from medvar_model.evaluation.extractors import Extractor, opened_extractors, remembering
 from medvar_model.evaluation.inputs import read_png, read_samples
 from medvar_model.evaluation.metrics.classify import condition_features, fit_classifier
 from medvar_model.evaluation.metrics.efficiency import efficiency
@@ -49,6 +48,7 @@ class Grid:
         batch_size: images drawn at a time.
         held_out: at most so many slices of each held-out split; 0 takes all.
         features: what the distances stand on; empty is the default.
+        weights: name of features → weight file, as in `evaluate.Evaluate`.
     """
 
     out: str
@@ -62,6 +62,7 @@ class Grid:
     batch_size: int = 16
     held_out: int = 2048
     features: str = ""
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> list[SampleSettings]:
         """Every combination."""
@@ -74,7 +75,7 @@ def try_settings(
     """Draw and score every combination; give a row each, in the order of the grid, and last the row of fresh real slices.
 
     A row holds the settings, seconds an image (as measured when they were drawn), the share of samples that show their
-    condition, every metric, and `efficiency`: fd weighed with the seconds.
+    condition, every metric, and `efficiency`: the Frechet distance (fid, where features are Inception's) weighed with the seconds.
 
     Raises:
         ModelError: the run or the set cannot be used; see `evaluate.evaluate`.
@@ -82,7 +83,7 @@ def try_settings(
     kept = read_checkpoint(Path(spec.run), "transformer")
     side = read_checkpoint(own_tokenizer(Path(spec.run)), "tokenizer").config.image_side  # type: ignore[union-attr]
     reference = Reference(spec.data, device, side, spec.held_out)
-    features = _remembering(extractor(spec.features, device))
+    features = remembering(opened_extractors([spec.features], device, spec.weights, side)[0])
     held, _ = reference.held
     classifier = fit_classifier(condition_features(held.images), held.conditions)
     fresh = _fresh(reference, spec.count)
@@ -95,15 +96,13 @@ def try_settings(
         named = classifier.names_of(condition_features(samples.images))
         obeyed = float(np.mean([a == b for a, b in zip(named, samples.conditions, strict=True)]))
         scores = reference.compared({"samples": samples}, fresh, [features], 0)["scores"]
-        rows.append({**asdict(settings), "seconds": seconds, "obeyed": obeyed, **_numbers(scores, "samples", seconds)})
+        rows.append(
+            {**asdict(settings), "seconds": seconds, "obeyed": obeyed, **_numbers(scores, "samples", features, seconds)}
+        )
     real = dict.fromkeys([*asdict(SampleSettings()), "seconds", "obeyed"])
-    rows.append({**real, **_numbers(scores, FLOOR, None)})
-    _write(
-        Path(spec.out),
-        rows,
-        spec,
-        {"transformer": kept.digest, "shard_set": reference.train.digest, "features": features.provenance},
-    )
+    rows.append({**real, **_numbers(scores, FLOOR, features, None)})
+    inputs = {"transformer": kept.digest, "shard_set": reference.train.digest, "features": features.provenance}
+    _write(Path(spec.out), rows, spec, features, inputs)
     return rows
 
 
@@ -136,38 +135,24 @@ def _fresh(reference: Reference, count: int) -> Fresh:
     return fresh
 
 
-def _numbers(scores: Sequence[dict[str, Any]], candidate: str, seconds: float | None) -> dict[str, Any]:
-    """Take one set's numbers over all cells, and weigh the first by the time."""
+def _numbers(
+    scores: Sequence[dict[str, Any]], candidate: str, features: Extractor, seconds: float | None
+) -> dict[str, Any]:
+    """Take one set's numbers over all cells, and weigh its Frechet distance by the time."""
     mine = {s["metric"]: s["value"] for s in scores if s["cell"] == ALL and s["candidate"] == candidate}
-    distance = next(
-        (value for name, value in mine.items() if name.startswith("fd_") and not name.startswith("fd_inf")), None
-    )
+    distance = mine.get(features.metrics.get("fd", ""))
     weighed = efficiency(distance, seconds) if distance is not None and seconds is not None else None
     return {**mine, "efficiency": weighed}
 
 
-def _remembering(wanted: Extractor) -> Extractor:
-    """Describe equal stacks of images once: held-out and fresh slices are the same for all settings."""
-    known: dict[bytes, Any] = {}
-
-    def of(images: np.ndarray) -> Any:
-        digest = sha256(repr(images.shape).encode() + images.tobytes()).digest()
-        if digest not in known:
-            known[digest] = wanted.of(images)
-        return known[digest]
-
-    return replace(wanted, of=of)
-
-
-def _write(out: Path, rows: list[dict[str, Any]], spec: Grid, inputs: dict[str, Any]) -> None:
+def _write(out: Path, rows: list[dict[str, Any]], spec: Grid, features: Extractor, inputs: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     said = {"inputs": {**inputs, "run": spec.run, "count": spec.count, "batch_size": spec.batch_size}, "rows": rows}
     write_bytes(out / "grid.json", (json.dumps(said, indent=2) + "\n").encode())
     pq.write_table(pa.Table.from_pylist(rows), out / "grid.parquet")
     write_bytes(out / "grid.tex", latex_table(rows).encode())
-    metric = next(
-        (m for m in rows[0] if m.startswith(("fd_", "kid_")) and rows[0][m] is not None), "fd_" + spec.features
-    )
+    distances = [name for kind, name in features.metrics.items() if kind in ("fd", "fd_inf", "kid", "cmmd")]
+    metric = next((name for name in distances if rows[0].get(name) is not None), distances[0])
     points = [
         (f"g {row['guidance']:g}, k {row['top_k']}, p {row['top_p']:g}", float(row["seconds"]), float(row[metric]))
         for row in rows[:-1]

@@ -8,8 +8,8 @@ In: a `ScoreImages`. Out: the same report, rows and page as of a run of ours, wi
 
 import csv
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from medvar_data.storage.html import assemble, write_section
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, UnknownCondition
 from medvar_model.evaluation.comparison import REPLICATES
 from medvar_model.evaluation.evaluate import Evaluation
-from medvar_model.evaluation.extractors import extractor
+from medvar_model.evaluation.extractors import opened_extractors
 from medvar_model.evaluation.inputs import read_png, scan_of
 from medvar_model.evaluation.metrics.features import shrunk
 from medvar_model.evaluation.notes import distribution_notes
@@ -48,7 +48,7 @@ class ScoreImages:
         batch_size: slices read at a time.
         held_out: at most so many slices of each held-out split, evenly spread; 0 takes all.
         training: at most so many training slices are searched for copies, evenly spread; 0 takes all.
-        features, replicates: as in `evaluate.Evaluate`.
+        features, replicates, weights: as in `evaluate.Evaluate`.
     """
 
     out: str
@@ -59,6 +59,7 @@ class ScoreImages:
     training: int = 0
     features: tuple[str, ...] = ("", "radiomics")
     replicates: int = REPLICATES
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 def score_images(
@@ -82,7 +83,7 @@ def score_images(
     out = Path(spec.out)
     check_writable(out)
     reference = Reference(spec.data, device, 0, spec.held_out, spec.batch_size)
-    extractors = [extractor(name, device) for name in spec.features]
+    extractors = opened_extractors(spec.features, device, spec.weights, reference.train.image_side)
     samples, files, digest = read_images(Path(spec.images), reference.train)
     report(f"{len(samples)} images of {len(set(samples.conditions))} conditions")
     held, keys = reference.held

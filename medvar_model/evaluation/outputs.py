@@ -25,6 +25,7 @@ from medvar_model.evaluation.passes import Neighbours
 from medvar_model.evaluation.plots import plot_cells
 
 REPORT = "report.json"
+DISTANCES = ("kid_", "fd_", "fid", "radfid_", "cmmd")  # beginnings of the metrics that are plotted
 ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
 SPECIAL = {character: f"\\{character}" for character in "_%&#$"}
 
@@ -33,7 +34,7 @@ def write_report(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the report, whole or not at all, and its tables. Return it as it will be read."""
     scores = report["distribution"]["scores"]
     write_metrics(out, scores)
-    for metric in dict.fromkeys(score["metric"] for score in scores if score["metric"].startswith(("kid_", "fd_"))):
+    for metric in dict.fromkeys(score["metric"] for score in scores if score["metric"].startswith(DISTANCES)):
         plot_cells(out / "pictures" / f"cells-{metric}.png", scores, metric)
     text = json.dumps(report, indent=2)
     write_bytes(out / REPORT, (text + "\n").encode())

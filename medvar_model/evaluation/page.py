@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medvar_data.storage.html import folded, number, picture, table
-from medvar_model.evaluation.page_distances import distances_html
+from medvar_model.evaluation.page_distances import distances_html, reconstructions_html
+from medvar_model.evaluation.reconstructions import TITLES
 from medvar_model.training.log import read_log
 
 SECTION = "2-model"  # sorts after the data's on a page that holds both
@@ -149,8 +150,12 @@ def _run_curves(name: str, lines: Sequence[Mapping[str, Any]]) -> str:
 
 def _reconstructions(report: Mapping[str, Any], pictures: str) -> str:
     drawn = report["reconstructions"]
-    columns = ("condition", "slices", "PSNR, dB", "without air, dB", "SSIM")
-    keys = ("n", "psnr", "foreground_psnr", "ssim")
+    columns = ["condition", "slices", "PSNR, dB", "without air, dB", "SSIM"]
+    keys = ["n", "psnr", "foreground_psnr", "ssim"]
+    for key, title in TITLES.items():
+        if key in drawn:
+            keys.append(key)
+            columns.append(title)
     rows = [(name, *(part[key] for key in keys)) for name, part in drawn["per_condition"].items()]
     rows.append(("all", *(drawn[key] for key in keys)))
     shown = [
@@ -158,7 +163,8 @@ def _reconstructions(report: Mapping[str, Any], pictures: str) -> str:
         f"<figcaption>{escape(name)}: slices above, what comes back from their tokens below</figcaption></figure>"
         for name in drawn["per_condition"]
     ]
-    return table(columns, rows) + folded("Pictures of every condition", "".join(shown))
+    distances = reconstructions_html(drawn.get("distances", []))
+    return table(columns, rows) + distances + folded("Pictures of every condition", "".join(shown))
 
 
 def _scales(report: Mapping[str, Any], pictures: str) -> str:

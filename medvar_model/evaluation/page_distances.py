@@ -24,10 +24,11 @@ def distances_html(part: Mapping[str, Any], pictures: str) -> str:
     """Write the section: what the numbers stand on, the table of all cells together, and that of each cell."""
     sizes = part["n"]
     sets = [name for name in sizes if name != "held_out"]
+    exception = " (but for fid, on as many images of the same slices)" if "fid" in part["metrics"] else ""
     said = (
         f"Against {sizes['held_out']} held-out slices of other patients than in training, all sets cut to the same mix of "
         "conditions. Fresh real slices (training, in the same numbers) show what a perfect sampler would get: the floor. In "
-        "brackets the 95 % interval over patients. Comparable between runs on this set only, never with published FID."
+        f"brackets the 95 % interval over patients. Comparable between runs on this set only, never with published FID{exception}."
     )
     rows = [
         (name, *(_scored(score, candidate, sizes) for candidate in sets), score["better"], score["says"])
@@ -37,13 +38,25 @@ def distances_html(part: Mapping[str, Any], pictures: str) -> str:
     html = f"<p>{escape(said)}</p><p>Features: {escape('; '.join(_features(f) for f in part['features']))}.</p>"
     html += table(columns, rows)
     cells = [score for score in part["scores"] if score["cell"] != ALL]
-    drawn = [s["metric"] for s in cells if s["value"] is not None and s["metric"].startswith("kid_")]
+    drawn = [s["metric"] for s in cells if s["value"] is not None and s["metric"].startswith(("kid_", "cmmd"))]
     if drawn:
         shown = picture(pictures, f"cells-{drawn[0]}", f"{drawn[0]} by anatomy and modality")
         html += (
             f"<figure>{shown}<figcaption>{drawn[0]} by anatomy and modality, with 95 % intervals</figcaption></figure>"
         )
     return html + (folded("Each anatomy and modality", _cells(cells, sets)) if cells else "")
+
+
+def reconstructions_html(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write the table of distances between held-out slices and their own reconstructions; nothing where there are none."""
+    if not rows:
+        return ""
+    said = (
+        "Distance between the set of held-out slices and the set of their own reconstructions: what coding alone costs. The name "
+        "is that of the distance with an r before it."
+    )
+    shown = [(row["metric"], _cell_value(row), row["better"], row["n"], row["patients"]) for row in rows]
+    return f"<p>{escape(said)}</p>" + table(("metric", "value", "better", "slices", "patients"), shown)
 
 
 def _features(features: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 In: a shard set. Out: slices with conditions and patients; scores of sets of images against them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -97,11 +97,22 @@ class Reference:
 
     def floor(self, fresh: Fresh, samples: Labelled) -> tuple[Labelled, list[str]]:
         """Give fresh training slices, as many of each condition as there are samples, and their keys."""
-        stack, names, keys = [], [], []
-        for row, name in self.names.items():
-            mine = fresh.images(row)[: len(samples.places(name))]
-            stack += mine
-            names += [name] * len(mine)
-            keys += fresh.keys(row)[: len(mine)]
-        side = self.train.image_side
-        return Labelled(np.array(stack, dtype=np.uint8).reshape(-1, side, side), tuple(names)), keys
+        return fresh_like(samples, fresh, self.names, self.train.image_side)
+
+
+def fresh_like(samples: Labelled, fresh: Fresh, names: Mapping[int, str], side: int) -> tuple[Labelled, list[str]]:
+    """Give fresh training slices, as many of each condition as there are samples, and their keys.
+
+    Args:
+        samples: whose numbers are matched.
+        fresh: training slices by row of the condition.
+        names: row → condition.
+        side: of the slices, in pixels.
+    """
+    stack, conditions, keys = [], [], []
+    for row, name in names.items():
+        mine = fresh.images(row)[: len(samples.places(name))]
+        stack += mine
+        conditions += [name] * len(mine)
+        keys += fresh.keys(row)[: len(mine)]
+    return Labelled(np.array(stack, dtype=np.uint8).reshape(-1, side, side), tuple(conditions)), keys

@@ -26,7 +26,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from medvar_data.storage.store import file_digest
-from medvar_model.checkpoints.weight_files import read_weights
+from medvar_model.checkpoints.weight_files import check_named_digest, read_weights
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 
 Images = Float[Tensor, "batch channels height width"]
@@ -227,7 +227,7 @@ def load_perceptual_distance(paths: Sequence[Path]) -> PerceptualDistance:
         )
     found: dict[str, Tensor] = {}
     for path in paths:
-        _check_named_digest(path)
+        check_named_digest(path)
         found.update(_known_layers(read_weights(path), VGG_INDICES))
     return _filled(
         PerceptualDistance(vgg_trunk(shift_tolerant=False)), found, paths, "Give both VGG-16's file and LPIPS's."
@@ -286,15 +286,6 @@ def _filled(
         )
     distance.load_state_dict({name: found[name].float().reshape(old.shape) for name, old in wanted.items()})
     return distance
-
-
-def _check_named_digest(path: Path) -> None:
-    """Compare a file with the start of the sha256 that its name ends in, as torchvision names its files (`vgg16-397923af.pth`)."""
-    named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
-    if named and path.is_file() and not file_digest(path).startswith(named[1]):
-        raise MissingCheckpoint(
-            f"{path} is not the file that its name says: its sha256 does not begin with {named[1]}. Download it again."
-        )
 
 
 def _known_layers(content: Mapping[str, object], numbering: Sequence[Sequence[int]]) -> dict[str, Tensor]:

@@ -215,7 +215,7 @@ def test_a_dry_run_shows_the_configuration_and_does_nothing(command, shards, tok
         "tokenizer": ["train", "tokenizer", shards, "--no-lpips", "--preset", "tiny", *mix],
         "transformer": ["train", "transformer", shards, "--tokenizer", tokenizer, "--seed", "9", "--size", "d2"],
         "sample": ["sample", transformer, "--condition", "alpha-ct"],
-        "evaluate": ["evaluate", shards, transformer],
+        "evaluate": ["evaluate", shards, transformer, "--features", "hand64"],
     }[command]
     for more in ([], ["--json"]):
         said = json.loads(call(*arguments, "-o", tmp_path / "out", "--dry-run", *more).stdout)
@@ -226,6 +226,18 @@ def test_a_dry_run_shows_the_configuration_and_does_nothing(command, shards, tok
         assert said["config"]["width"] == 8
     if command == "transformer":
         assert said["loop"]["seed"] == 9
+    if command == "evaluate":
+        assert said["features"] == ["hand64", "radiomics"]
+
+
+def test_features_and_their_weights_may_be_named_several_times(shards, tmp_path):
+    weights = ["--feature-weights", "clip=a=b.bin", "--feature-weights", "inception=w.pth"]
+    named = ["--features", "inception", "--features", "clip", *weights]
+    said = json.loads(
+        call("evaluate", shards, "--images", "drawn", "-o", tmp_path / "x", *named, "--dry-run", "--json").stdout
+    )
+    assert said["features"] == ["inception", "clip", "radiomics"]
+    assert said["weights"] == {"inception": "w.pth", "clip": "a=b.bin"}
 
 
 @pytest.mark.parametrize(
@@ -277,6 +289,28 @@ def test_a_dry_run_shows_the_configuration_and_does_nothing(command, shards, tok
         (["sample", "{transformer}", "-o", "{shards}/dataset.json"], "dataset.json is a file; wanted a folder"),
         (["evaluate", "{shards}", "{transformer}", "-o", "{shards}/dataset.json"], "is a file; wanted a folder"),
         (["evaluate", "nowhere", "{transformer}", "-o", "x", "--dry-run"], "There is no folder nowhere"),
+        (
+            ["evaluate", "{shards}", "{transformer}", "-o", "x", "--feature-weights", "inception"],
+            "--feature-weights 'inception' is not NAME=PATH",
+        ),
+        (
+            [
+                "evaluate",
+                "{shards}",
+                "{transformer}",
+                "-o",
+                "x",
+                "--features",
+                "clip",
+                "--feature-weights",
+                "clip=nowhere",
+                "--dry-run",
+            ],
+            "nowhere is no file and no folder with one",
+        ),
+        (["grid", "{shards}", "{transformer}", "-o", "x", "--feature-weights", "clip=y"], "Add --features clip"),
+        (["copies", "{shards}", "{transformer}", "-o", "x", "--features", "fid"], "There are no features 'fid'"),
+        (["evaluate", "{shards}", "{transformer}", "-o", "x", "--perceptual", "lpips"], "LPIPS needs two files"),
         (
             ["train", "tokenizer", "{shards}", "-o", "x", "--no-lpips", "--perceptual", "st-lpips"],
             "--no-lpips and --perceptual st-lpips exclude each other",

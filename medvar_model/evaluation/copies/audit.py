@@ -12,8 +12,8 @@ In: an `Audit`. Out: a folder with
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from medvar_model.evaluation.copies.membership import likelihoods, membership
 from medvar_model.evaluation.copies.page import write_page
 from medvar_model.evaluation.copies.plants import PLANTS
 from medvar_model.evaluation.copies.suspicion import ALPHA, Suspicion, suspect
-from medvar_model.evaluation.extractors import Extractor, extractor
+from medvar_model.evaluation.extractors import Extractor, opened_extractors
 from medvar_model.evaluation.images import read_images
 from medvar_model.evaluation.inputs import read_png, read_samples, samples_digest, slice_facts
 from medvar_model.evaluation.metrics.features import shrunk
@@ -64,6 +64,7 @@ class Audit:
         alpha: share of unseen slices that may be called copies.
         features: what candidates are found by; empty is the default.
         batch_size: slices read at a time.
+        weights: name of features → weight file, as in `evaluate.Evaluate`.
     """
 
     out: str
@@ -78,6 +79,7 @@ class Audit:
     alpha: float = ALPHA
     features: str = ""
     batch_size: int = 64
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 def audit(spec: Audit, device: torch.device, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class _Open:
         side = self.frozen.config.image_side if self.frozen else 0  # type: ignore[union-attr]  # a tokenizer's has one
         self.reference = Reference(spec.data, device, side, spec.held_out, spec.batch_size)
         self.patients = slice_facts(spec.data.shards).patient
-        self.features = extractor(spec.features, device)
+        (self.features,) = opened_extractors([spec.features], device, spec.weights, self.reference.train.image_side)
 
     def measure(self) -> dict[str, Any]:
         spec = self.spec

@@ -1,51 +1,38 @@
 """What turns images into rows of numbers, on which distances between sets are measured.
 
 In: a name. Out: an `Extractor`: a function of images, and what must be known of it to repeat a number: weights, digest,
-licence, input. A newcomer's extractor is one function here and one line in `EXTRACTORS`.
+licence, input. A newcomer's extractor is one function `(device, weights given) -> Extractor` in a file of this folder and one line in
+`EXTRACTORS`.
 
-    effnetlite0   1280 numbers of a network trained on ImageNet; the extra `features` brings its weights
-    hand64        64 numbers computed by hand, without any weights
-    radiomics     76 radiomic numbers of our own, without any weights
+    effnetlite0                     1280 numbers of a network trained on ImageNet; the extra `features` brings its weights
+    hand64                          64 numbers computed by hand, without any weights
+    radiomics                       76 radiomic numbers of our own, without any weights
+    inception                       2048 numbers of FID's network: `fid`
+    radimagenet_resnet50            2048 numbers of networks trained on RadImageNet: `radfid_resnet50`, `radfid_inception_pt`,
+    radimagenet_inception_pt        `radfid_inception_keras`
+    radimagenet_inception_keras
+    clip                            768 numbers of CLIP's image side: `cmmd`
+
+The weights of the last five are files that the user downloads; see `weights`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
 
 from medvar_data.storage.store import file_digest
-from medvar_model.errors import MissingCheckpoint
-from medvar_model.evaluation.extractors import effnetlite0
+from medvar_model.errors import ConfigMismatch, MissingCheckpoint
+from medvar_model.evaluation.extractors import clip, effnetlite0, inception, radimagenet
+from medvar_model.evaluation.extractors.base import Extractor, Images, Rows, remembering
+from medvar_model.evaluation.extractors.weights import OPTION
 from medvar_model.evaluation.metrics.features import N_FEATURES, features
 from medvar_model.evaluation.metrics.radiomics import N_RADIOMICS, radiomics
 
-Images = UInt8[np.ndarray, "n side side"]
-Rows = Float64[np.ndarray, "n features"]
+__all__ = ["EXTRACTORS", "WITH_FILES", "Extractor", "extractor", "hand64", "opened_extractors", "remembering"]
 
-
-@dataclass(frozen=True, eq=False)
-class Extractor:
-    """A way to describe images.
-
-    Attributes:
-        name: as it stands in the names of metrics, such as `fd_effnetlite0`.
-        width: numbers an image.
-        of: takes images (uint8, any side) and gives float64 rows.
-        standardised: whether rows are divided by the reference's standard deviations, since their units differ.
-        learned: whether a trained network is behind it.
-        provenance: weights, digest, licence, input; JSON-ready.
-    """
-
-    name: str
-    width: int
-    of: Callable[[Images], Rows]
-    standardised: bool
-    learned: bool
-    provenance: dict[str, Any] = field(default_factory=dict)
+FRD_STYLE = "frd_style"  # the one metric on radiomic features
 
 
 def hand64() -> Extractor:
@@ -57,7 +44,7 @@ def hand64() -> Extractor:
 def radiomic() -> Extractor:
     """Give the radiomic features; they need no weights."""
     says = {"weights": None, "input": "128 x 128 pixels, 32 grey levels for texture"}
-    return Extractor("radiomics", N_RADIOMICS, radiomics, True, False, says)
+    return Extractor("radiomics", N_RADIOMICS, radiomics, True, False, says, {"fd": FRD_STYLE})
 
 
 def learned(device: torch.device) -> Extractor:
@@ -75,15 +62,29 @@ def learned(device: torch.device) -> Extractor:
     return _effnetlite0(path, device)
 
 
-EXTRACTORS: dict[str, Callable[[torch.device], Extractor]] = {
-    "effnetlite0": learned,
-    "hand64": lambda device: hand64(),
-    "radiomics": lambda device: radiomic(),
+# Networks whose weights are files that the user has downloaded: each takes a device and the file, or nothing.
+WITH_FILES: dict[str, Callable[[torch.device, str], Extractor]] = {
+    inception.NAME: inception.open_inception,
+    radimagenet.RESNET50: radimagenet.open_resnet50,
+    radimagenet.INCEPTION_PT: radimagenet.open_inception_pt,
+    radimagenet.INCEPTION_KERAS: radimagenet.open_inception_keras,
+    clip.NAME: clip.open_clip,
+}
+EXTRACTORS: dict[str, Callable[[torch.device, str], Extractor]] = {
+    "effnetlite0": lambda device, given: learned(device),
+    "hand64": lambda device, given: hand64(),
+    "radiomics": lambda device, given: radiomic(),
+    **WITH_FILES,
 }
 
 
-def extractor(name: str, device: torch.device) -> Extractor:
+def extractor(name: str, device: torch.device, given: str = "") -> Extractor:
     """Open an extractor by name; empty takes the learned one where its weights are installed, else the hand-made.
+
+    Args:
+        name: one of `EXTRACTORS`, or empty.
+        device: where features are computed.
+        given: weight file of those of `WITH_FILES`; empty looks where the publisher's tools keep it.
 
     Raises:
         MissingCheckpoint: there is none of that name, or its weights are absent.
@@ -92,7 +93,41 @@ def extractor(name: str, device: torch.device) -> Extractor:
         return learned(device) if effnetlite0.find_weights() else hand64()
     if name not in EXTRACTORS:
         raise MissingCheckpoint(f"There are no features {name!r}; wanted one of {', '.join(EXTRACTORS)}.")
-    return EXTRACTORS[name](device)
+    return EXTRACTORS[name](device, given)
+
+
+def opened_extractors(
+    names: Sequence[str], device: torch.device, weights: Mapping[str, str], side: int
+) -> list[Extractor]:
+    """Open several extractors, each name once.
+
+    Args:
+        names: see `extractor`.
+        device: where features are computed.
+        weights: name → weight file, for those of `WITH_FILES`.
+        side: of the images that they will describe, in pixels.
+
+    Raises:
+        ConfigMismatch: a weight file is given for features that take none, or that are not asked for; the images are too
+            small for a network.
+        MissingCheckpoint: see `extractor`.
+    """
+    for name in weights:
+        if name not in WITH_FILES:
+            raise ConfigMismatch(
+                f"{OPTION} names {name!r}, which takes no weight file; those that do are {', '.join(WITH_FILES)}."
+            )
+        if name not in names:
+            raise ConfigMismatch(
+                f"{OPTION} names {name!r}, but no features of that name are asked for. Add --features {name}."
+            )
+    found = [extractor(name, device, weights.get(name, "")) for name in dict.fromkeys(names)]
+    for each in found:
+        if side < each.least_side:
+            raise ConfigMismatch(
+                f"The features {each.name} need images of at least {each.least_side} pixels a side; these have {side}. Choose others."
+            )
+    return found
 
 
 def _effnetlite0(path: Path, device: torch.device) -> Extractor:

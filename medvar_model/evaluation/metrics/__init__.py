@@ -6,6 +6,7 @@ A newcomer's metric is one function in a file of this folder and one line in `PA
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -55,11 +56,13 @@ PAIRED: dict[str, PairedMetric] = {
     "ssim":            PairedMetric(ssim,            "likeness of structure"),
 }
 
-# The name of the features follows: fd_effnetlite0.
+# The name of the features follows: fd_effnetlite0. An extractor may name some otherwise (`fid`), and says which it is used for.
 SETS: dict[str, SetMetric] = {
     "fd":        SetMetric(distances.frechet_distance,  "lower",  130, "mean and spread of features; overstates for few images"),
     "fd_inf":    SetMetric(distances.frechet_infinity,  "lower",  200, "the same, extrapolated to sets without end"),
     "kid":       SetMetric(distances.kernel_distance,   "lower",   30, "features, unbiased"),
+    "cmmd":      SetMetric(distances.gaussian_distance, "lower",   30, "mean of CLIP's features, as published; overstates for few images"),
+    "cmmd_u":    SetMetric(partial(distances.gaussian_distance, unbiased=True), "lower", 30, "the same, unbiased"),
     "precision": SetMetric(neighbourhoods.precision,    "higher",  30, "are samples like real ones"),
     "recall":    SetMetric(neighbourhoods.recall,       "higher",  30, "are all real ones met"),
     "density":   SetMetric(neighbourhoods.density,      "higher",  30, "precision, robust to outliers"),

@@ -21,6 +21,7 @@ from medvar_model.evaluation.passes import Fresh
 from medvar_model.loader import DataSpec, Loader, to_network
 from medvar_model.sampling.sample import SampleSettings, to_uint8
 from medvar_model.sampling.sample_files import SampleFiles, write_samples
+from medvar_model.training.perceptual import VGG_INDICES, vgg_trunk
 
 CPU = torch.device("cpu")
 
@@ -81,6 +82,30 @@ def test_reconstructions_are_the_tokenizers(result, trained):
     )
     mine = [held_out["psnr"][held_out["key"].index(key)] for key in examples.keys]
     np.testing.assert_allclose(mine, again, atol=0.02)  # another batch size may round a pixel otherwise
+
+
+def test_reconstructions_have_perceptual_and_set_distances(spec, result, tmp_path):
+    """With LPIPS of random weights, in the layout of a single file; too few slices for the set's distance, which is said."""
+    torch.manual_seed(0)
+    stages, layers = vgg_trunk(shift_tolerant=False), {}
+    for stage, indices in enumerate(VGG_INDICES):
+        for conv, index in zip(stages[stage].convs, indices, strict=True):
+            layers |= {f"net.slice{stage + 1}.{index}.{part}": getattr(conv, part).data for part in ("weight", "bias")}
+        layers[f"lin{stage}.model.1.weight"] = torch.rand(1, stages[stage].width, 1, 1)
+    torch.save(layers, tmp_path / "lpips.pth")
+    files = (str(tmp_path / "lpips.pth"),)
+    again = evaluate(replace(spec, out=str(tmp_path / "out"), count=1, perceptual="lpips", lpips_files=files), CPU)
+    drawn, each = again.report["reconstructions"], table(again, "held_out")["lpips"]
+    assert drawn["lpips"] == pytest.approx(np.mean(each))
+    assert min(each) > 0
+    assert again.report["inputs"]["perceptual"]["kind"] == "lpips"
+    assert "<th>LPIPS</th>" in model_section(again.report, "pictures")
+    assert result.report["inputs"]["perceptual"] is None
+    assert "lpips" not in result.report["reconstructions"]
+    (row,) = result.report["reconstructions"]["distances"]
+    assert row["metric"] == f"rfd_{result.report['distribution']['features'][0]['name']}"
+    assert (row["value"], row["n"]) == (None, 25)
+    assert "needs 130 images, has 25" in model_section(result.report, "pictures")
 
 
 def test_cross_entropy_is_what_training_validated(result, trained):

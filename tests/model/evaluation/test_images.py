@@ -13,11 +13,13 @@ from support.runs import PROCESS, run, tokenizer_spec, transformer_spec
 from support.shard_sets import write_shard_set
 
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, UnknownCondition
-from medvar_model.evaluation.comparison import FLOOR, Grouped, compare, metric_name, same_mix
-from medvar_model.evaluation.extractors import hand64
+from medvar_model.evaluation import extractors
+from medvar_model.evaluation.comparison import FLOOR, Grouped, compare, same_mix
+from medvar_model.evaluation.extractors import hand64, inception
 from medvar_model.evaluation.gate import failures, read_gate
 from medvar_model.evaluation.grid import Grid, try_settings
 from medvar_model.evaluation.images import ScoreImages, score_images
+from medvar_model.evaluation.metrics import SETS
 from medvar_model.evaluation.outputs import latex
 from medvar_model.evaluation.page import images_section
 from medvar_model.evaluation.scores import Labelled
@@ -130,15 +132,29 @@ def test_folders_that_cannot_be_scored_are_refused_in_a_sentence(spec, tmp_path)
         score_images(replace(spec, images=str(tmp_path)), CPU)
 
 
+def inception_on_hand64(monkeypatch):
+    """Stand in for Inception: its names, and features that need no weights."""
+    named = replace(hand64(), name="inception", metrics=inception.METRICS)
+    monkeypatch.setitem(extractors.EXTRACTORS, "inception", lambda device, given: named)
+
+
+def test_only_inceptions_distance_is_called_fid(spec, result, tmp_path, monkeypatch):
+    inception_on_hand64(monkeypatch)
+    again = score_images(replace(spec, features=("inception", "radiomics"), out=str(tmp_path)), CPU)
+    metrics = again.report["distribution"]["metrics"]
+    assert {"fid", "fid_inf", "kid_inception", "coverage_inception", "frd_style"} <= set(metrics)
+    assert "fd_inception" not in metrics
+    assert metrics["kid_inception"]["samples"] == result.report["distribution"]["metrics"]["kid_hand64"]["samples"]
+    assert (tmp_path / "pictures" / "cells-kid_inception.png").stat().st_size
+    assert "but for fid, on as many images of the same slices" in images_section(again.report, "pictures")
+    assert "but for fid" not in images_section(result.report, "pictures")
+
+
 class TestComparison:
     def test_all_sets_are_cut_to_one_mix(self):
         kept = same_mix({"a": ["x"] * 5 + ["y"] * 2, "b": ["y"] * 3 + ["x"] * 4 + ["z"]})
         assert kept["a"] == [0, 4, 5, 6]
         assert [("y" if i < 3 else "x") for i in kept["b"]] == ["x"] * 3 + ["y"] * 3
-
-    def test_names_never_say_fid(self):
-        assert metric_name("fd", "effnetlite0") == "fd_effnetlite0"
-        assert metric_name("fd", "radiomics") == "frd_style"
 
     def test_few_patients_are_warned_of_and_get_no_interval(self):
         images = np.random.default_rng(0).integers(0, 256, (80, 16, 16)).astype(np.uint8)
@@ -196,11 +212,28 @@ class TestGate:
             self.gate(tmp_path, text)
 
 
-def test_a_grid_scores_every_combination_and_draws_each_once(tmp_path, shards):
-    run(tokenizer_spec(shards, tmp_path / "tok", validate_every=0))
-    run(transformer_spec(shards, tmp_path / "var", tmp_path / "tok", validate_every=0))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, shards):
+    root = tmp_path_factory.mktemp("trained")
+    run(tokenizer_spec(shards, root / "tok", validate_every=0))
+    run(transformer_spec(shards, root / "var", root / "tok", validate_every=0))
+    return root / "var"
+
+
+def test_efficiency_weighs_fid_with_the_seconds(tmp_path, shards, trained, monkeypatch):
+    inception_on_hand64(monkeypatch)
+    monkeypatch.setitem(SETS, "fd", replace(SETS["fd"], minimum=20))
     data = DataSpec(str(shards), workers=0)
-    spec = Grid(str(tmp_path / "grid"), data, str(tmp_path / "var"), (0.0, 1.0), (0, 5), (0.9,), 12, features="hand64")
+    spec = Grid(str(tmp_path), data, str(trained), (0.0,), (0,), (0.9,), 12, features="inception")
+    drawn, real = try_settings(spec, CPU)
+    assert drawn["efficiency"] == pytest.approx(drawn["fid"] * np.log10(1 + drawn["seconds"]) ** 0.1)
+    assert real["fid"] < drawn["fid"]
+    assert real["efficiency"] is None
+
+
+def test_a_grid_scores_every_combination_and_draws_each_once(tmp_path, shards, trained):
+    data = DataSpec(str(shards), workers=0)
+    spec = Grid(str(tmp_path / "grid"), data, str(trained), (0.0, 1.0), (0, 5), (0.9,), 12, features="hand64")
     rows = try_settings(spec, CPU)
     assert [(row["guidance"], row["top_k"]) for row in rows[:-1]] == [(0.0, 0), (0.0, 5), (1.0, 0), (1.0, 5)]
     assert rows[-1]["guidance"] is None
