@@ -17,7 +17,8 @@ from medvar_data.workspace.workspace import Workspace
 AT_ONCE = 6  # more than the processors of small machines, so that threads wait
 
 
-@pytest.mark.parametrize("n", [6, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [200])
 def test_stats_ends_under_load(tmp_path, n):
     recipe, work = small_recipe(tmp_path), Workspace(tmp_path / "work")
     list(run_ingest({"acdc": acdc_tree(tmp_path / "data", patients=2)}, work))

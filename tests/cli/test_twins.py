@@ -145,6 +145,12 @@ HELP = {
     "medvar-model": commands("", typer.main.get_command(model)),
 }
 PROGRAMS = {"medvar-data": (data, DATA), "medvar-model": (model, MODEL)}
+LONG = {
+    "codebook",
+    "copies",
+    "grid",
+    "utility",
+}  # of these the fast tests try the functions, not the examples in the help
 ALL = [(program, name) for program, (_, twins) in PROGRAMS.items() for name in twins]
 
 
@@ -224,7 +230,10 @@ def short_demo(monkeypatch):
     monkeypatch.setattr("medvar_cli.evaluate_commands.run_model_demo", run)
 
 
-@pytest.mark.parametrize(("program", "name"), ALL, ids=[" ".join(pair) for pair in ALL])
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] if pair[1] in LONG else (), id=" ".join(pair)) for pair in ALL],
+)
 @pytest.mark.usefixtures("short_demo")
 def test_a_command_and_its_twin_do_the_same(program, name, prepared, tmp_path, monkeypatch, capsys):
     app, twins = PROGRAMS[program]

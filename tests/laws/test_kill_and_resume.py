@@ -198,7 +198,8 @@ def test_parts_together_give_the_same_bytes(undisturbed):
     assert digests(folder) == digests(undisturbed)
 
 
-@pytest.mark.parametrize("kind", ["parent", pytest.param("worker", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["parent", "worker"])
 def test_a_set_from_a_set_is_killed_and_resumed(undisturbed, kind):
     folder = undisturbed.parent / f"reshard-{kind}"
     made = {

@@ -38,7 +38,9 @@ def keys_of(loader, n):
 
 
 @pytest.mark.parametrize("extra", [{}, MIXED])
-@pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "fork"), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "context"), [(0, None), (1, "fork"), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)]
+)
 def test_a_data_loader_gives_the_streams_batches(shards, workers, context, extra):
     spec = StreamSpec(shards, batch_size=6, seed=2, masks=True, **extra)
     wanted = list(plan(spec, 7))
@@ -118,6 +120,8 @@ def test_slices_by_index(shards, context):
     assert len(set(keys)) == 17
 
 
+# torch tells of the worker's death a second time, where the loader is taken down
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_dead_worker_ends_the_loader(shards):
     loader = DataLoader(SliceStream(StreamSpec(shards, batch_size=4)), batch_size=4, num_workers=2, timeout=30)
     batches = iter(loader)

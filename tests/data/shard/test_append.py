@@ -131,6 +131,7 @@ def test_with_nothing_new_nothing_changes(grown):
     assert again.n_reused == again.n_shards
 
 
+@pytest.mark.slow
 def test_two_workers_and_parts_give_the_same_bytes(grown, tmp_path):
     from medvar_data.engine.engine import Engine, Part
 
