@@ -1,6 +1,6 @@
 """Train a tokenizer and a transformer on real slices within a given time on two processor cores, and measure what came of it.
 
-    python bench/real_run.py SHARDS --out FOLDER [--tokenizer-images 60000] [--transformer-images 30000] [--perceptual st-lpips-alex]
+    python bench/real_run.py SHARDS --out FOLDER [--tokenizer-images 28000] [--transformer-images 16000] [--perceptual st-lpips-alex]
 
 SHARDS is a set whose images are a multiple of 64 pixels, such as `make demo DATA=…` leaves. A run that was stopped goes on where it
 was. The last line is one JSON object: seconds of each stage, losses, reconstructions, use of the codes scale by scale, distances to held-out patients.
@@ -26,7 +26,7 @@ from medvar_model.training.losses import TokenizerLossWeights
 from medvar_model.training.tokenizer import TrainTokenizer, train_tokenizer
 from medvar_model.training.transformer import TrainTransformer, train_transformer
 
-TOKENIZER = replace(TOKENIZERS["demo"], width=32)
+TOKENIZER = replace(TOKENIZERS["demo"], width=32, level_multipliers=(1, 2, 2))
 
 
 def tell(stage, started):
@@ -42,8 +42,8 @@ def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("shards", nargs="?")
     options.add_argument("--out", type=Path, default=Path("real-run"))
-    options.add_argument("--tokenizer-images", type=int, default=60_000)
-    options.add_argument("--transformer-images", type=int, default=30_000)
+    options.add_argument("--tokenizer-images", type=int, default=28_000)
+    options.add_argument("--transformer-images", type=int, default=16_000)
     options.add_argument("--perceptual", default="st-lpips-alex")
     options.add_argument("--perceptual-weight", type=float, default=0.3)
     options.add_argument("--size", default="d4")
