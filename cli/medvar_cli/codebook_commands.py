@@ -9,17 +9,13 @@ import typer
 from medvar_cli.console import console, print_json, print_table
 from medvar_cli.model_feedback import show_spec
 from medvar_cli.model_options import (
-    CACHE_GB,
-    CacheOption,
-    CacheSizeOption,
+    CacheOptions,
     DeviceOption,
     OutputOptions,
     ShardsArgument,
-    cache_bytes,
 )
 from medvar_cli.option_groups import takes_options
 from medvar_model.evaluation.codebook_report import CodebookReport, open_tokenizers, report_codebook, summary_rows
-from medvar_model.loader import DataSpec
 from medvar_model.machine import processes
 from medvar_model.training.perceptual import KINDS
 
@@ -45,8 +41,7 @@ class CodebookOptions:
     perceptual: Annotated[str, typer.Option(help=f"Perceptual distance: {', '.join(KINDS)}.")] = "none"
     lpips_weights: Annotated[list[Path] | None, typer.Option(help="Weight files of lpips; give it twice.")] = None
     batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 32
-    cache: CacheOption = ""
-    cache_gb: CacheSizeOption = CACHE_GB
+    caching: CacheOptions
 
     def spec(self, shards: str, run: str, out: Path) -> CodebookReport:
         """Make the library's value.
@@ -54,9 +49,17 @@ class CodebookOptions:
         Raises:
             MedvarError: an option is not understood.
         """
-        data = DataSpec(shards, cache=self.cache, cache_bytes=cache_bytes(self.cache_gb))
         files = tuple(map(str, self.lpips_weights or ()))
-        return CodebookReport(str(out), data, run, self.imported, self.slices, self.perceptual, files, self.batch_size)
+        return CodebookReport(
+            str(out),
+            self.caching.data(shards),
+            run,
+            self.imported,
+            self.slices,
+            self.perceptual,
+            files,
+            self.batch_size,
+        )
 
 
 @takes_options

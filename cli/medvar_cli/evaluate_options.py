@@ -7,20 +7,16 @@ from typing import Annotated
 import typer
 
 from medvar_cli.model_options import (
-    CACHE_GB,
-    CacheOption,
-    CacheSizeOption,
+    CacheOptions,
     FeatureWeightsOption,
     SamplingOptions,
     TokenizerOption,
-    cache_bytes,
     feature_paths,
 )
 from medvar_model.evaluation.comparison import REPLICATES
 from medvar_model.evaluation.evaluate import Evaluate
 from medvar_model.evaluation.extractors import EXTRACTORS
 from medvar_model.evaluation.images import ScoreImages
-from medvar_model.loader import DataSpec
 from medvar_model.training.perceptual import KINDS
 
 NAMES = [name for name in EXTRACTORS if name != "radiomics"]
@@ -54,22 +50,17 @@ class EvaluateOptions:
     held_out: Annotated[int, typer.Option(help="Most slices of each held-out split; 0 takes all.", min=0)] = 2048
     training: Annotated[int, typer.Option(help="Most training slices searched for copies; 0: all.", min=0)] = 0
     batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 64
-    cache: CacheOption = ""
-    cache_gb: CacheSizeOption = CACHE_GB
+    caching: CacheOptions
 
     @property
     def names(self) -> tuple[str, ...]:
         """What distances stand on; radiomic numbers always."""
         return (*(self.features or [""]), "radiomics")
 
-    def data(self, shards: str) -> DataSpec:
-        """Say where the slices are."""
-        return DataSpec(shards, cache=self.cache, cache_bytes=cache_bytes(self.cache_gb))
-
     def of_images(self, shards: str, out: Path) -> ScoreImages:
         """Make the library's value for a folder of images."""
         return ScoreImages(
-            str(out), self.data(shards), self.images, self.batch_size, self.held_out, self.training,
+            str(out), self.caching.data(shards), self.images, self.batch_size, self.held_out, self.training,
             self.names, self.intervals, feature_paths(self.feature_weights),
         )  # fmt: skip
 
@@ -81,7 +72,7 @@ class EvaluateOptions:
         """
         return Evaluate(
             out=str(out),
-            data=self.data(shards),
+            data=self.caching.data(shards),
             run=run,
             tokenizer=self.tokenizer,
             samples=self.samples,

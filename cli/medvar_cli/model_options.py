@@ -129,6 +129,22 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """Where the shards of a remote set are kept on this machine."""
+
+    cache: CacheOption = ""
+    cache_gb: CacheSizeOption = CACHE_GB
+
+    def data(self, shards: str, where: str = "") -> DataSpec:
+        """Say how a shard set is read.
+
+        Raises:
+            SpecError: --cache-gb is not understood.
+        """
+        return DataSpec(shards, where, cache=self.cache, cache_bytes=cache_bytes(self.cache_gb))
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """How images are drawn."""
 

@@ -9,16 +9,13 @@ import typer
 from medvar_cli.console import console, print_json
 from medvar_cli.model_feedback import show_spec
 from medvar_cli.model_options import (
-    CACHE_GB,
-    CacheOption,
-    CacheSizeOption,
+    CacheOptions,
     DeviceOption,
     OutputOptions,
     RunArgument,
     SamplingOptions,
     ShardsArgument,
     TokenizerOption,
-    cache_bytes,
 )
 from medvar_cli.option_groups import takes_options
 from medvar_model.errors import ConfigMismatch
@@ -43,12 +40,11 @@ class SliceOptions:
 
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test"
     where: Annotated[str, typer.Option(help="A condition in SQL that the slices fulfil.")] = ""
-    cache: CacheOption = ""
-    cache_gb: CacheSizeOption = CACHE_GB
+    caching: CacheOptions
 
     def data(self, shards: str) -> DataSpec:
         """Say how the set is read."""
-        return DataSpec(shards, self.where, cache=self.cache, cache_bytes=cache_bytes(self.cache_gb))
+        return self.caching.data(shards, self.where)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,20 +9,16 @@ import typer
 from medvar_cli.console import console, print_json, print_table
 from medvar_cli.model_feedback import show_spec
 from medvar_cli.model_options import (
-    CACHE_GB,
-    CacheOption,
-    CacheSizeOption,
+    CacheOptions,
     DeviceOption,
     OutputOptions,
     SamplingOptions,
     ShardsArgument,
-    cache_bytes,
 )
 from medvar_cli.option_groups import takes_options
 from medvar_model.evaluation.utility.page import arms_table, differences_table
 from medvar_model.evaluation.utility.run import check_utility, measure_utility
 from medvar_model.evaluation.utility.settings import TASKS, Utility
-from medvar_model.loader import DataSpec
 from medvar_model.machine import processes
 
 SHOWN = (0, 1, 3, 4)  # columns of the page's table that fit a terminal
@@ -53,8 +49,7 @@ class UtilityOptions:
     slices: Annotated[int, typer.Option(help="Most training slices of each condition.", min=1)] = 2000
     held_out: Annotated[int, typer.Option(help="Most slices of each held-out split; 0 takes all.", min=0)] = 2048
     intervals: Annotated[int, typer.Option(help="Replicates of the intervals; 0: none.", min=0)] = 400
-    cache: CacheOption = ""
-    cache_gb: CacheSizeOption = CACHE_GB
+    caching: CacheOptions
 
     def spec(self, shards: str, run: str, out: Path) -> Utility:
         """Make the library's value.
@@ -64,7 +59,7 @@ class UtilityOptions:
         """
         return Utility(
             out=str(out),
-            data=DataSpec(shards, cache=self.cache, cache_bytes=cache_bytes(self.cache_gb)),
+            data=self.caching.data(shards),
             run=run,
             images=self.images,
             count=self.count,

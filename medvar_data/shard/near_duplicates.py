@@ -3,7 +3,7 @@
 In: case files of the workspace, with the thumbnails that harmonize left there. Out: pairs of cases, each proved on its voxels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -47,7 +47,7 @@ class _Thumbnail:
 
 @dataclass(frozen=True, eq=False)
 class _Described:
-    digest: bytes  # of the thumbnail
+    thumbnail: _Thumbnail
     parts: Float32[np.ndarray, "parts waves"]
 
 
@@ -77,9 +77,9 @@ def near_pairs(
         return
     rows = np.stack([described[int(place)].parts for place in places])
     pairs = [(int(places[a]), int(places[b])) for a, b in find_candidates(rows, joined[places])]
-    digests = {pair: (described[pair[0]].digest, described[pair[1]].digest) for pair in pairs}
+    thumbnails = {place: one.thumbnail for place, one in described.items()}
+    digests = {(a, b): (thumbnails[a].digest, thumbnails[b].digest) for a, b in pairs}
     known = read_comparisons(memory) if memory else {}
-    thumbnails = [_Thumbnail(str(file), described[n].digest if n in described else b"") for n, file in enumerate(files)]
     fresh = _compared([pair for pair in pairs if digests[pair] not in known], thumbnails, local, read)
     if memory and fresh:
         add_comparisons(memory, ((digests[pair], similarity) for pair, similarity in fresh.items()))
@@ -90,7 +90,7 @@ def near_pairs(
 
 
 def _compared(
-    pairs: Sequence[tuple[int, int]], thumbnails: Sequence[_Thumbnail], engine: Engine, read: Read
+    pairs: Sequence[tuple[int, int]], thumbnails: Mapping[int, _Thumbnail], engine: Engine, read: Read
 ) -> dict[tuple[int, int], float | None]:
     """Compare pairs of cases; None where they show two scans."""
     batches = [tuple(pairs[start : start + PER_TASK]) for start in range(0, len(pairs), PER_TASK)]
@@ -112,10 +112,10 @@ def _described(files: Sequence[Path], engine: Engine, read: Read) -> dict[int, _
 
 def _describe(task: _DescribeTask) -> dict[int, _Described]:
     """Describe the cases that have a thumbnail large enough for a proof."""
-    thumbnails = ((number, task.read(Path(file))) for number, file in enumerate(task.files, task.first))
+    thumbnails = ((number, file, task.read(Path(file))) for number, file in enumerate(task.files, task.first))
     return {
-        number: _Described(_digest(t), describe(t))
-        for number, t in thumbnails
+        number: _Described(_Thumbnail(file, _digest(t)), describe(t))
+        for number, file, t in thumbnails
         if t is not None and can_be_proved(t.shape)
     }
 

@@ -7,31 +7,32 @@ is kept with the digests of what it came from. The same call again returns the f
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from medvar_data.storage.documents import read_json
 from medvar_data.storage.html import assemble, write_section
 from medvar_model.checkpoints.checkpoint import Contents, build_tokenizer, build_transformer, read_checkpoint
-from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
+from medvar_model.errors import ConfigMismatch, ShardSetMismatch
 from medvar_model.evaluation.comparison import FLOOR, REPLICATES, Grouped, compare, summary
 from medvar_model.evaluation.extractors import opened_extractors, remembering
 from medvar_model.evaluation.inputs import (
+    SliceFacts,
+    check_conditions,
     check_pair,
     held_out_collections,
-    read_png,
+    read_drawn,
     read_samples,
     samples_digest,
     scan_of,
     slice_facts,
     split_sizes,
 )
-from medvar_model.evaluation.metrics.features import shrunk
 from medvar_model.evaluation.notes import notes
-from medvar_model.evaluation.outputs import REPORT, write_report, write_rows
+from medvar_model.evaluation.outputs import REPORT, finished_report, write_report, write_rows
 from medvar_model.evaluation.page import SECTION, model_section
 from medvar_model.evaluation.passes import (
     Fresh,
@@ -43,7 +44,7 @@ from medvar_model.evaluation.passes import (
 )
 from medvar_model.evaluation.pictures import Shown, write_pictures
 from medvar_model.evaluation.reconstructions import open_perceptual, perceptual_distances, reconstruction_distances
-from medvar_model.evaluation.reference import fresh_like
+from medvar_model.evaluation.reference import fresh_slices
 from medvar_model.evaluation.scores import (
     Labelled,
     mean_reconstructions,
@@ -171,11 +172,7 @@ class _Evaluation:
                 "with larger held-out shares, or from more patients."
             )
         self.loader = self._loader("train")
-        if self.loader.conditions != dict(self.kept.conditions):
-            raise ShardSetMismatch(
-                f"{spec.run} was trained with the conditions {', '.join(self.kept.conditions)}; {spec.data.shards} has "
-                f"{', '.join(self.loader.conditions)}. Evaluate it on the set it was trained on."
-            )
+        check_conditions(self.kept, spec.run, self.loader.conditions, spec.data.shards)
         self.extractors = [remembering(e) for e in opened_extractors(spec.features, device, spec.weights, self.side)]
         self.perceptual = open_perceptual(spec.perceptual, spec.lpips_files)
         self.source = perceptual_source(spec.perceptual, spec.lpips_files)
@@ -187,14 +184,12 @@ class _Evaluation:
 
     def finished(self) -> dict[str, Any] | None:
         """The report that the same evaluation left before, if it did."""
-        file = self.out / REPORT
-        if not file.is_file():
-            return None
-        try:
-            before: dict[str, Any] = read_json(file, dict[str, Any], MissingCheckpoint, "")
-        except MissingCheckpoint:  # a damaged report is made again
-            return None
-        return before if before.get("inputs") == self._inputs() else None
+        return finished_report(self.out / REPORT, self._inputs())
+
+    @cached_property
+    def facts(self) -> SliceFacts:
+        """Patients of slices, anatomy of conditions."""
+        return slice_facts(self.spec.data.shards)
 
     def measure(self) -> dict[str, Any]:
         """Draw, pass over all slices, score; write report, rows and pictures. Returns the report."""
@@ -206,11 +201,11 @@ class _Evaluation:
         held, splits, predictions = self._held_out_slices(tokenizer)
         truth = Labelled(held.images, tuple(self.names[row] for row in held.rows.tolist()))
         self.say("training slices: nearest to each sample")
-        fresh_slices = Fresh(spec.count)
+        chosen = Fresh(spec.count)
         queries = np.concatenate([samples.images, held.images])
-        near = training_pass(queries, self.loader.passes(spec.batch_size, spec.training), fresh_slices)
+        near = training_pass(queries, self.loader.passes(spec.batch_size, spec.training), chosen)
         self.say("metrics")
-        fresh, fresh_keys = fresh_like(samples, fresh_slices, self.names, self.side)
+        fresh, fresh_keys = fresh_slices(chosen, self.names, self.side, samples)
         again = Labelled(reconstructed(tokenizer, fresh.images, self.device), fresh.conditions)
         quality = score_reconstructions(truth, held.reconstructions) | self._perceptual(held)
         named = score_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh, again.images)
@@ -256,8 +251,7 @@ class _Evaluation:
 
     def _set_distances(self, held: HeldOut) -> list[dict[str, Any]]:
         """Measure how far the set of reconstructions is from the set of held-out slices."""
-        patient = slice_facts(self.spec.data.shards).patient
-        patients = [patient[key] for key in held.keys]
+        patients = [self.facts.patient[key] for key in held.keys]
         return reconstruction_distances(
             held.images, held.reconstructions, patients, self.extractors, self.spec.replicates
         )
@@ -267,15 +261,14 @@ class _Evaluation:
     ) -> dict[str, Any]:
         """Compare samples, and real slices for the floor (themselves, as coded, their keys), with held-out slices."""
         fresh, again, keys = real
-        facts = slice_facts(self.spec.data.shards)
-        reference = Grouped(truth, tuple(facts.patient[key] for key in held.keys))
-        patients = tuple(facts.patient[key] for key in keys)
+        reference = Grouped(truth, tuple(self.facts.patient[key] for key in held.keys))
+        patients = tuple(self.facts.patient[key] for key in keys)
         candidates = {
             "samples": Grouped.drawn(samples),
             FLOOR: Grouped(fresh, patients),
             f"{FLOOR}_through_tokenizer": Grouped(again, patients),
         }
-        scores = compare(reference, candidates, self.extractors, facts.cell, self.spec.replicates)
+        scores = compare(reference, candidates, self.extractors, self.facts.cell, self.spec.replicates)
         return summary(scores, self.extractors, reference, candidates)
 
     def _loader(self, split: str) -> Loader:
@@ -294,9 +287,7 @@ class _Evaluation:
                 f"{folder} holds samples of another transformer than {self.spec.run}. Name the run they were drawn "
                 "with, or leave out the samples to draw new ones."
             )
-        files = [str(image["file"]) for image in said["images"]]
-        stack = np.stack([read_png(folder / file) for file in files])
-        return Labelled(shrunk(stack, self.side), tuple(str(image["condition"]) for image in said["images"])), files
+        return read_drawn(folder, self.side)
 
     def _drawing(self) -> SampleFiles:
         spec, folder = self.spec, self.out / "samples"

@@ -21,16 +21,15 @@ from medvar_data.storage.store import write_bytes
 from medvar_model.checkpoints.checkpoint import read_checkpoint
 from medvar_model.evaluation.comparison import ALL, FLOOR
 from medvar_model.evaluation.extractors import Extractor, opened_extractors, remembering
-from medvar_model.evaluation.inputs import read_png, read_samples
+from medvar_model.evaluation.inputs import read_drawn
 from medvar_model.evaluation.metrics.classify import condition_features, fit_classifier
 from medvar_model.evaluation.metrics.efficiency import efficiency
 from medvar_model.evaluation.outputs import latex_table
-from medvar_model.evaluation.passes import Fresh
 from medvar_model.evaluation.plots import plot_times
 from medvar_model.evaluation.reference import Reference
 from medvar_model.evaluation.scores import Labelled
 from medvar_model.loader import DataSpec
-from medvar_model.sampling.sample import SampleSettings, to_uint8
+from medvar_model.sampling.sample import SampleSettings
 from medvar_model.sampling.sample_files import SampleFiles, own_tokenizer, write_samples
 
 
@@ -86,7 +85,7 @@ def try_settings(
     features = remembering(opened_extractors([spec.features], device, spec.weights, side)[0])
     held, _ = reference.held
     classifier = fit_classifier(condition_features(held.images), held.conditions)
-    fresh = _fresh(reference, spec.count)
+    fresh = reference.fresh(spec.count)
     rows: list[dict[str, Any]] = []
     for settings in spec.settings():
         folder = Path(spec.out) / "samples" / f"g{settings.guidance:g}-k{settings.top_k}-p{settings.top_p:g}"
@@ -119,20 +118,9 @@ def _drawn(drawing: SampleFiles, digest: str, device: torch.device, side: int) -
         write_bytes(done, json.dumps({**wanted, "seconds": seconds}).encode())
     else:
         seconds = float(known["seconds"])
-    said = read_samples(folder)["images"]
-    stack = np.stack([read_png(folder / image["file"]) for image in said])
-    assert stack.shape[1] == side
-    return Labelled(stack, tuple(str(image["condition"]) for image in said)), seconds
-
-
-def _fresh(reference: Reference, count: int) -> Fresh:
-    """Choose training slices for the floor."""
-    fresh = Fresh(count)
-    for part in reference.train.passes(reference.batch_size):
-        grey = to_uint8(part.images).cpu().numpy()
-        for key, row, image in zip(part.keys, part.conditions.tolist(), grey, strict=True):
-            fresh.offer(key, row, image)
-    return fresh
+    drawn, _ = read_drawn(folder)
+    assert drawn.images.shape[1] == side
+    return drawn, seconds
 
 
 def _numbers(

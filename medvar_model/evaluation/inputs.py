@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -16,7 +17,9 @@ from medvar_data.shardset.dataset import read_dataset, read_table
 from medvar_data.storage.documents import read_json
 from medvar_data.storage.store import Store
 from medvar_model.checkpoints.checkpoint import Contents
-from medvar_model.errors import ConfigMismatch, MissingCheckpoint
+from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
+from medvar_model.evaluation.metrics.features import shrunk
+from medvar_model.evaluation.scores import Labelled
 from medvar_model.machine.folders import check_shard_set
 
 
@@ -63,6 +66,19 @@ def scan_of(key: str) -> str:
         'acdc-patient001-frame01'
     """
     return key.rpartition("-z")[0]
+
+
+def check_conditions(kept: Contents, run: str, conditions: Mapping[str, int], shards: str) -> None:
+    """Refuse a shard set with other conditions than a transformer was trained with.
+
+    Raises:
+        ShardSetMismatch: they differ.
+    """
+    if conditions != dict(kept.conditions):
+        raise ShardSetMismatch(
+            f"{run} was trained with the conditions {', '.join(kept.conditions)}; {shards} has {', '.join(conditions)}. "
+            "Evaluate it on the set it was trained on."
+        )
 
 
 def check_pair(kept: Contents, frozen: Contents, run: str) -> None:
@@ -114,6 +130,19 @@ def samples_digest(folder: Path) -> str:
         digest.update(f"{image['file']} {image['condition']}".encode())
         digest.update((folder / image["file"]).read_bytes())
     return digest.hexdigest()
+
+
+def read_drawn(folder: Path, side: int = 0) -> tuple[Labelled, list[str]]:
+    """Read drawn images and the names of their files.
+
+    Args:
+        folder: where `write_samples` wrote them.
+        side: that they are brought to, in pixels; 0 leaves them as they are.
+    """
+    said = read_samples(folder)["images"]
+    stack = [read_png(folder / image["file"])[None] for image in said]
+    small = [shrunk(image, side or image.shape[1]) for image in stack]
+    return Labelled(np.concatenate(small), tuple(str(image["condition"]) for image in said)), [i["file"] for i in said]
 
 
 def read_png(path: Path) -> UInt8[np.ndarray, "side side"]:

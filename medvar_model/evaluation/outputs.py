@@ -19,7 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medvar_data.storage.documents import read_json
 from medvar_data.storage.store import write_bytes
+from medvar_model.errors import MissingCheckpoint
 from medvar_model.evaluation.comparison import ALL, Score
 from medvar_model.evaluation.passes import Neighbours
 from medvar_model.evaluation.plots import plot_cells
@@ -28,6 +30,17 @@ REPORT = "report.json"
 DISTANCES = ("kid_", "fd_", "fid", "radfid_", "cmmd")  # beginnings of the metrics that are plotted
 ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
 SPECIAL = {character: f"\\{character}" for character in "_%&#$"}
+
+
+def finished_report(file: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read the report that the same call left before, by its `inputs`; None if it did not, or if it is damaged."""
+    if not file.is_file():
+        return None
+    try:
+        before: dict[str, Any] = read_json(file, dict[str, Any], MissingCheckpoint, "")
+    except MissingCheckpoint:
+        return None
+    return before if before.get("inputs") == inputs else None
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,6 +148,11 @@ class Fresh:
         if len(mine) >= 2 * self.per_condition:
             self._trim(mine)
 
+    def offer_all(self, examples: Examples, images: Stack) -> None:
+        """Offer a batch of slices, given as grey values."""
+        for key, row, image in zip(examples.keys, examples.conditions.tolist(), images, strict=True):
+            self.offer(key, row, image)
+
     def images(self, row: int) -> list[np.ndarray]:
         """Give the kept slices of a condition."""
         return [image for _, _, image in self._mine(row)]
@@ -176,6 +181,5 @@ def training_pass(queries: Stack, batches: Iterator[Examples], fresh: Fresh) -> 
         better = place >= 0
         keys[better] = np.array(examples.keys, dtype=object)[place[better]]
         images[better] = stack[place[better]]
-        for key, row, image in zip(examples.keys, examples.conditions.tolist(), stack, strict=True):
-            fresh.offer(key, row, image)
+        fresh.offer_all(examples, stack)
     return Neighbours(search.nearest, tuple(str(key) for key in keys), images)

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
 
-from medvar_model.errors import ConfigMismatch, MissingCheckpoint
+from medvar_model.errors import MissingCheckpoint
 from medvar_model.evaluation.extractors import Extractor
 from medvar_model.evaluation.metrics import SETS, standardised
 from medvar_model.evaluation.metrics.intervals import FEWEST_GROUPS, interval
 from medvar_model.loader import to_network
-from medvar_model.training.perceptual import KINDS, PerceptualDistance, load_perceptual
+from medvar_model.training.perceptual import PerceptualDistance, check_files, check_kind, load_perceptual
 
 Stack = UInt8[np.ndarray, "n side side"]
 
@@ -40,10 +40,8 @@ def open_perceptual(kind: str, files: Sequence[str]) -> PerceptualDistance | Non
         ConfigMismatch: there is no such kind, or it takes no files.
         MissingCheckpoint: its weights are not there, or are not what they should be.
     """
-    if kind not in KINDS:
-        raise ConfigMismatch(f"--perceptual is {kind!r}; wanted one of {', '.join(KINDS)}.")
-    if files and kind != "lpips":
-        raise ConfigMismatch(f"--lpips-weights belong to --perceptual lpips, not to {kind}. Leave them out.")
+    check_kind(kind)
+    check_files(kind, files)
     if kind == "lpips" and not files:
         raise MissingCheckpoint(
             "LPIPS needs two files that are published apart: https://download.pytorch.org/models/vgg16-397923af.pth (528 MB) and "

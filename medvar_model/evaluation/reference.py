@@ -97,22 +97,32 @@ class Reference:
 
     def floor(self, fresh: Fresh, samples: Labelled) -> tuple[Labelled, list[str]]:
         """Give fresh training slices, as many of each condition as there are samples, and their keys."""
-        return fresh_like(samples, fresh, self.names, self.train.image_side)
+        return fresh_slices(fresh, self.names, self.train.image_side, samples)
+
+    def fresh(self, count: int) -> Fresh:
+        """Choose at most so many training slices of each condition."""
+        fresh = Fresh(count)
+        for part in self.train.passes(self.batch_size):
+            fresh.offer_all(part, to_uint8(part.images).cpu().numpy())
+        return fresh
 
 
-def fresh_like(samples: Labelled, fresh: Fresh, names: Mapping[int, str], side: int) -> tuple[Labelled, list[str]]:
-    """Give fresh training slices, as many of each condition as there are samples, and their keys.
+def fresh_slices(
+    fresh: Fresh, names: Mapping[int, str], side: int, like: Labelled | None = None
+) -> tuple[Labelled, list[str]]:
+    """Give chosen training slices, and their keys.
 
     Args:
-        samples: whose numbers are matched.
         fresh: training slices by row of the condition.
         names: row → condition.
         side: of the slices, in pixels.
+        like: as many of each condition are given as there are here; None gives all.
     """
     stack, conditions, keys = [], [], []
     for row, name in names.items():
-        mine = fresh.images(row)[: len(samples.places(name))]
+        most = None if like is None else len(like.places(name))
+        mine = fresh.images(row)[:most]
         stack += mine
         conditions += [name] * len(mine)
-        keys += fresh.keys(row)[: len(mine)]
+        keys += fresh.keys(row)[:most]
     return Labelled(np.array(stack, dtype=np.uint8).reshape(-1, side, side), tuple(conditions)), keys

@@ -178,6 +178,26 @@ class PerceptualSource:
     licence: str = ""
 
 
+def check_kind(kind: str) -> None:
+    """Refuse a kind that there is not.
+
+    Raises:
+        ConfigMismatch: it is not one of `KINDS`.
+    """
+    if kind not in KINDS:
+        raise ConfigMismatch(f"--perceptual is {kind!r}; wanted one of {', '.join(KINDS)}.")
+
+
+def check_files(kind: str, files: Sequence[str]) -> None:
+    """Refuse weight files for a kind that takes none.
+
+    Raises:
+        ConfigMismatch: there are some.
+    """
+    if files and kind != "lpips":
+        raise ConfigMismatch(f"--lpips-weights belong to --perceptual lpips, not to {kind}. Leave them out.")
+
+
 def perceptual_source(kind: str, files: Sequence[str]) -> PerceptualSource | None:
     """Say what a run's perceptual loss is made from; None for none.
 

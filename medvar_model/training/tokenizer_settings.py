@@ -10,7 +10,7 @@ from medvar_model.errors import ConfigMismatch, MissingCheckpoint
 from medvar_model.loader import DataSpec
 from medvar_model.training.adversary import ALONE, SHARP, AdversarySettings
 from medvar_model.training.losses import TokenizerLossWeights
-from medvar_model.training.perceptual import KINDS, ST_FILES
+from medvar_model.training.perceptual import ST_FILES, check_files, check_kind
 from medvar_model.training.settings import LoopSettings
 
 LOOP = LoopSettings(
@@ -96,8 +96,7 @@ class TrainTokenizer:
                 f"unquantized {self.unquantized}, revive_until {self.revive_until}, dead_below {self.dead_below} and "
                 f"scale_dropout {self.scale_dropout} are fractions; wanted them from 0 to 1."
             )
-        if self.perceptual not in KINDS:
-            raise ConfigMismatch(f"--perceptual is {self.perceptual!r}; wanted one of {', '.join(KINDS)}.")
+        check_kind(self.perceptual)
         if self.perceptual_kind == "lpips" and not self.lpips_files:
             raise MissingCheckpoint(
                 "The tokenizer's loss has a perceptual term (LPIPS), which needs weights that medvar does "
@@ -107,10 +106,7 @@ class TrainTokenizer:
                 f"(pip install 'medvar[perceptual]'), with --perceptual {next(iter(ST_FILES))}; or train without the term with "
                 "--no-lpips."
             )
-        if self.lpips_files and self.perceptual_kind != "lpips":
-            raise ConfigMismatch(
-                f"--lpips-weights belong to --perceptual lpips, not to {self.perceptual_kind}. Leave them out."
-            )
+        check_files(self.perceptual_kind, self.lpips_files)
 
     @property
     def perceptual_kind(self) -> str:

@@ -32,7 +32,7 @@ from medvar_model.evaluation.copies.plants import PLANTS
 from medvar_model.evaluation.copies.suspicion import ALPHA, Suspicion, suspect
 from medvar_model.evaluation.extractors import Extractor, opened_extractors
 from medvar_model.evaluation.images import read_images
-from medvar_model.evaluation.inputs import read_png, read_samples, samples_digest, slice_facts
+from medvar_model.evaluation.inputs import read_drawn, samples_digest, slice_facts
 from medvar_model.evaluation.metrics.features import shrunk
 from medvar_model.evaluation.metrics.proportion import proportion
 from medvar_model.evaluation.plots import plot_curves
@@ -151,10 +151,7 @@ class _Open:
             write_samples(
                 SampleFiles(spec.run, str(folder), tuple(self.kept.conditions), spec.count, spec.settings), self.device
             )
-        said = read_samples(folder)["images"]
-        stack = np.stack([read_png(folder / image["file"]) for image in said])
-        labelled = Labelled(shrunk(stack, self.reference.train.image_side), tuple(str(i["condition"]) for i in said))
-        return labelled, [str(image["file"]) for image in said], samples_digest(folder)
+        return *read_drawn(folder, self.reference.train.image_side), samples_digest(folder)
 
     def _index(self) -> tuple[Describer, Index, dict[str, Any]]:
         train = self.reference.train

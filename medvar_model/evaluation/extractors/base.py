@@ -6,7 +6,6 @@ and what must be known of it to repeat a number.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ import torch
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 from torch import Tensor, nn
+
+from medvar_data.storage.codec import pixel_digest
 
 Images = UInt8[np.ndarray, "n side side"]
 Rows = Float64[np.ndarray, "n features"]
@@ -100,10 +101,10 @@ def resized(images: Grey, side: int, kind: Image.Resampling) -> UInt8[Tensor, "n
 
 def remembering(wanted: Extractor) -> Extractor:
     """Describe each image once, however often it is asked for: held-out slices belong to several comparisons."""
-    known: dict[bytes, Any] = {}
+    known: dict[str, Any] = {}
 
     def of(images: Images) -> Rows:
-        digests = [sha256(repr(image.shape).encode() + image.tobytes()).digest() for image in images]
+        digests = [pixel_digest(image) for image in images]
         new = {digest: place for place, digest in enumerate(digests) if digest not in known}
         if new:
             rows = wanted.of(images[list(new.values())])

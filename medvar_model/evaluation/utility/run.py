@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from medvar_data.storage.documents import read_json
-from medvar_model.errors import MissingCheckpoint
 from medvar_model.evaluation.metrics.classify import condition_features, fit_classifier
 from medvar_model.evaluation.metrics.nearest import nearest, thumbnails
+from medvar_model.evaluation.outputs import finished_report
 from medvar_model.evaluation.scores import Labelled, score_copies
 from medvar_model.evaluation.utility.arms import REAL, Arm, Slices, Task, arms, check_apart, parts_of, task_of
 from medvar_model.evaluation.utility.classifier import ConditionNetwork, Part, log_chances, train_network
@@ -66,7 +65,7 @@ def measure_utility(
     """
     with told_when_memory_ends(f"Training on {spec.batch_size} images at a time", "Give a smaller --batch-size."):
         sets = Sets(spec, device, report)
-        return _finished(Path(spec.out), sets.inputs()) or _measured(spec, sets, device, report)
+        return finished_report(Path(spec.out) / RESULT, sets.inputs()) or _measured(spec, sets, device, report)
 
 
 def check_utility(spec: Utility, device: torch.device) -> None:
@@ -76,15 +75,6 @@ def check_utility(spec: Utility, device: torch.device) -> None:
         ModelError, MedvarError: what stands in its way.
     """
     Sets(spec, device, lambda line: None)
-
-
-def _finished(out: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
-    """Read the result that the same measurement left before, if it did."""
-    try:
-        before: dict[str, Any] = read_json(out / RESULT, dict[str, Any], MissingCheckpoint, "")
-    except (MissingCheckpoint, OSError):  # none, or a damaged one, which is made again
-        return None
-    return before if before.get("inputs") == inputs else None
 
 
 def _measured(spec: Utility, sets: Sets, device: torch.device, report: Callable[[str], None]) -> dict[str, Any]:

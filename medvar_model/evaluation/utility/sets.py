@@ -8,22 +8,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medvar_data.shardset.dataset import read_dataset
 from medvar_data.storage.store import Store
 from medvar_model.checkpoints.checkpoint import Contents, read_checkpoint
-from medvar_model.errors import ShardSetMismatch, UnknownCondition
+from medvar_model.errors import UnknownCondition
 from medvar_model.evaluation.images import read_images
-from medvar_model.evaluation.inputs import held_out_collections, read_png, read_samples, samples_digest, slice_facts
-from medvar_model.evaluation.metrics.features import shrunk
-from medvar_model.evaluation.passes import Fresh
-from medvar_model.evaluation.reference import Reference
+from medvar_model.evaluation.inputs import (
+    check_conditions,
+    held_out_collections,
+    read_drawn,
+    read_samples,
+    samples_digest,
+    slice_facts,
+)
+from medvar_model.evaluation.reference import Reference, fresh_slices
 from medvar_model.evaluation.scores import Labelled
 from medvar_model.evaluation.utility.settings import Utility
 from medvar_model.machine.folders import check_shard_set, check_writable
-from medvar_model.sampling.images import to_uint8
 from medvar_model.sampling.sample_files import SampleFiles, check_samples, own_tokenizer, write_samples
 
 SIDE, LEAST_SIDE = 64, 32  # pixels a side that the classifier sees
@@ -102,26 +105,11 @@ class Sets:
     def training(self) -> tuple[Labelled, list[str]]:
         """Read all training slices, keep at most so many of each condition; give their keys, too."""
         self._say("training slices")
-        fresh = Fresh(self._spec.slices)
-        for part in self.reference.train.passes(self.reference.batch_size):
-            grey = to_uint8(part.images).cpu().numpy()
-            for key, row, image in zip(part.keys, part.conditions.tolist(), grey, strict=True):
-                fresh.offer(key, row, image)
-        stack, names, keys = [], [], []
-        for row, name in self.reference.names.items():
-            mine = fresh.keys(row)
-            stack += fresh.images(row)
-            names += [name] * len(mine)
-            keys += mine
-        return Labelled(np.stack(stack), tuple(names)), keys
+        fresh = self.reference.fresh(self._spec.slices)
+        return fresh_slices(fresh, self.reference.names, self.reference.train.image_side)
 
     def _check_run(self, kept: Contents) -> None:
-        conditions = self.reference.train.conditions
-        if conditions != dict(kept.conditions):
-            raise ShardSetMismatch(
-                f"{self._spec.run} was trained with the conditions {', '.join(kept.conditions)}; {self._spec.data.shards} has "
-                f"{', '.join(conditions)}. Measure on the set it was trained on."
-            )
+        check_conditions(kept, self._spec.run, self.reference.train.conditions, self._spec.data.shards)
         check_samples(self._drawing(kept))
 
     def _drawing(self, kept: Contents) -> SampleFiles:
@@ -135,12 +123,9 @@ class Sets:
         if not (folder / "samples.json").is_file():
             labelled, _, digest = read_images(folder, train)
             return labelled, digest
-        said = read_samples(folder)["images"]
-        names = tuple(str(image["condition"]) for image in said)
-        unknown = sorted(set(names) - set(train.conditions))
+        unknown = sorted({image["condition"] for image in read_samples(folder)["images"]} - set(train.conditions))
         if unknown:
             raise UnknownCondition(
                 f"{folder} holds samples of {unknown[0]!r}; the shard set has {', '.join(train.conditions)}. Name samples of these conditions."
             )
-        stack = [shrunk(read_png(folder / image["file"])[None], train.image_side) for image in said]
-        return Labelled(np.concatenate(stack), names), samples_digest(folder)
+        return read_drawn(folder, train.image_side)[0], samples_digest(folder)
