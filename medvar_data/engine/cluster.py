@@ -12,8 +12,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
-import cv2
-
+from medvar_data.engine.threads import OneThread
 from medvar_data.errors import WorkspaceError
 
 Task = TypeVar("Task")
@@ -114,8 +113,8 @@ def _lost(scheduler: str) -> WorkspaceError:
 
 def _on_worker(function: Callable[[Task], Result], task: Task) -> Result:
     """Work with one thread: the cluster is the parallelism."""
-    cv2.setNumThreads(1)
-    return function(task)
+    with OneThread()():
+        return function(task)
 
 
 @contextlib.contextmanager

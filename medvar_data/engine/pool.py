@@ -18,8 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
-import cv2
-
+from medvar_data.engine.threads import OneThread
 from medvar_data.errors import WorkspaceError
 
 Task = TypeVar("Task")
@@ -45,10 +44,11 @@ def run_here(
     function: Callable[[Task], Result], tasks: Iterable[Task], on_killed: Callable[[Task], Result]
 ) -> Iterator[Result]:
     """Apply a function to every task in this process; one that runs out of memory goes to `on_killed`."""
-    cv2.setNumThreads(1)
+    one_thread = OneThread()
     for task in tasks:
         try:
-            result = function(task)
+            with one_thread():
+                result = function(task)
         except MemoryError:
             result = on_killed(task)
         yield result
@@ -179,12 +179,12 @@ def _end_all(started: list[_Worker[Task]], *, gently: bool) -> None:
 def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
     """Life of a process: one thread, since the pool is the parallelism; deaf to Ctrl-C, which is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        connection.send((READY, None))
-        while True:
-            connection.send(_outcome(function, connection.recv()))
+        with OneThread()():
+            connection.send((READY, None))
+            while True:
+                connection.send(_outcome(function, connection.recv()))
     except (EOFError, OSError):  # no more work
         return
 

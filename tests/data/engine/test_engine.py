@@ -5,7 +5,9 @@ import signal
 import time
 from pathlib import Path
 
+import cv2
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from medvar_data.engine.engine import Engine, Part, parse_part, run_tasks
 from medvar_data.engine.memory import _group_limits, default_budget, parse_size, show_size
@@ -14,6 +16,11 @@ from medvar_data.errors import CaseRejected, Reason, WorkspaceError
 
 def square(n: int) -> int:
     return n * n
+
+
+def threads(_: int) -> tuple[int, int]:
+    """Threads that OpenCV and BLAS may take."""
+    return cv2.getNumThreads(), max(found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas")
 
 
 def killed(task) -> str:
@@ -236,3 +243,10 @@ def _children() -> list[int]:
 
 def _is_worker(pid: int) -> bool:
     return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_task_computes_with_one_thread_and_blas_gets_its_threads_back(workers):
+    with threadpool_limits(3, user_api="blas"):
+        assert list(run_tasks(threads, range(3), Engine(workers=workers), killed)) == [(1, 1)] * 3
+        assert threads(0)[1] == 3
