@@ -152,7 +152,9 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, frame: object) -> None:
         asked.append(number)
-        errors.print("Stopping after this step; once more stops at once.")
+        os.write(
+            2, b"Stopping after this step; once more stops at once.\n"
+        )  # what is interrupted may be writing to sys.stderr
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,5 +1,6 @@
 """The command medvar-model: each command in process, its errors, its help."""
 
+import io
 import json
 import os
 import re
@@ -470,7 +471,29 @@ def test_a_scheduler_may_have_a_termination_end_with_0(shards, tokenizer, tmp_pa
     while "validation" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
+    said, wrong = process.communicate(timeout=60)
+    assert process.returncode == 0, wrong
     assert "Stopped; the same command goes on from here" in said
     assert 10 <= json.loads((out / "last" / "state" / "progress.json").read_text())["step"] < 10_000
+
+
+class InterruptedWrites(io.RawIOBase):
+    """A stream whose first write is interrupted by a termination."""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if not self.__dict__.setdefault("asked", False):
+            self.asked = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        return len(data)
+
+
+def test_a_termination_amid_a_line_on_standard_error_stops_at_a_checkpoint(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(InterruptedWrites())))
+    with training.stopping() as stop:
+        assert not stop()
+        print("a line", file=sys.stderr, flush=True)
+        assert stop()
+    assert "Stopping after this step" in capfd.readouterr().err
