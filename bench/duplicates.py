@@ -28,8 +28,10 @@ import SimpleITK as sitk
 
 from medvar_data.harmonize.histogram import count, is_countable
 from medvar_data.harmonize.signature import make_thumbnail
-from medvar_data.shard.near_candidates import describe, find_candidates
-from medvar_data.shard.near_proof import Prepared, compare, sample
+from medvar_data.shard.near_duplicates.candidates import describe, find_candidates
+from medvar_data.shard.near_duplicates.fit import Prepared
+from medvar_data.shard.near_duplicates.parts import sample
+from medvar_data.shard.near_duplicates.proof import compare
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 CT_WINDOWS = ((-160, 240), (-450, 1050), (-1000, 1000), (-200, 300), (-1350, 150))
@@ -269,7 +271,7 @@ def are_same(a, b):
 
 def measure_join(real, n):
     """Seconds to join n scans, of which every fifth is a copy of another one."""
-    from medvar_data.shard.near_duplicates import near_pairs
+    from medvar_data.shard.near_duplicates.search import near_pairs
 
     rng = np.random.default_rng(3)
     with tempfile.TemporaryDirectory() as folder:

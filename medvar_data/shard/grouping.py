@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from medvar_data.catalog.load import same_scans
 from medvar_data.engine.engine import Engine
 from medvar_data.shard.duplicates import Link, find_links
-from medvar_data.shard.near_duplicates import near_pairs
+from medvar_data.shard.near_duplicates.search import near_pairs
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shard.rows import KeptCase
 from medvar_data.shard.splits import HELD_OUT_MOST, assign_splits, leading_groups

@@ -10,10 +10,12 @@ import pytest
 
 from medvar_data.harmonize.histogram import count, is_countable
 from medvar_data.harmonize.signature import CELLS, make_thumbnail, thumbnail_shape
-from medvar_data.shard.near_candidates import describe, find_candidates
-from medvar_data.shard.near_duplicates import near_pairs
-from medvar_data.shard.near_memory import read_comparisons
-from medvar_data.shard.near_proof import ORIENTATIONS, WHOLE, Likeness, Prepared, can_be_proved, compare
+from medvar_data.shard.near_duplicates.candidates import describe, find_candidates
+from medvar_data.shard.near_duplicates.fit import ORIENTATIONS, Prepared
+from medvar_data.shard.near_duplicates.memory import read_comparisons
+from medvar_data.shard.near_duplicates.parts import WHOLE
+from medvar_data.shard.near_duplicates.proof import Likeness, can_be_proved, compare
+from medvar_data.shard.near_duplicates.search import near_pairs
 
 
 def scan(seed: int, shape=(24, 60, 64)) -> np.ndarray:
@@ -137,7 +139,7 @@ class TestMemory:
         memory = tmp_path / "comparisons.parquet"
         found = list(near_pairs(files, np.arange(3), 1, memory, np.load))
         assert set(read_comparisons(memory).values()) == {None, found[0][2]}
-        monkeypatch.setattr("medvar_data.shard.near_duplicates.compare", None)
+        monkeypatch.setattr("medvar_data.shard.near_duplicates.search.compare", None)
         assert list(near_pairs(files, np.arange(3), 1, memory, np.load)) == found
         with pytest.raises(TypeError):
             list(near_pairs(files, np.arange(3), 1, None, np.load))
@@ -167,6 +169,6 @@ class TestMemory:
 def test_scans_too_small_for_a_proof_are_not_compared(tmp_path, monkeypatch):
     for number in range(2):
         np.save(tmp_path / f"{number}.npy", thumbnail(scan(0, (4, 18, 20))))
-    monkeypatch.setattr("medvar_data.shard.near_duplicates.describe", None)
+    monkeypatch.setattr("medvar_data.shard.near_duplicates.search.describe", None)
     assert list(near_pairs([tmp_path / "0.npy", tmp_path / "1.npy"], np.arange(2), 1, read=np.load)) == []
     assert [can_be_proved(shape) for shape in ((4, 18, 20), (4, 28, 18), (16, 16, 16))] == [False, True, True]

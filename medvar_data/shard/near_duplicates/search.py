@@ -15,9 +15,10 @@ from jaxtyping import Float32, Int64, UInt8
 
 from medvar_data.engine.engine import Engine, as_engine, run_tasks
 from medvar_data.errors import WorkspaceError
-from medvar_data.shard.near_candidates import describe, find_candidates
-from medvar_data.shard.near_memory import add_comparisons, read_comparisons
-from medvar_data.shard.near_proof import Prepared, can_be_proved, compare
+from medvar_data.shard.near_duplicates.candidates import describe, find_candidates
+from medvar_data.shard.near_duplicates.fit import Prepared
+from medvar_data.shard.near_duplicates.memory import add_comparisons, read_comparisons
+from medvar_data.shard.near_duplicates.proof import can_be_proved, compare
 from medvar_data.workspace.case_file import read_thumbnail
 
 Read = Callable[[Path], UInt8[np.ndarray, "a b c"] | None]

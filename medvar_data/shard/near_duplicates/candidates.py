@@ -1,4 +1,4 @@
-"""Pick, among many scans, the few pairs that may show one scan, by nearest neighbours; `near_proof` then looks at their voxels.
+"""Pick, among many scans, the few pairs that may show one scan, by nearest neighbours; `proof` then looks at their voxels.
 
 In: thumbnails. Out: pairs. Parts of a scan are described by the absolute values of their low frequencies: flips do not change them,
 and the six ways to permute the axes permute them. The whole of each scan, in six ways, is looked up among the parts of all others;
@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from medvar_data.shard.near_proof import COARSE, WHOLE, coarse_parts, content_box, sample_whole_axes
+from medvar_data.shard.near_duplicates.parts import COARSE, WHOLE, coarse_parts, content_box, sample_whole_axes
 
 WAVES = 4  # frequencies along each axis, constants included
 DIMENSIONS = 32  # that are left of their WAVES ** 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvar_data.shard.near_proof import PROOF_VERSION
+from medvar_data.shard.near_duplicates.proof import PROOF_VERSION
 from medvar_data.storage.parquet import write_table
 
 Pair = tuple[bytes, bytes]
