@@ -33,6 +33,7 @@ ALONE = Process(1, 0, torch.device("cpu"))
 RAW: dict[str, Any] = {"unquantized": 0.0, "codebook_images": 0, "revive_every": 0}
 KEPT: dict[str, Any] = {"unquantized": 0.05, "codebook_images": 512, "revive_every": 800}
 LAYER: dict[str, Any] = {"code_layer": True}
+OWN: dict[str, Any] = {"codes_per_scale": True}
 CURES: dict[str, dict[str, Any]] = {
     "none": RAW,
     "rotation": RAW | {"rotate": True},
@@ -41,6 +42,7 @@ CURES: dict[str, dict[str, Any]] = {
     "k-means, revival": KEPT,
     "k-means, revival, rotation": KEPT | {"rotate": True},
     "k-means, revival, linear layer": KEPT | LAYER,
+    "k-means, revival, codes per scale": KEPT | OWN,
     "k-means, revival, scale dropout": KEPT | {"scale_dropout": 0.1},
 }
 
@@ -48,9 +50,9 @@ CURES: dict[str, dict[str, Any]] = {
 def measured(cure: dict[str, Any], shards: str, samples: int) -> dict[str, Any]:
     """Train one tokenizer and look at its codes."""
     data = DataSpec(shards, workers=1)
-    config = replace(TOKENIZERS["demo"], code_layer=cure.get("code_layer", False))
+    config = replace(TOKENIZERS["demo"], **{name: value for name, value in cure.items() if name in LAYER | OWN})
     loop = replace(TOKENIZER_LOOP, samples=samples, validate_every=0, checkpoint_every=samples)
-    options = {name: value for name, value in cure.items() if name != "code_layer"}
+    options = {name: value for name, value in cure.items() if name not in LAYER | OWN}
     begun = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         weights = TokenizerLossWeights(perceptual=0.0)

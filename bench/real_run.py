@@ -46,6 +46,7 @@ def main():
     options.add_argument("--transformer-images", type=int, default=16_000)
     options.add_argument("--perceptual", default="st-lpips-alex")
     options.add_argument("--perceptual-weight", type=float, default=0.3)
+    options.add_argument("--codes-per-scale", action="store_true")
     options.add_argument("--size", default="d4")
     options.add_argument("--count", type=int, default=64, help="images drawn of each condition")
     options.add_argument("--threads", type=int, default=2)
@@ -68,8 +69,9 @@ def main():
     loop = replace(TOKENIZER_LOOP, samples=asked.tokenizer_images, batch_size=16, base_learning_rate=0.048)
     kind = "none" if not asked.perceptual_weight else asked.perceptual
     weights = TokenizerLossWeights(perceptual=asked.perceptual_weight)
+    config = replace(TOKENIZER, codes_per_scale=asked.codes_per_scale)
     training = TrainTokenizer(
-        tokenizer, data, TOKENIZER, loop, weights, kind, unquantized=0.05, codebook_images=1024, revive_every=1600
+        tokenizer, data, config, loop, weights, kind, unquantized=0.05, codebook_images=1024, revive_every=1600
     )
     stage("tokenizer", lambda: train_tokenizer(training, process, tell("tokenizer", started)))
     tokens = str(asked.out / "tokens")

@@ -31,13 +31,14 @@ class TokenizerConfig:
             halves the side.
         blocks_per_level: residual blocks of an encoder level; a decoder level has one more.
         latent_channels: length of a code vector.
-        vocabulary: number of code vectors, shared by all scales.
+        vocabulary: number of code vectors, shared by all scales or of each.
         scale_sides: side of each token map, coarsest (always 1) first; the last is the latent side.
         n_smoothers: how many smoothing convolutions the scales share (1 = one for all).
         residual_ratio: weight of the convolution in a smoother; the rest passes unchanged.
         commitment: weight of the term that pulls the encoder to its codes (beta).
         norm_groups: groups of every group normalisation; must divide the width of every level.
         code_layer: code vectors are fixed vectors times one learnt matrix; see `networks.codebook`.
+        codes_per_scale: each scale has code vectors of its own.
     """
 
     image_side: int = 256
@@ -54,9 +55,10 @@ class TokenizerConfig:
     commitment: float = 0.25
     norm_groups: int = 32
     code_layer: bool = False
+    codes_per_scale: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(self, except_for=("residual_ratio", "commitment", "code_layer"))
+        _require_positive(self, except_for=("residual_ratio", "commitment", "code_layer", "codes_per_scale"))
         check_sides(self.scale_sides)
         if self.image_side % self.downsampling or self.scale_sides[-1] != self.latent_side:
             raise ConfigMismatch(
@@ -236,7 +238,8 @@ def tokenizer_parameters(config: TokenizerConfig) -> int:
     encoder += middle + 2 * last + conv(last, latent)
     decoder = conv(latent, last) + middle + levels(widths[::-1], last, blocks + 1, 0)
     decoder += 2 * widths[0] + conv(widths[0], config.folded_channels)
-    pyramid = config.vocabulary * latent + config.n_smoothers * conv(latent, latent)
+    books = len(config.scale_sides) if config.codes_per_scale else 1
+    pyramid = books * config.vocabulary * latent + config.n_smoothers * conv(latent, latent)
     pyramid += latent**2 if config.code_layer else 0
     return encoder + decoder + pyramid + 2 * conv(latent, latent)
 

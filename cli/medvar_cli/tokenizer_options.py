@@ -38,6 +38,9 @@ class TokenizerOptions:
     code_layer: Annotated[
         bool, typer.Option("--code-layer", help="Learn one matrix over fixed codes instead of the codes (SimVQ).")
     ] = False
+    codes_per_scale: Annotated[
+        bool, typer.Option("--codes-per-scale", help="Give each scale codes of its own instead of shared ones.")
+    ] = False
     scale_dropout: Annotated[
         float, typer.Option(help="Chance that an image is drawn from its coarse scales alone.", min=0, max=0.99)
     ] = 0.0
@@ -57,7 +60,7 @@ class TokenizerOptions:
         return TrainTokenizer(
             out=str(out),
             data=training.data(shards),
-            config=replace(size, code_layer=True) if self.code_layer else size,
+            config=replace(size, code_layer=self.code_layer, codes_per_scale=self.codes_per_scale),
             loop=training.loop(LOOPS[self.preset]),
             weights=TokenizerLossWeights(perceptual=0.0) if none else TokenizerLossWeights(),
             perceptual="none" if none else self.perceptual,

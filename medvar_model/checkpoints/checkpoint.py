@@ -61,7 +61,10 @@ from medvar_model.networks.transformer import Transformer
 
 Network = TypeVar("Network", bound=nn.Module)
 
-LATER = (("code_layer", False),)  # fields that came later, and the values that say nothing: digests stay what they were
+LATER = (
+    ("code_layer", False),
+    ("codes_per_scale", False),
+)  # fields that came later, and the values that say nothing: digests stay what they were
 KINDS = {"tokenizer": TokenizerConfig, "transformer": TransformerConfig}
 
 

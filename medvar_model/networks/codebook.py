@@ -21,40 +21,55 @@ USAGE_MARGIN = 0.08  # a code counts as used when hit this often, as a fraction 
 
 
 class Codebook(nn.Module):
-    """V code vectors, shared by all scales.
+    """One or several books of V code vectors: one for all scales, or one for each.
 
-    With a layer, the code vectors are fixed vectors times one learnt matrix, so that every gradient moves all codes together and none is
+    The books' vectors lie one book after the other, so a parameter has books x V rows. With a layer, the code vectors are fixed vectors times one learnt matrix, so that every gradient moves all codes together and none is
     left behind (SimVQ: Zhu et al. 2024, arXiv 2411.02038).
 
     Args:
-        vocabulary: number of codes, V.
+        vocabulary: number of codes of a book, V.
         channels: length of a code, C.
         generator: draws the first codes from U(-a, a), a = 1 / (36 sqrt(C)); None: torch's global generator.
         layer: fix the codes and learn a matrix, at first the identity, in their place.
+        books: how many.
     """
 
     def __init__(
-        self, vocabulary: int, channels: int, generator: torch.Generator | None = None, layer: bool = False
+        self,
+        vocabulary: int,
+        channels: int,
+        generator: torch.Generator | None = None,
+        layer: bool = False,
+        books: int = 1,
     ) -> None:
         super().__init__()
-        self.codes = nn.Parameter(torch.empty(vocabulary, channels), requires_grad=not layer)
+        self.vocabulary = vocabulary
+        self.codes = nn.Parameter(torch.empty(books * vocabulary, channels), requires_grad=not layer)
         self.layer = nn.Parameter(torch.empty(channels, channels)) if layer else None
         self.initialise(generator)
 
+    def rows(self, book: int) -> slice:
+        """Say which rows of `codes` and `vectors` are a book's."""
+        return slice(book * self.vocabulary, (book + 1) * self.vocabulary)
+
     @property
-    def vectors(self) -> Float[Tensor, "vocabulary channels"]:
-        """The code vectors."""
+    def vectors(self) -> Float[Tensor, "rows channels"]:
+        """The code vectors of all books."""
         return self.codes if self.layer is None else self.codes @ self.layer
 
     @torch.no_grad()
     def place(
-        self, vectors_VC: Float[Tensor, "vocabulary channels"], rows_V: Bool[Tensor, " vocabulary"] | None = None
+        self,
+        vectors_VC: Float[Tensor, "vocabulary channels"],
+        rows_V: Bool[Tensor, " vocabulary"] | None = None,
+        book: int = 0,
     ) -> None:
-        """Set the code vectors, or some rows of them, to given ones."""
+        """Set the code vectors of a book, or some rows of them, to given ones."""
         wanted_VC = vectors_VC.to(self.codes.dtype)
         if self.layer is not None:  # what the matrix will turn into them
             wanted_VC = torch.linalg.lstsq(self.layer.T, wanted_VC.T).solution.T
-        self.codes.copy_(wanted_VC if rows_V is None else torch.where(rows_V[:, None], wanted_VC, self.codes))
+        codes_VC = self.codes[self.rows(book)]
+        codes_VC.copy_(wanted_VC if rows_V is None else torch.where(rows_V[:, None], wanted_VC, codes_VC))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
@@ -66,21 +81,21 @@ class Codebook(nn.Module):
                 self.layer.copy_(torch.eye(len(self.layer)))
 
     @torch.no_grad()
-    def nearest(self, vectors_NC: Float[Tensor, "n channels"]) -> Int64[Tensor, " n"]:
-        """Give the id of the code with the smallest squared Euclidean distance; the lowest id wins a tie.
+    def nearest(self, vectors_NC: Float[Tensor, "n channels"], book: int = 0) -> Int64[Tensor, " n"]:
+        """Give the id of a book's code with the smallest squared Euclidean distance, [0, V); the lowest id wins a tie.
 
         |z - e|^2 = |z|^2 - 2 z.e + |e|^2, of which |z|^2 does not matter. The other two terms nearly cancel,
         so the float32 values are compared in float64: neither TF32 nor autocast touches that type, and a
         token does not depend on the machine.
         """
-        codes_CV = self.vectors.double().T
+        codes_CV = self.vectors[self.rows(book)].double().T
         square_V = codes_CV.square().sum(0)
         parts = vectors_NC.double().split(ROWS_AT_ONCE)
         return torch.cat([torch.addmm(square_V, z_NC, codes_CV, alpha=-2).argmin(1) for z_NC in parts])
 
-    def lookup(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape channels"]:
-        """Give the code vectors of ids."""
-        return F.embedding(ids, self.vectors)
+    def lookup(self, ids: Int64[Tensor, "*shape"], book: int = 0) -> Float[Tensor, "*shape channels"]:
+        """Give the code vectors of a book's ids."""
+        return F.embedding(ids, self.vectors[self.rows(book)])
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ Everything here is float32, whatever the precision around it.
 Shapes: B batch, C length of a code, S largest side, N positions of a scale.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,17 +52,22 @@ class Quantized:
 
 
 class Pyramid(nn.Module):
-    """The scales, their shared codebook and their smoothers."""
+    """The scales, their codebook, shared or of a book for each, and their smoothers."""
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.schedule = ScaleSchedule(config.scale_sides)
         self.commitment = config.commitment
-        self.codebook = Codebook(config.vocabulary, config.latent_channels, layer=config.code_layer)
+        self.n_books = self.schedule.n if config.codes_per_scale else 1
+        self.codebook = Codebook(config.vocabulary, config.latent_channels, layer=config.code_layer, books=self.n_books)
         self.smoothers = nn.ModuleList(
             Smoother(config.latent_channels, config.residual_ratio) for _ in range(config.n_smoothers)
         )
         self._smoother_of = self.schedule.smoothers(config.n_smoothers)
+
+    def book(self, k: int) -> int:
+        """Say which book of the codebook is scale k's."""
+        return k % self.n_books
 
     def shrink(self, k: int, map_BCSS: Latents) -> Float32[Tensor, "batch code n n"]:
         """Average a full map over the cells of scale k."""
@@ -80,7 +86,7 @@ class Pyramid(nn.Module):
                 f"The tokens come from a tokenizer with other scales than {self.schedule.sides}."
             )
         with torch.autocast(ids_BN.device.type, enabled=False):
-            h_BCSS = as_map(self.codebook.lookup(ids_BN))
+            h_BCSS = as_map(self.codebook.lookup(ids_BN, self.book(k)))
             if k < self.schedule.n - 1:
                 h_BCSS = F.interpolate(h_BCSS, size=self.schedule.sides[-1], mode="bicubic")
             return self.smoothers[self._smoother_of[k]](h_BCSS)
@@ -94,7 +100,7 @@ class Pyramid(nn.Module):
         rest_BCSS = map_BCSS
         for k in range(self.schedule.n):
             wanted_BNC = as_sequence(self.shrink(k, rest_BCSS))
-            ids_BN = self.codebook.nearest(wanted_BNC.flatten(0, 1)).view(wanted_BNC.shape[:2])
+            ids_BN = self.codebook.nearest(wanted_BNC.flatten(0, 1), self.book(k)).view(wanted_BNC.shape[:2])
             yield wanted_BNC, ids_BN
             rest_BCSS = rest_BCSS - self.lift(k, ids_BN)
 
@@ -187,29 +193,36 @@ def fit_codebook(
     generator: torch.Generator,
     rounds: int = 3,
     vectors_per_scale: int = 16384,
-) -> Float32[Tensor, "vocabulary code"]:
+) -> Float32[Tensor, "rows code"]:
     """Find codes for a batch of latent maps by k-means over the vectors that all scales have to code.
 
     What a scale has to code depends on the codes, so codes and vectors are found in turns. Every scale gives
     equally many vectors if it has them: otherwise the finest scale alone would place the codes, and the
-    coarse ones would collapse.
+    coarse ones would collapse. Where each scale has a book of its own, they are found one after the other, coarsest first.
 
     Args:
         pyramid: whose codebook is set.
         map_BCSS: latent maps of a large batch.
         generator: draws vectors and first places.
-        rounds: turns taken.
+        rounds: turns taken, where one book serves all scales.
         vectors_per_scale: the most vectors used of a scale.
 
     Returns:
         The codes, which the pyramid now holds.
     """
     book = pyramid.codebook
-    for _ in range(rounds):
-        vectors = []
-        for wanted_BNC in pyramid.wanted(map_BCSS):
-            wanted_NC = wanted_BNC.flatten(0, 1)
-            order = torch.randperm(len(wanted_NC), generator=generator, device=generator.device)
-            vectors.append(wanted_NC[order[:vectors_per_scale].to(wanted_NC.device)])
-        book.place(k_means(torch.cat(vectors), len(book.codes), generator))
+
+    def some(wanted_BNC: Tensor) -> Tensor:
+        wanted_NC = wanted_BNC.flatten(0, 1)
+        order = torch.randperm(len(wanted_NC), generator=generator, device=generator.device)
+        return wanted_NC[order[:vectors_per_scale].to(wanted_NC.device)]
+
+    if pyramid.n_books == 1:
+        for _ in range(rounds):
+            vectors_NC = torch.cat([some(wanted_BNC) for wanted_BNC in pyramid.wanted(map_BCSS)])
+            book.place(k_means(vectors_NC, book.vocabulary, generator))
+        return book.vectors.detach().clone()
+    for k in range(pyramid.n_books):
+        *_, (wanted_BNC, _) = itertools.islice(pyramid.descend(map_BCSS), k + 1)
+        book.place(k_means(some(wanted_BNC), book.vocabulary, generator), book=k)
     return book.vectors.detach().clone()

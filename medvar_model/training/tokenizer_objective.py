@@ -144,7 +144,8 @@ class TokenizerObjective(Objective):
         weights = self._spec.weights
         loss = means["pixels"] + weights.codes * means["codes"]
         loss += weights.perceptual * means.get("perceptual", 0)
-        used = (processes.total(counts_KV).sum(0) > 0).double().mean().item()
+        hits_KV = processes.total(counts_KV)
+        used = (hits_KV.unflatten(0, (-1, self.network.pyramid.n_books)).sum(0) > 0).double().mean().item()
         return {"loss": loss, **means, "codes_used": used}
 
     def memory(self) -> dict[str, Tensor]:
@@ -184,17 +185,18 @@ class TokenizerObjective(Objective):
         size = self._spec.loop.micro_batch or len(examples)
         with torch.no_grad():
             maps = processes.gathered(self.network.latents(examples.part(0, size).images))
-            # A random scale's vectors serve better than those of all, of which most belong to the finest.
             wanted = pyramid.wanted(maps)
-            scale = int(torch.randint(len(wanted), (1,), generator=generator, device=codes.device))
-            revival = revive(
-                pyramid.codebook.vectors,
-                self.counts_KV,
-                wanted[scale].flatten(0, 1),
-                generator,
-                self._spec.dead_below,
-            )
-            pyramid.codebook.place(revival.codes, revival.dead)
+            hits_BKV = self.counts_KV.unflatten(0, (-1, pyramid.n_books)).movedim(1, 0)
+            dead = []
+            for book, hits_KV in enumerate(hits_BKV):
+                # A random scale's vectors serve better than those of all, of which most belong to the finest.
+                drawn = int(torch.randint(len(hits_KV), (1,), generator=generator, device=codes.device))
+                scale = drawn if pyramid.n_books == 1 else book
+                vectors_VC = pyramid.codebook.vectors[pyramid.codebook.rows(book)]
+                candidates_NC = wanted[scale].flatten(0, 1)
+                revival = revive(vectors_VC, hits_KV, candidates_NC, generator, self._spec.dead_below)
+                pyramid.codebook.place(revival.codes, revival.dead, book)
+                dead.append(revival.dead)
         processes.copy_from_main(codes.data)
-        forget(codes, revival.dead)
+        forget(codes, torch.cat(dead))
         self.counts_KV.zero_()

@@ -376,9 +376,20 @@ def test_presets_and_options_decide_the_tokenizers_recipe(tmp_path):
     assert (paper["adversary"]["weight"], paper["rotate"], paper["loop"]["average"]) == (0, False, 0)
     assert (sharp["adversary"]["weight"], sharp["adversary"]["start"], sharp["loop"]["average"]) == (0.4, 0.2, 0.9999)
     assert paper["config"] == sharp["config"]
-    more = ["--adversary", "0", "--rotate", "--code-layer", "--scale-dropout", "0.1", "--average", "0.99"]
+    more = [
+        "--adversary",
+        "0",
+        "--rotate",
+        "--code-layer",
+        "--codes-per-scale",
+        "--scale-dropout",
+        "0.1",
+        "--average",
+        "0.99",
+    ]
     changed = json.loads(call(*common, "--preset", "paper", *more).stdout)
     assert (changed["rotate"], changed["scale_dropout"], changed["config"]["code_layer"]) == (True, 0.1, True)
+    assert changed["config"]["codes_per_scale"]
     assert (changed["adversary"]["weight"], changed["loop"]["average"]) == (0, 0.99)
 
 

@@ -7,9 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from medvar_model.config import TOKENIZERS, tokenizer_parameters
-from medvar_model.networks.codebook import LEAST_EXPECTED, Codebook, relative_use, revive
-from medvar_model.networks.pyramid import rotated
+from medvar_model.loader import DataSpec, Examples
+from medvar_model.machine.processes import Process
+from medvar_model.networks.codebook import LEAST_EXPECTED, Codebook, count_codes, relative_use, revive
+from medvar_model.networks.pyramid import fit_codebook, rotated
 from medvar_model.networks.tokenizer import Tokenizer
+from medvar_model.training.losses import TokenizerLossWeights
+from medvar_model.training.tokenizer_objective import TokenizerObjective
+from medvar_model.training.tokenizer_settings import TrainTokenizer
 
 TINY = TOKENIZERS["tiny"]
 
@@ -71,6 +76,58 @@ def test_codes_under_a_layer_are_placed_where_they_are_wanted():
 def test_a_layers_parameters_are_counted():
     config = replace(TINY, code_layer=True)
     assert tokenizer_parameters(config) == sum(p.numel() for p in Tokenizer(config).parameters())
+
+
+OWN = replace(TINY, codes_per_scale=True)
+
+
+def test_each_scale_looks_into_its_own_book():
+    tokenizer = Tokenizer(OWN, seeded())
+    pyramid, book = tokenizer.pyramid, tokenizer.pyramid.codebook
+    with torch.no_grad():
+        book.codes.normal_(0, 0.5, generator=seeded(2))
+    latents = torch.randn(2, OWN.latent_channels, OWN.latent_side, OWN.latent_side, generator=seeded(3))
+    tokens = pyramid.encode(latents)
+    assert len(book.codes) == len(OWN.scale_sides) * OWN.vocabulary
+    assert tokenizer_parameters(OWN) == sum(p.numel() for p in tokenizer.parameters())
+    for k, (wanted, ids) in enumerate(zip(pyramid.wanted(latents), tokens, strict=True)):
+        codes = book.vectors[k * OWN.vocabulary : (k + 1) * OWN.vocabulary]
+        assert torch.equal(torch.cdist(wanted.flatten(0, 1), codes).argmin(1), ids.flatten())
+    with torch.no_grad():
+        book.codes[: OWN.vocabulary] = 0  # the coarsest scale's alone
+    assert pyramid.codebook.lookup(tokens[0], pyramid.book(0)).abs().max() == 0
+    assert pyramid.codebook.lookup(tokens[1], pyramid.book(1)).abs().max() > 0
+
+
+@torch.no_grad()
+def test_books_found_for_each_scale_code_the_latents_better_than_one_for_all():
+    latents = torch.randn(64, TINY.latent_channels, TINY.latent_side, TINY.latent_side, generator=seeded(3))
+    left = []
+    for config in (TINY, OWN):
+        pyramid = Tokenizer(config, seeded()).pyramid
+        fit_codebook(pyramid, latents, seeded(1))
+        left.append(float(F.mse_loss(pyramid.decode(pyramid.encode(latents)), latents)))
+        counts = count_codes(pyramid.encode(latents), config.vocabulary)
+    assert left[1] < left[0]
+    assert (counts > 0).double().mean() > 0.9
+
+
+def test_a_dead_code_of_one_scale_is_moved_in_its_own_book(tmp_path):
+    weights = TokenizerLossWeights(perceptual=0.0)
+    spec = TrainTokenizer(str(tmp_path), DataSpec("unread"), OWN, weights=weights, unquantized=0.0, perceptual="none")
+    objective = TokenizerObjective(spec, Process.alone())
+    book, forgotten = objective.network.pyramid.codebook, []
+    before = book.codes.detach().clone()
+    objective.counts_KV += 100
+    objective.counts_KV[2, 5] = 0
+    images = torch.rand(4, 1, OWN.image_side, OWN.image_side, generator=seeded(4)) * 2 - 1
+    objective._revive(
+        100,
+        Examples(1, images, torch.zeros(4, dtype=torch.int64), ("a", "b", "c", "d")),
+        lambda _, rows: forgotten.append(rows),
+    )
+    moved = (book.codes != before).any(1).nonzero().flatten().tolist()
+    assert moved == forgotten[0].nonzero().flatten().tolist() == [2 * OWN.vocabulary + 5]
 
 
 def test_an_image_of_fewer_scales_is_drawn_from_their_sum():
