@@ -66,9 +66,9 @@ def measured(cure: dict[str, Any], shards: str, samples: int) -> dict[str, Any]:
     val = measure_codes(tokenizer, passes("val", 128))
     counts = sum(count_codes(tokenizer.encode(part.images), config.vocabulary) for part in passes("train", 1024))
     use = usage(counts)
-    reached = [share / most for share, most in zip(use.share, use.reachable, strict=True)]
+    reached = [share / most for share, most in zip(use.share, use.uniform, strict=True)]
     return {
-        "psnr": val.psnr[-1], "reached": reached, "reachable": use.reachable, "perplexity": use.perplexity, "seconds": seconds,
+        "psnr": val.psnr[-1], "reached": reached, "uniform": use.uniform, "perplexity": use.perplexity, "seconds": seconds,
     }  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     sides = TOKENIZERS["demo"].scale_sides
     print(f"torch {torch.__version__}, CPU, 1 thread; {samples:,} images a cure\n")
     print(
-        f"{'cure':32} {'dB':>6} {'CPU s':>6}  codes used / reachable, by scale: {', '.join(f'{n} x {n}' for n in sides)}"
+        f"{'cure':32} {'dB':>6} {'CPU s':>6}  codes used / used by uniform chance, by scale: {', '.join(f'{n} x {n}' for n in sides)}"
     )
     results = {}
     for name in arguments.only:

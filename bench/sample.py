@@ -5,7 +5,8 @@
 
 All rivals of a depth and batch take turns, decoder included, with guidance 4, top-k 900, top-p 0.95 (VAR's demonstration, MedVAR's
 settings); a ratio is the median over rounds of VAR's time ÷ ours. The share of the peak is the arithmetic that we do a second ÷ that of a
-matrix product of 2048 x 2048 timed in the same round. Diffusion (needs the package `diffusers`) draws one image with guidance by DDIM:
+matrix product of 2048 x 2048 timed in the same round; `products` are the products of the transformer's linear layers alone, at the shapes and
+with the weights that an image takes, and `share_of_products` is how much of our time they and the decoder would take. Diffusion (needs the package `diffusers`) draws one image with guidance by DDIM:
 5 and 10 steps are timed, their difference gives the cost of a step and so the time of 10 to 100 steps, which is extrapolated and named
 so; `linear_error` is how far 10 steps are from twice 5, the decoder taken off. `--clock cpu` counts processor time of the process in
 place of wall time, for a machine that does other work, too. Agreement: of tokens drawn in float32, the share that is drawn again in
@@ -79,11 +80,37 @@ def product(dtype: torch.dtype, device: torch.device) -> Draw:
     return lambda: [a @ b for _ in range(4)]
 
 
+@torch.no_grad()
+def products(transformer: Transformer, batch: int) -> Draw:
+    """The products of all linear layers for an image with guidance, scale by scale, and nothing else."""
+    layers = [
+        layer.weight.T
+        for block in transformer.blocks
+        for layer in (
+            block.attention.query_key_value,
+            block.attention.output,
+            block.feed_forward.widen,
+            block.feed_forward.narrow,
+        )
+    ]
+    layers.append(transformer.head.weight.T)
+    inputs = [
+        {n: torch.randn(2 * batch * length, n).to(layers[0]) for n in {len(layer) for layer in layers}}
+        for length in transformer.schedule.lengths[1:]
+    ]
+    return lambda: [some[len(layer)] @ layer for some in inputs for layer in layers]
+
+
+def linear_flops(transformer: Transformer) -> float:
+    """Operations of these products, for one image."""
+    config = transformer.config
+    return 4 * (12 * config.depth * config.width**2 + config.width * config.vocabulary) * (config.n_tokens - 1)
+
+
 def transformer_flops(transformer: Transformer) -> float:
     """Operations of an image with guidance: both branches of all scales but the first."""
     config = transformer.config
-    linear = 2 * (12 * config.depth * config.width**2 + config.width * config.vocabulary) * (config.n_tokens - 1)
-    return 2 * (linear + 4 * config.width * config.depth * ATTENDED)
+    return linear_flops(transformer) + 2 * 4 * config.width * config.depth * ATTENDED
 
 
 def against_var(bench: Bench, checkout: Path, depth: int, batches: list[int], parts: list[str]) -> None:
@@ -98,6 +125,7 @@ def against_var(bench: Bench, checkout: Path, depth: int, batches: list[int], pa
             for name, sampler in samplers.items():
                 rivals[name] = lambda sampler=sampler, rows=rows, seeds=seeds: sampler.draw(rows, PAPER, seeds)
                 rivals[f"peak_{name}"] = product(PRECISIONS[name], bench.device)
+                rivals[f"products_{name}"] = products(sampler.transformer, batch)
                 latent = torch.zeros(batch, 32, 16, 16, device=bench.device)
                 rivals[f"decoder_{name}"] = lambda sampler=sampler, latent=latent: sampler.decoder(latent)
             fast = samplers["float32"]
@@ -105,10 +133,10 @@ def against_var(bench: Bench, checkout: Path, depth: int, batches: list[int], pa
             if bench.device.type == "cuda":
                 graphs = Sampler(transformer, tokenizer, "bfloat16", graphs=True)
                 rivals["graph"] = lambda graphs=graphs, rows=rows, seeds=seeds: graphs.draw(rows, PAPER, seeds)
-            report(bench, f"d{depth}_b{batch}", bench.turns(rivals), batch, transformer_flops(transformer))
+            report(bench, f"d{depth}_b{batch}", bench.turns(rivals), batch, transformer)
 
 
-def report(bench: Bench, case: str, times: dict[str, list[float]], batch: int, flops: float) -> None:
+def report(bench: Bench, case: str, times: dict[str, list[float]], batch: int, transformer: Transformer) -> None:
     """Note medians, ratios and shares of the peak."""
     for name, seconds in times.items():
         if not name.startswith("peak"):
@@ -127,8 +155,8 @@ def report(bench: Bench, case: str, times: dict[str, list[float]], batch: int, f
         bench.note(
             f"vs_var_autocast_{case}_graph", ratio("var_autocast", "graph"), "VAR under autocast ÷ ours recorded"
         )
+    flops, peak = transformer_flops(transformer), 4 * 2 * 2048**3
     for name in PRECISIONS:
-        peak = 4 * 2 * 2048**3
         share = statistics.median(
             (batch * (flops + DECODER_FLOPS) / ours) / (peak / gemm)
             for ours, gemm in zip(times[name], times[f"peak_{name}"], strict=True)
@@ -139,6 +167,16 @@ def report(bench: Bench, case: str, times: dict[str, list[float]], batch: int, f
             (batch * flops / (ours - decoder)) / (peak / gemm)
             for ours, decoder, gemm in zip(times[name], times[f"decoder_{name}"], times[f"peak_{name}"], strict=True)
         )
+        reached = statistics.median(
+            (batch * linear_flops(transformer) / own) / (peak / gemm)
+            for own, gemm in zip(times[f"products_{name}"], times[f"peak_{name}"], strict=True)
+        )
+        bench.note(f"{case}_{name}_products_share_of_peak", reached, "of the peak, by the products alone")
+        needed = statistics.median(
+            (own + decoder) / ours
+            for ours, decoder, own in zip(times[name], times[f"decoder_{name}"], times[f"products_{name}"], strict=True)
+        )
+        bench.note(f"{case}_{name}_share_of_products", needed, "of our time are these products and the decoder alone")
         bench.note(f"{case}_{name}_transformer_share_of_peak", alone, "of the peak, choices and noise counted as waste")
 
 

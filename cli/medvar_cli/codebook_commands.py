@@ -20,7 +20,7 @@ from medvar_model.machine import processes
 from medvar_model.training.perceptual import KINDS
 
 COLUMNS = (
-    "tokenizer", "collection", "unseen", "slices", "codes used", "of reachable", "perplexity", "PSNR dB", "SSIM", "perceptual",
+    "tokenizer", "collection", "unseen", "slices", "codes used", "of uniform use", "perplexity", "PSNR dB", "SSIM", "perceptual",
     "latent energy left",
 )  # fmt: skip
 

@@ -94,13 +94,13 @@ def _curves(folder: Path, measures: Mapping[str, CodeMeasures]) -> list[Path]:
     figure = Figure(figsize=(10, 5.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(2, 2).ravel()
     titles = (
-        "codes used, % of those reachable", "perplexity, % of the vocabulary", "latent energy left, %",
+        "codes used, % of what uniform use would", "perplexity, % of the vocabulary", "latent energy left, %",
         "PSNR of the first scales, dB",
     )  # fmt: skip
     for name, one in measures.items():
         use, vocabulary = one.usage, one.counts.shape[1]
         rows = (
-            [100 * share / most for share, most in zip(use.share, use.reachable, strict=True)],
+            [100 * share / most for share, most in zip(use.share, use.uniform, strict=True)],
             [100 * value / vocabulary for value in use.perplexity],
             [100 * value for value in one.residual],
             one.psnr,

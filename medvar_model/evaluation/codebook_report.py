@@ -218,7 +218,7 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
             rows.append(
                 (
                     name, part["collection"], part["kind"], part["images"], f"{100 * use['share']:.1f} %",
-                    f"{100 * use['share'] / use['reachable']:.1f} %", round(use["perplexity"]), f"{part['psnr'][-1]:.2f}",
+                    f"{100 * use['share'] / use['uniform']:.1f} %", round(use["perplexity"]), f"{part['psnr'][-1]:.2f}",
                     f"{part['ssim'][-1]:.3f}", "" if distance is None else f"{distance:.3f}",
                     f"{100 * part['residual'][-1]:.1f} %",
                 )

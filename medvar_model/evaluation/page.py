@@ -169,7 +169,7 @@ def _reconstructions(report: Mapping[str, Any], pictures: str) -> str:
 
 def _scales(report: Mapping[str, Any], pictures: str) -> str:
     scales, splits = report["scales"], list(report["predictions"])
-    columns = ["scale", "tokens", "codes used", "could be used", "perplexity"]
+    columns = ["scale", "tokens", "codes used", "could be used", "by uniform use", "perplexity"]
     columns += [f"cross-entropy, {split}" for split in splits] + [f"right, {split}" for split in splits]
     rows = []
     for k, side in enumerate(scales["side"]):
@@ -177,6 +177,7 @@ def _scales(report: Mapping[str, Any], pictures: str) -> str:
         rows.append(
             (
                 f"{side} × {side}", side * side, _share(scales["share"][k]), _share(scales["reachable"][k]),
+                _share(scales["uniform"][k]),
                 scales["perplexity"][k], *(part["cross_entropy"][k] for part in predicted),
                 *(_share(part["accuracy"][k]) for part in predicted),
             )
@@ -184,7 +185,7 @@ def _scales(report: Mapping[str, Any], pictures: str) -> str:
     said = (
         f"Cross-entropy in nats a token, with the condition told; guessing among all {scales['vocabulary']} codes costs "
         f"{scales['uniform_cross_entropy']:.2f}. A code counts as used from 8 % of its fair share of hits on; few tokens "
-        "cannot hit many codes, so “could be used” is the bound."
+        "cannot hit many codes, so “could be used” is the bound; “by uniform use” is what tokens would hit that took any code with equal chance."
     )
     shown = "".join(
         f"<figure>{picture(pictures, f'scales-{name}', f'{name}, scale by scale')}"

@@ -72,7 +72,12 @@ class HeldOut:
 def overall_usage(counts: Int64[Tensor, "scales vocabulary"]) -> dict[str, float]:
     """Give share of used codes and perplexity over all scales together; see `codebook.usage`."""
     use = usage(counts.sum(0, keepdim=True))
-    return {"share": use.share[0], "reachable": use.reachable[0], "perplexity": use.perplexity[0]}
+    return {
+        "share": use.share[0],
+        "reachable": use.reachable[0],
+        "uniform": use.uniform[0],
+        "perplexity": use.perplexity[0],
+    }
 
 
 @torch.no_grad()

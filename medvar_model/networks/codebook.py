@@ -184,11 +184,14 @@ class Usage:
     Attributes:
         share: fraction of all codes hit at least 0.08 times as often as under uniform use, [0, 1].
         reachable: the most `share` could be with as many tokens as were counted, [0, 1].
+        uniform: what `share` would be on average if each token took any code with equal chance, [0, 1]: chance leaves codes out
+            where tokens are few (exact in the limit of many codes, where hits follow Poisson's distribution).
         perplexity: exp of the entropy of the hits, [1, V]: as many codes, used alike, would be as varied.
     """
 
     share: tuple[float, ...]
     reachable: tuple[float, ...]
+    uniform: tuple[float, ...]
     perplexity: tuple[float, ...]
 
 
@@ -210,6 +213,7 @@ def usage(counts_KV: Int64[Tensor, "scales vocabulary"]) -> Usage:
     return Usage(
         share=tuple((counts_KV >= margin_K[:, None]).double().mean(1).tolist()),
         reachable=tuple(((tokens_K // margin_K).clamp(max=vocabulary) / vocabulary).tolist()),
+        uniform=tuple(torch.special.gammainc(margin_K.double(), tokens_K.double() / vocabulary).tolist()),
         perplexity=tuple(entropy_K.exp().tolist()),
     )
 

@@ -236,6 +236,14 @@ def test_usage_of_uniform_and_of_single_use():
     assert result.reachable == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("tokens", [100, 1_000, 20_000])
+def test_uniform_use_is_what_random_tokens_use(tokens):
+    drawn = torch.randint(512, (40, 1, tokens), generator=seeded())
+    results = [usage(count_codes([ids], 512)) for ids in drawn]
+    mean = sum(result.share[0] for result in results) / len(results)
+    assert mean == pytest.approx(results[0].uniform[0], abs=0.005)
+
+
 def test_usage_says_how_much_of_the_codebook_a_coarse_scale_can_reach():
     tokens = [torch.arange(4)[:, None], torch.arange(64).view(4, 16)]
     result = usage(count_codes(tokens, 64))
