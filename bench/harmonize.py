@@ -1,6 +1,6 @@
 """Time harmonizing one case, from its files to 8-bit slices and to the finished Parquet, beside MONAI and TorchIO.
 
-    python bench/harmonize.py [--data ../shared/real] [--rounds 9] [--quick]
+    python bench/harmonize.py [--data ../shared/real] [--rounds 9] [--quick] [--ours]
 
 One thread. Inputs: a chest CT (LUNG1-001, 512 x 512 x 134, turned into .nii.gz here, with the lungs of 90 slices as label),
 a brain MR (BraTS, its bright tissue as label), a heart MR (ACDC, expert label) and a synthetic CT of 512 x 512 x 160.
@@ -29,7 +29,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from isal import igzip
-from peers import monai_slices, torchio_slices
 
 from medvar_data.catalog.collection import CollectionSpec, LabelSpec
 from medvar_data.catalog.load import load_collection
@@ -69,6 +68,7 @@ STAGES = {  # stage: functions of ours whose own time counts to it
         (harmonize, "_measures"),
         (harmonize, "values_inside"),
     ],
+    "thumbnail": [(harmonize, "make_thumbnail")],
     "pixel digests": [(case_file, "pixel_digest")],
     "Parquet": [(case_file, "_write")],
 }
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/real"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="three rounds")
+    parser.add_argument("--ours", action="store_true", help="without MONAI and TorchIO")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -108,11 +109,11 @@ def main() -> None:
     figures = {}
     with tempfile.TemporaryDirectory() as scratch:
         for item in inputs(args.data, Path(scratch)):
-            figures |= measure(item, rounds, Path(scratch))
+            figures |= measure(item, rounds, Path(scratch), not args.ours)
     print(json.dumps(figures))
 
 
-def measure(item: Input, rounds: int, scratch: Path) -> dict[str, dict[str, object]]:
+def measure(item: Input, rounds: int, scratch: Path, peers: bool) -> dict[str, dict[str, object]]:
     """Time one input, print its table and profile, and return its figures."""
     recipe = load_recipe("paper")
     out = scratch / "case.parquet"
@@ -128,18 +129,16 @@ def measure(item: Input, rounds: int, scratch: Path) -> dict[str, dict[str, obje
         "inflate": lambda: igzip.decompress(item.image.read_bytes()),
         "arrays": arrays,
         "case": case,
-        "MONAI": lambda: monai_slices(*files),
-        "TorchIO": lambda: torchio_slices(*files),
     }
-    ours, theirs = arrays(), monai_slices(*files)  # warm up, and make sure that both do the work
+    ours = arrays()  # warm up
+    if peers:
+        from peers import monai_slices, torchio_slices
+
+        programs |= {"MONAI": lambda: monai_slices(*files), "TorchIO": lambda: torchio_slices(*files)}
     shape = " x ".join(map(str, ours.case.shape))
     print(f"\n{item.name}: {shape}, {item.image.stat().st_size / 1e6:.1f} MB, {len(ours.slices)} slices kept")
-    same = (
-        [float((np.stack([s.mask for s in ours.slices]) == theirs.masks).mean())]
-        if len(theirs.masks) == len(ours.slices)
-        else []
-    )
-    print(f"MONAI keeps {len(theirs.masks)}" + (f", {same[0]:.2%} of the mask pixels are ours" if same else ""))
+    if peers:
+        tell_agreement(ours, monai_slices(*files).masks)
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         for name, program in programs.items():
@@ -158,7 +157,19 @@ def measure(item: Input, rounds: int, scratch: Path) -> dict[str, dict[str, obje
         "vs_monai": ("MONAI", "arrays"), "vs_torchio": ("TorchIO", "arrays"),
         "arrays_vs_inflate": ("arrays", "inflate"), "case_vs_inflate": ("case", "inflate"),
     }  # fmt: skip
-    return {name + suffix: {"value": round(ratio(times, *pair), 2), "unit": "times"} for name, pair in wanted.items()}
+    return {
+        name + suffix: {"value": round(ratio(times, *pair), 2), "unit": "times"}
+        for name, pair in wanted.items()
+        if pair[0] in times
+    }
+
+
+def tell_agreement(ours: HarmonizedVolume, theirs: np.ndarray) -> None:
+    """Print how many slices MONAI keeps, and how far the masks agree where they are as many."""
+    same = (
+        [float((np.stack([s.mask for s in ours.slices]) == theirs).mean())] if len(theirs) == len(ours.slices) else []
+    )
+    print(f"MONAI keeps {len(theirs)}" + (f", {same[0]:.2%} of the mask pixels are ours" if same else ""))
 
 
 def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
@@ -235,6 +246,8 @@ def inputs(data: Path, scratch: Path) -> Iterator[Input]:
         image = np.asanyarray(source.dataobj).transpose(2, 1, 0)
         bright = (image > np.percentile(image[image > 0], 75)).astype(np.uint8)
         yield pair("brain MR", scratch, image, bright, source.affine, "MR")
+        fractions = (image * np.float32(0.37)).astype(np.float32)  # no whole numbers, so their statistics need a sort
+        yield pair("brain MR of fractions", scratch, fractions, bright, source.affine, "MR")
     heart = data / "acdc" / "database" / "training" / "patient001"
     if heart.is_dir():
         name = "patient001_frame01"
