@@ -24,6 +24,7 @@ from medvar_model.mosaic import spread_out
 
 ALL = "all"
 FLOOR = "fresh"
+RECONSTRUCTIONS = "reconstructions"  # a set of its own: held-out slices as they come back from their tokens
 REPLICATES = 20
 REFERENCE = 4  # held-out slices of a condition for each image of the largest candidate
 SHARES = ("precision", "recall", "coverage")  # cannot leave [0, 1]
@@ -68,6 +69,11 @@ class Score:
     n_candidate: int
     patients: int
     warning: str
+
+
+def all_scores(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Give the rows of `metrics.parquet` of a report: distances of sets, then what was measured of reconstructions."""
+    return [*report["distribution"]["scores"], *report.get("reconstructions", {}).get("scores", [])]
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,12 @@ from medvar_model.evaluation.passes import (
     training_pass,
 )
 from medvar_model.evaluation.pictures import Shown, write_pictures
-from medvar_model.evaluation.reconstructions import open_perceptual, perceptual_distances, reconstruction_distances
+from medvar_model.evaluation.reconstructions import (
+    open_perceptual,
+    perceptual_distances,
+    reconstruction_distances,
+    reconstruction_scores,
+)
 from medvar_model.evaluation.reference import fresh_slices
 from medvar_model.evaluation.scores import (
     Labelled,
@@ -207,7 +212,12 @@ class _Evaluation:
         self.say("metrics")
         fresh, fresh_keys = fresh_slices(chosen, self.names, self.side, samples)
         again = Labelled(reconstructed(tokenizer, fresh.images, self.device), fresh.conditions)
+        patients = [self.facts.patient[key] for key in held.keys]
         quality = score_reconstructions(truth, held.reconstructions) | self._perceptual(held)
+        distances = reconstruction_distances(
+            held.images, held.reconstructions, patients, self.extractors, spec.replicates
+        )
+        scores = reconstruction_scores(quality, patients, distances, spec.replicates)
         named = score_conditions(truth, [scan_of(key) for key in held.keys], samples, fresh, again.images)
         distance = near.nearest.distance
         report = {
@@ -215,7 +225,8 @@ class _Evaluation:
             "settings": asdict(spec.settings),
             "sampled": sorted(set(samples.conditions)),
             "splits": {split: splits.count(split) for split in self.held_out},
-            "reconstructions": mean_reconstructions(truth, quality) | {"distances": self._set_distances(held)},
+            "reconstructions": mean_reconstructions(truth, quality)
+            | {"distances": distances, "scores": [asdict(score) for score in scores]},
             "scales": _scales(self.frozen, held),
             "predictions": predictions,
             "distribution": self._distribution(held, truth, samples, (fresh, again, fresh_keys)),
@@ -248,13 +259,6 @@ class _Evaluation:
     def _perceptual(self, held: HeldOut) -> dict[str, Any]:
         distance = self.perceptual.to(self.device) if self.perceptual else None
         return perceptual_distances(distance, self.spec.perceptual, held.images, held.reconstructions, self.device)
-
-    def _set_distances(self, held: HeldOut) -> list[dict[str, Any]]:
-        """Measure how far the set of reconstructions is from the set of held-out slices."""
-        patients = [self.facts.patient[key] for key in held.keys]
-        return reconstruction_distances(
-            held.images, held.reconstructions, patients, self.extractors, self.spec.replicates
-        )
 
     def _distribution(
         self, held: HeldOut, truth: Labelled, samples: Labelled, real: tuple[Labelled, Labelled, list[str]]

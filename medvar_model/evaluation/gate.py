@@ -9,6 +9,7 @@ In: a report, a gate. Out: a sentence for each bound that is not kept.
 
     [[bound]]
     metric = "kid_effnetlite0"          # as in metrics.parquet
+    candidate = "samples"               # or "reconstructions", with psnr, ssim, lpips, rfid ...
     cell = "all"                        # or an anatomy and modality, such as "heart mr"
     at_most = 0.5                       # or at_least
     times_floor = 3.0                   # or: at most so many times what fresh real slices get (at least that part, where higher is better)
@@ -26,7 +27,7 @@ from typing import Any
 import msgspec
 
 from medvar_model.errors import ConfigMismatch
-from medvar_model.evaluation.comparison import ALL, FLOOR
+from medvar_model.evaluation.comparison import ALL, FLOOR, all_scores
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _disobeyed(gate: Gate, report: Mapping[str, Any]) -> list[str]:
 
 
 def _unkept(gate: Gate, report: Mapping[str, Any]) -> list[str]:
-    found = {(s["metric"], s["cell"], s["candidate"]): s for s in report["distribution"]["scores"]}
+    found = {(s["metric"], s["cell"], s["candidate"]): s for s in all_scores(report)}
     said = []
     for bound in gate.bound:
         score = found.get((bound.metric, bound.cell, bound.candidate))
@@ -125,7 +126,13 @@ def _unkept(gate: Gate, report: Mapping[str, Any]) -> list[str]:
             continue
         low, high = bound.at_least, bound.at_most
         if bound.times_floor is not None:
-            floor = found[bound.metric, bound.cell, FLOOR]["value"] or 0.0
+            fresh = found.get((bound.metric, bound.cell, FLOOR))
+            if fresh is None:
+                said.append(
+                    f"{where} has no floor to be compared with; wanted at_least or at_most in place of times_floor."
+                )
+                continue
+            floor = fresh["value"] or 0.0
             if score["better"] == "lower":
                 high = min(x for x in (high, bound.times_floor * floor) if x is not None)
             else:

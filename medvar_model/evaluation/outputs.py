@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from medvar_data.storage.documents import read_json
 from medvar_data.storage.store import write_bytes
 from medvar_model.errors import MissingCheckpoint
-from medvar_model.evaluation.comparison import ALL, Score
+from medvar_model.evaluation.comparison import ALL, RECONSTRUCTIONS, Score, all_scores
 from medvar_model.evaluation.passes import Neighbours
 from medvar_model.evaluation.plots import plot_cells
 
@@ -45,7 +45,7 @@ def finished_report(file: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | N
 
 def write_report(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the report, whole or not at all, and its tables. Return it as it will be read."""
-    scores = report["distribution"]["scores"]
+    scores = all_scores(report)
     write_metrics(out, scores)
     for metric in dict.fromkeys(score["metric"] for score in scores if score["metric"].startswith(DISTANCES)):
         plot_cells(out / "pictures" / f"cells-{metric}.png", scores, metric)
@@ -79,9 +79,11 @@ def write_rows(out: Path, drawn: Mapping[str, Any], slices: Mapping[str, Any], n
 
 
 def latex(scores: Sequence[Mapping[str, Any]]) -> str:
-    """Set the scores as tables, a row a set and a column a metric: all cells together first, then each cell."""
-    cells = list(dict.fromkeys(score["cell"] for score in scores))
-    return "\n".join(_tabular(cell, [score for score in scores if score["cell"] == cell]) for cell in cells) + "\n"
+    """Set the scores as tables, a row a set and a column a metric: all cells together first, each cell, and last reconstructions."""
+    sets = [score for score in scores if score["candidate"] != RECONSTRUCTIONS]
+    parts = [[score for score in sets if score["cell"] == cell] for cell in dict.fromkeys(s["cell"] for s in sets)]
+    parts.append([score for score in scores if score["candidate"] == RECONSTRUCTIONS])
+    return "\n".join(_tabular(part) for part in parts if part) + "\n"
 
 
 def latex_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -101,7 +103,8 @@ def latex_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _tabular(cell: str, scores: Sequence[Mapping[str, Any]]) -> str:
+def _tabular(scores: Sequence[Mapping[str, Any]]) -> str:
+    cell = scores[0]["cell"]
     metrics = list(dict.fromkeys(score["metric"] for score in scores))
     found = {(score["candidate"], score["metric"]): score for score in scores}
     better = {score["metric"]: ARROWS[score["better"]] for score in scores}

@@ -8,7 +8,7 @@ patients' slices: the two are not comparable.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float64, UInt8
 
 from medvar_model.errors import MissingCheckpoint
+from medvar_model.evaluation.comparison import ALL, RECONSTRUCTIONS, Score
 from medvar_model.evaluation.extractors import Extractor
 from medvar_model.evaluation.metrics import SETS, standardised
 from medvar_model.evaluation.metrics.intervals import FEWEST_GROUPS, interval
@@ -98,6 +99,41 @@ def reconstruction_distances(
         for kind in SET_KINDS
         if kind in extractor.metrics
     ]
+
+
+def reconstruction_scores(
+    quality: Mapping[str, Float64[np.ndarray, " n"]],
+    patients: Sequence[str],
+    distances: Sequence[Mapping[str, Any]],
+    replicates: int,
+) -> list[Score]:
+    """Give all that was measured of reconstructions as rows of `metrics.parquet`: means over slices, then distances of the sets.
+
+    Args:
+        quality: PSNR, SSIM, perceptual distance of each slice.
+        patients: of the slices.
+        distances: of `reconstruction_distances`.
+        replicates: of the means' intervals.
+    """
+    n, people = len(patients), len(set(patients))
+    found = []
+    for name, values in quality.items():
+        rows = np.asarray(values, dtype=np.float64)[:, None]
+        mean = float(rows.mean()) if n else math.nan
+        ends = (
+            interval(lambda some, _: float(some.mean()), (rows, patients), (rows, patients), replicates) if n else None
+        )
+        better = "lower" if name in TITLES else "higher"
+        value = mean if math.isfinite(mean) else None
+        warning = "" if value is not None else "some slices come back without any error, or there are none"
+        found.append(Score(name, ALL, RECONSTRUCTIONS, value, *(ends or (None, None)), better, n, n, people, warning))
+    return found + [
+        Score(
+            row["metric"], ALL, RECONSTRUCTIONS, row["value"], row["low"], row["high"], row["better"], row["n"], row["n"],
+            row["patients"], row["warning"],
+        )
+        for row in distances
+    ]  # fmt: skip
 
 
 def _row(

@@ -14,6 +14,7 @@ from support.shard_sets import CONDITIONS, write_shard_set
 from medvar_model.checkpoints.checkpoint import load_tokenizer
 from medvar_model.errors import ConfigMismatch, MissingCheckpoint, ShardSetMismatch
 from medvar_model.evaluation.evaluate import Evaluate, evaluate
+from medvar_model.evaluation.gate import Bound, Gate, failures
 from medvar_model.evaluation.inputs import scan_of, split_sizes
 from medvar_model.evaluation.metrics.quality import psnr
 from medvar_model.evaluation.page import Curve, chart, model_section
@@ -102,6 +103,22 @@ def test_reconstructions_have_perceptual_and_set_distances(spec, result, tmp_pat
     assert "<th>LPIPS</th>" in model_section(again.report, "pictures")
     assert result.report["inputs"]["perceptual"] is None
     assert "lpips" not in result.report["reconstructions"]
+    rows = {
+        r["metric"]: r
+        for r in pq.read_table(again.out / "metrics.parquet").to_pylist()
+        if r["candidate"] == "reconstructions"
+    }
+    assert rows["lpips"]["value"] == pytest.approx(np.mean(each))
+    assert rows["lpips"]["better"] == "lower"
+    assert rows["psnr"]["value"] == pytest.approx(drawn["psnr"])
+    assert (rows["psnr"]["n_candidate"], rows["psnr"]["better"]) == (25, "higher")
+    assert "reconstructions & 25" in (again.out / "metrics.tex").read_text()
+    bounds = [Bound("psnr", candidate="reconstructions", at_least=drawn["psnr"] + 1)]
+    bounds.append(Bound("lpips", candidate="reconstructions", times_floor=2.0))
+    bounds.append(Bound("psnr", candidate="reconstructions", at_least=drawn["psnr"] - 1))
+    first, second = failures(Gate(obeyed=0.0, bound=bounds), again.report)
+    assert "psnr of reconstructions (all) is" in first
+    assert "has no floor" in second
     (row,) = result.report["reconstructions"]["distances"]
     assert row["metric"] == f"rfd_{result.report['distribution']['features'][0]['name']}"
     assert (row["value"], row["n"]) == (None, 25)

@@ -9,7 +9,12 @@ from medvar_model.evaluation.extractors import Extractor, clip, hand64, inceptio
 from medvar_model.evaluation.metrics import standardised
 from medvar_model.evaluation.metrics.distances import frechet_distance, gaussian_distance
 from medvar_model.evaluation.page_distances import reconstructions_html
-from medvar_model.evaluation.reconstructions import open_perceptual, perceptual_distances, reconstruction_distances
+from medvar_model.evaluation.reconstructions import (
+    open_perceptual,
+    perceptual_distances,
+    reconstruction_distances,
+    reconstruction_scores,
+)
 from medvar_model.loader import to_network
 from medvar_model.training.perceptual import PerceptualDistance, vgg_trunk
 
@@ -36,6 +41,19 @@ def test_the_distance_is_the_set_metric_between_slices_and_their_own_reconstruct
     html = reconstructions_html([row])
     assert "rfd_hand64" in html
     assert '<td class="number">30</td>' in html
+
+
+def test_means_over_slices_have_intervals_over_patients(pairs):
+    *_, patients = pairs
+    values = np.repeat(np.random.default_rng(1).normal(30, 3, 30), 5)  # slices of one patient are alike
+    scores = reconstruction_scores({"psnr": values, "lpips": values / 100}, patients, [], 40)
+    assert [(s.metric, s.better, s.patients) for s in scores] == [("psnr", "higher", 30), ("lpips", "lower", 30)]
+    assert scores[0].value == pytest.approx(values.mean())
+    half = (scores[0].high - scores[0].low) / 2
+    assert half == pytest.approx(1.96 * values[::5].std(ddof=1) / np.sqrt(30), rel=0.35)
+    (none,) = reconstruction_scores({"psnr": np.full(150, np.inf)}, patients, [], 4)
+    assert (none.value, none.low) == (None, None)
+    assert "without any error" in none.warning
 
 
 def test_names_follow_the_features(pairs):
