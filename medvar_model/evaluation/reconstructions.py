@@ -120,13 +120,12 @@ def reconstruction_scores(
     for name, values in quality.items():
         rows = np.asarray(values, dtype=np.float64)[:, None]
         mean = float(rows.mean()) if n else math.nan
-        ends = (
-            interval(lambda some, _: float(some.mean()), (rows, patients), (rows, patients), replicates) if n else None
-        )
+        sides = (rows, patients), (rows, patients)
+        low, high = interval(lambda some, _: float(some.mean()), *sides, replicates) or (None, None)
         better = "lower" if name in TITLES else "higher"
         value = mean if math.isfinite(mean) else None
         warning = "" if value is not None else "some slices come back without any error, or there are none"
-        found.append(Score(name, ALL, RECONSTRUCTIONS, value, *(ends or (None, None)), better, n, n, people, warning))
+        found.append(Score(name, ALL, RECONSTRUCTIONS, value, low, high, better, n, n, people, warning))
     return found + [
         Score(
             row["metric"], ALL, RECONSTRUCTIONS, row["value"], row["low"], row["high"], row["better"], row["n"], row["n"],
