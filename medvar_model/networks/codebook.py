@@ -131,10 +131,12 @@ class Revival:
     Attributes:
         codes: the codes with the dead ones replaced.
         dead: which were replaced; their optimizer state should start anew.
+        judged: whether there were hits enough to tell the dead; if not, hits should be counted on.
     """
 
     codes: Float32[Tensor, "codes channels"]
     dead: Bool[Tensor, " codes"]
+    judged: bool
 
 
 @torch.no_grad()
@@ -156,10 +158,11 @@ def revive(
             `LEAST_EXPECTED` times on average, since chance alone then leaves many out.
     """
     dead_V = relative_use(hits_KV) < threshold
-    if float(hits_KV.sum()) < LEAST_EXPECTED * len(codes_VC):
+    judged = float(hits_KV.sum()) >= LEAST_EXPECTED * len(codes_VC)
+    if not judged:
         dead_V = torch.zeros_like(dead_V)
     fresh_VC = _pick(candidates_NC.float(), len(codes_VC), generator)
-    return Revival(torch.where(dead_V[:, None], fresh_VC, codes_VC.float()), dead_V)
+    return Revival(torch.where(dead_V[:, None], fresh_VC, codes_VC.float()), dead_V, judged)
 
 
 def relative_use(hits_KV: Int64[Tensor, "scales codes"]) -> Float[Tensor, " codes"]:

@@ -52,7 +52,7 @@ class TokenizerObjective(Objective):
             self.balance = Balance(self.network.decoder.exit.weight)
         self.counts_KV = torch.zeros(
             len(spec.config.scale_sides), spec.config.vocabulary, dtype=torch.int64, device=process.device
-        )  # hits since the last revival, all processes together
+        )  # hits since the last revival for which they were enough, all processes together
         self.skips_parameters = (spec.unquantized > 0 and not spec.init_from) or self.critic is not None
         self._spec = spec
         self._quantizing = False
@@ -197,6 +197,7 @@ class TokenizerObjective(Objective):
                 revival = revive(vectors_VC, hits_KV, candidates_NC, generator, self._spec.dead_below)
                 pyramid.codebook.place(revival.codes, revival.dead, book)
                 dead.append(revival.dead)
+                if revival.judged:
+                    hits_KV.zero_()
         processes.copy_from_main(codes.data)
         forget(codes, torch.cat(dead))
-        self.counts_KV.zero_()

@@ -128,6 +128,12 @@ def test_a_dead_code_of_one_scale_is_moved_in_its_own_book(tmp_path):
     )
     moved = (book.codes != before).any(1).nonzero().flatten().tolist()
     assert moved == forgotten[0].nonzero().flatten().tolist() == [2 * OWN.vocabulary + 5]
+    assert not objective.counts_KV.any()
+    objective.counts_KV[0, 7] = 2 * OWN.vocabulary  # too few for a judgement, so they are counted on
+    objective._revive(
+        200, Examples(2, images, torch.zeros(4, dtype=torch.int64), ("a", "b", "c", "d")), lambda *_: None
+    )
+    assert objective.counts_KV[0, 7] == 2 * OWN.vocabulary
 
 
 def test_an_image_of_fewer_scales_is_drawn_from_their_sum():

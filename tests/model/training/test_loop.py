@@ -381,6 +381,7 @@ def test_two_processes_train_as_one(shards, tokenizer, kind, tmp_path):
         from medvar_model.machine import processes
         from medvar_model.config import *
         from medvar_model.loader import DataSpec
+        from medvar_model.training.adversary import AdversarySettings
         from medvar_model.training.losses import TokenizerLossWeights
         from medvar_model.training.settings import LoopSettings
         from medvar_model.training.tokenizer import TrainTokenizer
