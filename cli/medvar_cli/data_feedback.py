@@ -24,6 +24,7 @@ from medvar_data.naming import printable
 from medvar_data.records import Ingested
 from medvar_data.shard.run import ShardSummary
 
+SHOWN_KEYS = 10  # of slices that were made again
 MAX_ROWS = 20
 ML_MM3 = 1000.0
 DROPPED = ("slices_without_foreground", "slices_emptied_by_cleanup", "slices_not_selected")
@@ -208,7 +209,17 @@ def show_verification(result: Verification) -> None:
     """Print every finding, and whether the set is sound."""
     for finding in result.findings:
         console.print(printable(f"wrong: {finding}", MOST_LETTERS), markup=False)
-    verdict = f"{len(result.findings)} things are wrong" if result.findings else "sound"
+    found = len(result.findings)
+    verdict = "sound" if not found else "1 thing is wrong" if found == 1 else f"{found} things are wrong"
+    if result.remade:
+        console.print(
+            f"made again from their sources ({len(result.remade)}): {', '.join(result.remade[:SHOWN_KEYS])}"
+            + (f" and {len(result.remade) - SHOWN_KEYS:,} more" if len(result.remade) > SHOWN_KEYS else ""),
+            markup=False,
+        )
+    if result.sealed_by:
+        console.print(f"sealed by the key {result.sealed_by}", markup=False)
+    console.print(f"dataset.json has the sha256 {result.dataset_sha256}", markup=False)
     console.print(f"{result.n_shards:,} shards, {result.n_slices:,} slices, {result.n_cases:,} cases: {verdict}")
 
 
@@ -223,7 +234,7 @@ def show_difference(found: Difference) -> None:
     for name in ("collections", "cases", "slices", "statistics"):
         changed: Changed = getattr(found, name)
         rows: list[tuple[str, str, int, str]] = [
-            *((f"in the {which} alone", collection, n, ", ".join(changed.shown[f"only_{which}"][:3]))
+            *((f"in the {which} alone", collection, n, ", ".join(changed.shown[f"only_{which} {collection}"][:3]))
               for which in ("first", "second") for collection, n in getattr(changed, f"only_{which}").items()),
             *(("changed", column, n, ", ".join(changed.shown[column][:3])) for column, n in changed.changed.items()),
         ]  # fmt: skip

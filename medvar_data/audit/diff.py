@@ -33,7 +33,7 @@ class Changed:
     Attributes:
         only_first, only_second: rows that one set alone holds, by collection.
         changed: rows whose values differ, by column.
-        shown: the first few names of each kind: `only_first`, `only_second`, and a column's name.
+        shown: the first few names of each kind: `only_first`, `only_second`, these and a collection (`only_first acdc`), a column's name.
     """
 
     only_first: dict[str, int]
@@ -122,7 +122,11 @@ def _changed(first: pa.Table, second: pa.Table, on: Sequence[str]) -> Changed:
     shared = np.flatnonzero(partner >= 0)
     gone, new = np.flatnonzero(partner < 0), np.setdiff1d(np.arange(second.num_rows), partner[shared])
     left, right = first.take(pa.array(shared)), second.take(pa.array(partner[shared]))
-    shown = {"only_first": _names(first, gone, on), "only_second": _names(second, new, on)}
+    shown: dict[str, list[str]] = {}
+    for kind, table, rows in (("only_first", first, gone), ("only_second", second, new)):
+        shown[kind] = _names(table, rows, on)
+        owners = np.array(table["collection"].take(pa.array(rows)).to_pylist(), dtype=object)
+        shown |= {f"{kind} {name}": _names(table, rows[owners == name], on) for name in sorted(set(owners))}
     changed: dict[str, int] = {}
     for column in (column for column in first.column_names if column not in on):
         rows = np.flatnonzero(unequal(left[column], right[column]))

@@ -131,7 +131,10 @@ def _check_sample(
         yield f"{key}: the row says {row['split']}, the shard is {split}"
     for member, column in zip(members, ("image", "mask", "json"), strict=True):
         if (member.offset, member.size) != (row[f"{column}_offset"], row[f"{column}_size"]):
-            yield f"{key}: {column} lies at byte {member.offset}, the row says {row[f'{column}_offset']}"
+            yield (
+                f"{key}: {column} lies at byte {member.offset} and has {member.size} bytes, the row says {row[f'{column}_offset']} "
+                f"and {row[f'{column}_size']}"
+            )
     image, mask, text = (data[m.offset : m.offset + m.size] for m in members)
     if text != sample_json(row):
         yield f"{key}: its JSON does not say what its row says"

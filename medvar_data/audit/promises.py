@@ -5,9 +5,11 @@ In: tables of a set. Out: a sentence for each thing that is not as promised.
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from itertools import zip_longest
 
 import pyarrow as pa
 
+from medvar_data.naming import printable
 from medvar_data.records import LICENSE_TERMS
 from medvar_data.shard.card import CARD_VERSION, DOCUMENTS, Stated, documents, reasons_of
 from medvar_data.shard.collections import counted
@@ -94,4 +96,21 @@ def check_documents(store: Store, tables: Mapping[str, pa.Table], dataset: Datas
         if sha256(data).hexdigest() != dataset.documents[name]:
             yield f"{name} does not have the digest that dataset.json gives"
         if data != wanted.get(name, data):
-            yield f"{name} does not say what the tables give; words of your own go into NOTICE.md"
+            yield (
+                f"{name} does not say what the tables give, so one of them was edited{_first_difference(data, wanted[name])}; words of "
+                "your own go into NOTICE.md"
+            )
+
+
+def _first_difference(found: bytes, wanted: bytes) -> str:
+    """Say where two texts part."""
+    pairs = zip_longest(*(text.decode("utf-8", "replace").splitlines() for text in (found, wanted)), fillvalue="")
+    for number, (one, other) in enumerate(pairs, start=1):
+        if one != other:
+            at = max(
+                0,
+                next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+                - 20,
+            )
+            return f" (line {number}: {printable(one[at:], 60)!r}, the tables give {printable(other[at:], 60)!r})"
+    return ""

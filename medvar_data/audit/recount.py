@@ -205,9 +205,14 @@ def _check_collections(collections: pa.Table, cases: pa.Table, rejects: pa.Table
     owned = np.flatnonzero(owners >= 0)
     for column in SAID_BY_COLLECTION:
         said = cases[column].take(pa.array(owned))
-        for number in np.flatnonzero(unequal(said, collections[column].take(pa.array(owners[owned])))):
+        whole = collections[column].take(pa.array(owners[owned]))
+        for number in np.flatnonzero(unequal(said, whole)):
             row = {name: cases[name][int(owned[number])].as_py() for name in CASE_KEY}
-            yield f"{row['collection']}/{row['case']}: its {column} is not that of its collection in collections.parquet"
+            ours, theirs = (printable(str(values[int(number)].as_py()), 80) for values in (said, whole))
+            yield (
+                f"{row['collection']}/{row['case']}: its {column} is {ours!r} in cases.parquet, collections.parquet says {theirs!r} of "
+                "its collection"
+            )
 
 
 def _check_statistics(tables: Tables, dataset: Dataset) -> Iterator[str]:

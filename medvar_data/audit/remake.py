@@ -33,6 +33,7 @@ from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace
 
 CHOSEN = ("n_kept", "n_not_selected", "split", *LICENSE_TERMS)  # of a case: what the set decided, by its copies too
+OTHER_WORKSPACE = "the set was made with another salt than this workspace's; give the one that it was made from"
 Row = Mapping[str, Any]
 
 
@@ -119,7 +120,7 @@ def check_remade(
         progress: called after every case.
     """
     if dataset.salt_sha256 != spec.workspace.salt_digest():
-        yield "the set was made with another salt than this workspace's; give the one that it was made from"
+        yield OTHER_WORKSPACE
         return
     yield from _check_found(tables["cases.parquet"], tables["rejects.parquet"], spec.workspace)
     drawn = _drawn(tables["slices.parquet"], spec)
@@ -130,6 +131,11 @@ def check_remade(
             if published := cases.get(name):
                 yield from _check_case(store, published, rows, recipe, (spec.workspace, dataset))
             progress(Progress(done, len(drawn), "/".join(name), "made again"))
+
+
+def drawn_keys(slices: pa.Table, spec: RemakeSpec) -> tuple[str, ...]:
+    """Name the slices that a spec draws."""
+    return tuple(row["key"] for rows in _drawn(slices, spec).values() for row in rows)
 
 
 def _name(row: Row) -> tuple[str, str]:
@@ -257,7 +263,8 @@ def disagreement(member: str, in_shard: UInt8[np.ndarray, "h w"], made: UInt8[np
     if in_shard.shape != made.shape:
         much = f"{in_shard.shape[0]} x {in_shard.shape[1]} pixels instead of {made.shape[0]} x {made.shape[1]}"
     else:
-        much = f"{int(np.count_nonzero(in_shard != made)):,} pixels differ"
+        n = int(np.count_nonzero(in_shard != made))
+        much = "1 pixel differs" if n == 1 else f"{n:,} pixels differ"
     if source == recorded:
         return f"the {member} in the shard is another than its row and its source give ({much})"
     if shard == recorded:

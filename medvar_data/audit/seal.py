@@ -99,6 +99,16 @@ def seal(store: Store, key: Path) -> Seal:
     return made
 
 
+def key_digest(public_key: Path) -> str:
+    """Name a public key as seals do: the sha256 of its DER form.
+
+    Raises:
+        WorkspaceError: the file holds no such key; or `cryptography` is missing.
+    """
+    _require_package()
+    return _fingerprint(_public_key(public_key))
+
+
 def check_seal(store: Store, public_key: Path) -> list[str]:
     """Say what is wrong with a set's seal; nothing where this key signed this dataset.json.
 

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from medvar_data.audit.remake import MadeAgain, changed_columns, disagreement, make_again
+from medvar_data.audit.remake import OTHER_WORKSPACE, MadeAgain, changed_columns, disagreement, make_again
 from medvar_data.audit.source import recipe_of
 from medvar_data.errors import CaseRejected, ShardSetError, WorkspaceError
 from medvar_data.harmonize.dependencies import recipe_for
 from medvar_data.harmonize.harmonize import recorded_params, replay
 from medvar_data.records import HarmonizedSlice
 from medvar_data.shard.write import SAID_BY_CASE
-from medvar_data.shardset.dataset import codec_of, read_pair, read_table
+from medvar_data.shardset.dataset import codec_of, read_dataset, read_pair, read_table
 from medvar_data.sources.archives import DEFAULT_ACCESS, AccessSpec, open_access
 from medvar_data.storage.codec import pixel_digest
 from medvar_data.storage.store import Store
@@ -33,7 +33,8 @@ def trace(
         archives: passwords, and where to unpack what cannot be read in place.
 
     Raises:
-        ShardSetError: no slice has this key.
+        ShardSetError: no slice has this key, or its pictures cannot be read at all.
+        WorkspaceError: the set was made from another workspace.
     """
     row = _one(
         store,
@@ -47,7 +48,10 @@ def trace(
         {"collection": row["collection"], "case": row["case"]},
         "cases.parquet lacks the case.",
     )
-    pair = read_pair(store, row, codec_of(store))
+    salt = read_dataset(store).salt_sha256
+    if workspace and salt and salt != workspace.salt_digest():
+        raise WorkspaceError(f"{OTHER_WORKSPACE[0].upper()}{OTHER_WORKSPACE[1:]}.")
+    pair = read_pair(store, row, codec_of(store), checked=False)
     blamed, checks = _compare_rows(row, case, pair)
     source: dict[str, Any] = {}
     if workspace:

@@ -7,7 +7,8 @@ lie in the folder; the data card and the citations, made again; the files that c
 seal (`audit.seal`), and slices made again from their sources (`audit.remake`).
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -21,8 +22,8 @@ from medvar_data.audit.copies import check_copies
 from medvar_data.audit.members import GreyLevels, Promised, check_shard
 from medvar_data.audit.promises import check_documents
 from medvar_data.audit.recount import check_tables
-from medvar_data.audit.remake import RemakeSpec, check_remade
-from medvar_data.audit.seal import SEAL_FILE, check_seal
+from medvar_data.audit.remake import OTHER_WORKSPACE, RemakeSpec, check_remade, drawn_keys
+from medvar_data.audit.seal import SEAL_FILE, check_seal, key_digest
 from medvar_data.errors import ShardSetError
 from medvar_data.naming import printable
 from medvar_data.records import Progress
@@ -34,18 +35,31 @@ from medvar_data.storage.documents import table_of
 from medvar_data.storage.store import Store
 
 MAX_FINDINGS = 50
+FEW = 10  # findings of one kind
+ENOUGH = 5_000  # findings in shards after which no further shard is read
 PUBLISHERS_OWN = ("LICENSE*", "NOTICE*", "CITATION.cff", "*.bib", SEAL_FILE)
 """Files that a publisher may put beside a set's own."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and what was found wrong; an empty list of findings is a sound set."""
+    """What was checked and what was found wrong; an empty list of findings is a sound set.
+
+    Attributes:
+        n_shards, n_slices, n_cases: of the set.
+        findings: sentences; of one kind ten at most, and how many more there are.
+        dataset_sha256: of dataset.json as it was read, which holds the digests of all tables and shards.
+        remade: keys of the slices that were made again from their sources, right or wrong.
+        sealed_by: sha256 of the public key whose seal was found right; empty where none was asked for, or where it was wrong.
+    """
 
     n_shards: int
     n_slices: int
     n_cases: int
     findings: tuple[str, ...]
+    dataset_sha256: str
+    remade: tuple[str, ...] = ()
+    sealed_by: str = ""
 
 
 def verify(
@@ -69,6 +83,7 @@ def verify(
     """
     dataset = read_dataset(store)
     findings: list[str] = check_seal(store, public_key) if public_key else []
+    sealed_by = key_digest(public_key) if public_key and not findings else ""
     tables = {name: _table(store, name, dataset, findings) for name in TABLES}
     slices, cases = tables["slices.parquet"].combine_chunks(), tables["cases.parquet"]
     rows_of, promised = _rows_by_shard(slices), Promised(dataset, _labels(tables["collections.parquet"]), GreyLevels())
@@ -77,7 +92,7 @@ def verify(
         rows = slices.take(rows_of.pop(entry.name, pa.array([], pa.int64()))).to_pylist()
         findings += check_shard(store, split, entry, rows, promised)
         progress(Progress(done, len(entries), entry.name, "checked"))
-        if len(findings) >= MAX_FINDINGS:
+        if len(findings) >= ENOUGH:
             break
     else:
         findings += [f"slices.parquet names {name}, which dataset.json does not" for name in rows_of]
@@ -89,7 +104,32 @@ def verify(
     findings += _check_croissant(store, dataset)
     if remake:
         findings += check_remade(store, tables, dataset, remake, progress)
-    return Verification(len(entries), slices.num_rows, cases.num_rows, tuple(findings[:MAX_FINDINGS]))
+    return Verification(
+        len(entries),
+        slices.num_rows,
+        cases.num_rows,
+        tuple(few_of_a_kind(findings)[:MAX_FINDINGS]),
+        sha256(store.read(DATASET_FILE)).hexdigest(),
+        drawn_keys(slices, remake) if remake and OTHER_WORKSPACE not in findings else (),
+        sealed_by,
+    )
+
+
+def few_of_a_kind(findings: Sequence[str]) -> list[str]:
+    """Leave ten findings of each kind, and say how many more there are; two are of one kind that differ in names and numbers alone.
+
+    >>> few_of_a_kind([f"a-z{n}: it lies at byte {n}" for n in range(12)])[9:]
+    ['a-z9: it lies at byte 9', 'and 2 more of this kind: a-z10: it lies at byte 10']
+    """
+    kinds: dict[str, list[str]] = {}
+    for finding in findings:
+        kinds.setdefault(re.sub(r"\d[\d,]*", "0", finding.split(": ", 1)[-1]), []).append(finding)
+    few = []
+    for found in kinds.values():
+        few += found[:FEW]
+        if len(found) > FEW:
+            few.append(f"and {len(found) - FEW:,} more of this kind: {found[FEW]}")
+    return few
 
 
 def _rows_by_shard(slices: pa.Table) -> dict[str, pa.Array]:

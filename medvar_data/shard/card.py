@@ -27,7 +27,7 @@ from medvar_data.shardset.schema import SPLITS
 CARD_FILE = "README.md"
 DOCUMENTS = (CARD_FILE, CITATION_FILE)
 CARD_VERSION = (
-    1  # raised with every change of what the card or the citations say: sets keep the words that they were made with
+    2  # raised with every change of what the card or the citations say: sets keep the words that they were made with
 )
 HUB_LICENSES = frozenset({
     "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0",
@@ -85,7 +85,7 @@ def card_text(dataset: Dataset, stated: Stated) -> str:
         "May it be used, and may it be passed on?": _may_be_used(stated),
         "What is in it": _contents(dataset, stated),
         "Licences": _licences(stated),
-        "Splits": _splits(dataset),
+        "Splits": _splits(dataset, stated.cases),
         "How it was made": [f"- {step}" for step in steps(dataset)],
         "What was left out": _left_out(stated),
         "Faces, text in pictures, privacy": [f"- {sentence}" for sentence in people(stated.held, stated.cases)],
@@ -223,7 +223,7 @@ def _licences(stated: Stated) -> list[str]:
     return [*_table(head, rows), "", *notes]
 
 
-def _splits(dataset: Dataset) -> list[str]:
+def _splits(dataset: Dataset, cases: pa.Table) -> list[str]:
     rows = [(s, *map(_n, (e.patients, e.cases, e.slices, len(e.shards)))) for s in SPLITS for e in [dataset.splits[s]]]
     respected = dataset.split.get("respect_official")
     return [
@@ -233,7 +233,24 @@ def _splits(dataset: Dataset) -> list[str]:
         + "; patients whose scans are the same (`edges.parquet`) count as one."
         + (" Exact copies but the first were left out." if dataset.drop_duplicates else "")
         + (f" Slices were chosen by the condition {_code(dataset.where)}." if dataset.where else ""),
+        *(f"\n{_plain(sentence)}" for sentence in official_test_elsewhere(cases)),
     ]  # fmt: skip
+
+
+def official_test_elsewhere(cases: pa.Table) -> list[str]:
+    """Say of each collection how many of its publisher's test scans lie in train or val; nothing where there are none."""
+    columns = (cases[name].to_pylist() for name in ("collection", "official_split", "split"))
+    moved = Counter(
+        (collection, split)
+        for collection, official, split in zip(*columns, strict=True)
+        if official == "test" and split != "test"
+    )
+    return [
+        f"The publisher's own test scans of {name} are not all in test here: "
+        + ", ".join(f"{_n(moved[name, split])} in {split}" for split in SPLITS if moved[name, split])
+        + ". Do not compare with published results on that test set; the option --respect-official-splits keeps it apart."
+        for name in sorted({name for name, _ in moved})
+    ]
 
 
 def _left_out(stated: Stated) -> list[str]:

@@ -148,7 +148,8 @@ def steps(dataset: Dataset) -> list[str]:
         "What lies outside the body (table, cushions, wires) is set to background; cases.parquet gives its volume.",
         f"CT becomes 8 bit by {recipe['ct_normalizer']} (level {recipe['ct_level_hu']:g} HU, width {recipe['ct_width_hu']:g} HU"
         + (", others by region" if recipe["ct_windows"] else "")
-        + f"), MR by {recipe['mr_normalizer']} ({recipe['mr_low_percentile']:g} and {recipe['mr_high_percentile']:g} of the scan); "
+        + f"), MR by {recipe['mr_normalizer']} ({recipe['mr_low_percentile']:g} and {recipe['mr_high_percentile']:g} of the scan's "
+        "voxels that are not 0, without what was set to background); "
         "the columns low and high hold the bounds of each slice.",
         f"Slices are {fit} {dataset.image_side} x {dataset.image_side} pixels; the spacing before is in spacing_row_mm and spacing_col_mm.",
         "Of annotated scans the slices with an annotation are kept, of others those with enough body.",

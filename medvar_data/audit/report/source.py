@@ -24,7 +24,7 @@ from medvar_data.workspace.case_file import read_pictures, read_slice_index
 from medvar_data.workspace.workspace import Workspace
 
 CASE_COLUMNS = (
-    "collection", "case", "patient", "volume", "split", "region", "modality", "sequence", "source_rows", "source_columns", "spacing_row_mm",
+    "collection", "case", "patient", "volume", "split", "official_split", "region", "modality", "sequence", "source_rows", "source_columns", "spacing_row_mm",
     "spacing_col_mm", "through_plane_mm", "n_slices", "low", "high", "label_mm3", "vanished_labels", "steps", "mean", "std", "p50", "p99_5",
     "clipped_low", "clipped_high", "foreground_fraction", "body_fraction",
 )  # fmt: skip

@@ -20,6 +20,7 @@ from medvar_data.audit.report.terms import terms_of
 from medvar_data.audit.report.thumbnails import Chosen, Thumbnail, pictures_of
 from medvar_data.catalog.recipe import Recipe, load_recipe
 from medvar_data.engine.memory import show_size
+from medvar_data.shard.card import official_test_elsewhere
 from medvar_data.storage.html import number
 from medvar_data.storage.store import write_bytes
 
@@ -69,6 +70,7 @@ def page(subject: Subject) -> str:
         ),
         volumes=_volumes(volumes),
         splits=split_table(subject),
+        official=official_test_elsewhere(subject.cases) if subject.splits else (),
         apart=apart(subject.cases, subject.edges) if subject.splits else None,
         terms=terms_of(subject.collections),
         overlaps=overlaps_of(subject),

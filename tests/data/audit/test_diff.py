@@ -51,6 +51,8 @@ def test_fewer_slices(pipeline, tmp_path):
     assert len(found.slices.shown["only_first"]) == 10
     assert set(found.slices.shown["only_first"]) <= {row["key"] for row in gone}
     assert found.cases.only_first == {"own": 3}
+    for name in found.slices.only_first:
+        assert all(key.startswith(f"{name}-") for key in found.slices.shown[f"only_first {name}"])
     assert {"n_kept", "n_not_selected"} == set(found.cases.changed)
     assert found.rejects["own shard not_selected"] == (0, 3)
     back = diff(other, pipeline.store)

@@ -50,7 +50,11 @@ def test_the_draw_is_of_so_many_slices_and_follows_the_seed(pipeline):
     def drawn(seed: int) -> list[str]:
         seen = []
         verify(pipeline.store, lambda p: seen.append(p.name), remake=RemakeSpec(pipeline.workspace, 4, seed))
-        return [name for name in seen if "/" in name]
+        keys = verify(pipeline.store, remake=RemakeSpec(pipeline.workspace, 4, seed)).remade
+        names = [name for name in seen if "/" in name]
+        assert len(keys) == 4
+        assert {key.rsplit("-z", 1)[0] for key in keys} == {name.replace("/", "-") for name in names}
+        return names
 
     assert 1 <= len(drawn(0)) <= 4
     assert drawn(0) == drawn(0)

@@ -27,7 +27,8 @@ def keys(tmp_path):
 def test_a_sealed_set_is_sound_and_the_seal_names_the_key(damaged, keys):
     private, public = keys
     made = seal(damaged, private)
-    assert verify(damaged, public_key=public).findings == ()
+    result = verify(damaged, public_key=public)
+    assert (result.findings, result.sealed_by) == ((), made.public_key_sha256)
     assert made.dataset_sha256 == sha256(damaged.read("dataset.json")).hexdigest()
     first = damaged.read(SEAL_FILE)
     seal(damaged, private)

@@ -10,7 +10,8 @@ from support.tampering import edit_dataset, edit_rows, fit_digests, mirror, pain
 
 from medvar_data.audit.contact_sheets import choose, contact_sheets, grid, outlined
 from medvar_data.audit.trace import trace
-from medvar_data.errors import ShardSetError
+from medvar_data.errors import ShardSetError, WorkspaceError
+from medvar_data.storage.codec import PNG
 from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace
 
@@ -48,7 +49,8 @@ def test_another_workspace_says_so(pipeline, tmp_path):
     from medvar_data.ingest.run import run_ingest
 
     list(run_ingest({"brats2023": brats_tree(tmp_path / "b")}, other))
-    assert trace(pipeline.store, key, other)["source"]["found"] is False
+    with pytest.raises(WorkspaceError, match="another salt than this workspace's; give the one that it was made from"):
+        trace(pipeline.store, key, other)
 
 
 def test_a_changed_source_is_noticed(pipeline, tmp_path):
@@ -109,6 +111,28 @@ def test_a_shard_painted_under_its_row_is_to_blame(pipeline, damaged):
     picture, counts = blamed(pipeline, damaged, paint, refit, keep_digests)
     assert "histogram_slices" in counts
     assert picture.startswith("the image in the shard is another than its row and its source give (")
+
+
+def test_a_shard_painted_with_no_digest_made_to_fit_has_a_verdict_too(pipeline, damaged):
+    def same_size(folder: Path) -> None:
+        row = max(rows_of(folder, "slices"), key=lambda row: row["key"])
+        path, data = folder / row["shard"], bytearray((folder / row["shard"]).read_bytes())
+        start = row["mask_offset"]
+        pixels = PNG.decode(bytes(data[start : start + row["mask_size"]]))
+        pixels[0, 0] ^= 1
+        made = PNG.encode_mask(pixels)
+        edit_rows(folder, "slices", lambda r: r.update(mask_size=len(made)) if r["key"] == row["key"] else None)
+        data[start : start + len(made)] = made
+        path.write_bytes(data)
+        edit_dataset(folder, lambda dataset: fit_digests(folder, dataset))
+
+    same_size(Path(damaged.url))
+    key = max(row["key"] for row in rows_of(Path(damaged.url), "slices"))
+    without, with_source = trace(damaged, key), trace(damaged, key, pipeline.workspace)
+    assert without["verdict"].startswith("wrong: the mask in the shard does not have the digest of its row")
+    assert with_source["verdict"] == (
+        "wrong: the mask in the shard is another than its row and its source give (1 pixel differs)"
+    )
 
 
 def test_a_set_whose_digests_fit_is_to_blame_against_its_source(pipeline, damaged):

@@ -52,6 +52,20 @@ def test_a_sound_set(pipeline):
     table = pq.read_table(pipeline.shards / "slices.parquet")
     assert result.n_slices == table.num_rows
     assert result.n_shards == len(list(pipeline.shards.glob("*.tar")))
+    assert result.dataset_sha256 == sha256((pipeline.shards / "dataset.json").read_bytes()).hexdigest()
+    assert (result.remade, result.sealed_by) == ((), "")
+
+
+def test_findings_of_one_kind_do_not_hide_others(damaged):
+    rows = pq.read_table(folder(damaged) / "slices.parquet").to_pylist()
+    edit(damaged, "slices.parquet", lambda rows: [row.update(image_offset=row["image_offset"] + 1) for row in rows])
+    edit(damaged, "cases.parquet", lambda rows: rows[0].update(license="another"))
+    found = verify(damaged).findings
+    lies = [finding for finding in found if " lies at byte " in finding]
+    assert len(lies) == 11
+    assert lies[-1].startswith(f"and {len(rows) - 10} more of this kind: ")
+    (licence,) = [finding for finding in found if ": its license is 'another' in cases.parquet" in finding]
+    assert "collections.parquet says" in licence
 
 
 def test_progress_reaches_the_end(pipeline):
@@ -247,8 +261,11 @@ def in_dataset(change):
         (set_all("slices", slice_index=0), "its slice_index is not what z and the affine of its case give"),
         (set_all("cases", recipe_sha256="0" * 64), "it was made by another recipe"),
         (set_all("cases", pipeline_version=99), "its pipeline_version is 99"),
-        (set_all("collections", license="MIT"), "its license is not that of its collection"),
-        (set_all("collections", collection_sha256="0" * 64), "its collection_sha256 is not that"),
+        (set_all("collections", license="MIT"), "collections.parquet says 'MIT' of its collection"),
+        (
+            set_all("collections", collection_sha256="0" * 64),
+            f"collections.parquet says {'0' * 64!r} of its collection",
+        ),
         (set_all("collections", labels=[]), "which collections.parquet does not name"),
         (set_all("rejects", reason="not_selected"), "is not selected, but dataset.json names no condition"),
         (in_dataset(lambda d: d["splits"]["val"].update(cases=99)), "val: "),

@@ -10,7 +10,15 @@ import pytest
 
 from medvar_data.audit.verify import verify
 from medvar_data.records import LICENSE_TERMS
-from medvar_data.shard.card import CARD_FILE, CARD_VERSION, Stated, card_text, documents, reasons_of
+from medvar_data.shard.card import (
+    CARD_FILE,
+    CARD_VERSION,
+    Stated,
+    card_text,
+    documents,
+    official_test_elsewhere,
+    reasons_of,
+)
 from medvar_data.shard.citations import CITATION_FILE, citations_bytes
 from medvar_data.shard.collections import with_column
 from medvar_data.shard.datasheet import Origin
@@ -35,6 +43,19 @@ def with_terms(stated: Stated, **terms: str) -> Stated:
     for name in LICENSE_TERMS:
         cases = with_column(cases, name, [terms.get(name, "yes")] * cases.num_rows)
     return replace(stated, cases=cases)
+
+
+def test_a_publishers_test_scans_that_lie_elsewhere_are_counted(pipeline, stated):
+    n = stated.cases.num_rows
+    cases = with_column(stated.cases, "official_split", ["test"] * 3 + [""] * (n - 3))
+    cases = with_column(cases, "split", ["train", "test", "val"] + ["train"] * (n - 3))
+    cases = with_column(cases, "collection", ["acdc"] * n)
+    assert official_test_elsewhere(cases) == [
+        "The publisher's own test scans of acdc are not all in test here: 1 in train, 1 in val. Do not compare with published "
+        "results on that test set; the option --respect-official-splits keeps it apart."
+    ]
+    assert official_test_elsewhere(with_column(cases, "split", ["test"] * n)) == []
+    assert "The publisher's own test scans of acdc" in card_of(pipeline, replace(stated, cases=cases))
 
 
 class TestFrontMatter:
