@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medvar_cli.console import DIFFERENT, WRONG, console, fail, print_json, progress_bar
-from medvar_cli.data_feedback import show_difference, show_losses, show_statistics, show_verification
+from medvar_cli.data_feedback import show_difference, show_losses, show_statistics, show_trace, show_verification
 from medvar_cli.data_options import ArchiveOptions, ShardsArgument
 from medvar_cli.option_groups import JsonOption, takes_options
 from medvar_data.audit.contact_sheets import contact_sheets
@@ -203,8 +203,11 @@ def trace_command(
     *,
     workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="To go back to the source files.")] = None,
     archives: ArchiveOptions,
+    as_json: JsonOption = False,
 ) -> None:
     """Show where a slice comes from: its licence, every number that made it and, with -w, its file. Exit code 2 where it is wrong.
+
+    What people read first is printed; --json prints all columns of its slice, case and source.
 
     Example: medvar-data trace shards acdc-patient001-frame01-z0004 -w work
 
@@ -219,7 +222,10 @@ def trace_command(
     report = trace(Store("shards"), key, workspace)
     """
     report = trace(Store(shards), key, Workspace(workspace) if workspace else None, archives.access())
-    print_json(report)
+    if as_json:
+        print_json(report)
+    else:
+        show_trace(report)
     if report["verdict"].startswith("wrong"):
         raise typer.Exit(WRONG)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from medvar_data.engine.memory import show_size
 from medvar_data.harmonize.plan import HarmonizePlan
 from medvar_data.harmonize.summary import HarmonizeSummary
 from medvar_data.naming import printable
-from medvar_data.records import Ingested
+from medvar_data.records import LICENSE_TERMS, Ingested
 from medvar_data.shard.run import ShardSummary
 
 SHOWN_KEYS = 10  # of slices that were made again
@@ -221,6 +221,50 @@ def show_verification(result: Verification) -> None:
         console.print(f"sealed by the key {result.sealed_by}", markup=False)
     console.print(f"dataset.json has the sha256 {result.dataset_sha256}", markup=False)
     console.print(f"{result.n_shards:,} shards, {result.n_slices:,} slices, {result.n_cases:,} cases: {verdict}")
+
+
+def show_trace(report: Mapping[str, Any]) -> None:
+    """Print where a slice comes from, the verdict first."""
+    row, case, cited, source = report["slice"], report["case"], report["citation"], report.get("source", {})
+    shape, spacing = (" x ".join(f"{value:g}" for value in values) for values in (
+        row["source_shape"], (row["spacing_row_mm"], row["spacing_col_mm"], row["through_plane_mm"]),
+    ))  # fmt: skip
+    bounds = f"{row['low']:g} to {row['high']:g}{' HU' if row['modality'] == 'CT' else ''} become 0 to 255 ({row['normalizer']})"
+    removed = f"{case['removed_body_mm3']:g} mm3 outside the body, {sum(mm3 for _, mm3 in case['removed_label_mm3']):g} mm3 of labels"
+    terms = ", ".join(f"{term.replace('_', ' ')} {case[term]}" for term in LICENSE_TERMS)
+    rows = [
+        ("verdict", report["verdict"]),
+        *(("and", finding) for finding in report["blamed"][1:]),
+        ("slice", f"{row['key']}, {row['split']}, condition {row['condition']}"),
+        ("stored in", f"{row['shard']}: image at byte {row['image_offset']}, mask at byte {row['mask_offset']}"),
+        ("case", f"{row['collection']}/{row['case']} of patient {row['patient']} (salted hash)"),
+        (
+            "scan",
+            f"{case['modality']} {case['region']} {case['sequence']}, {shape} voxels, {case['orientation']}".replace(
+                "  ", " "
+            ),
+        ),
+        (
+            "plane",
+            f"{row['plane']} {row['z']} of {row['n_slices']}, source slice {row['slice_index']}; spacing {spacing} mm",
+        ),
+        ("intensities", bounds),
+        ("taken out", removed),
+        ("repairs", ", ".join(case["steps"]) or "none"),
+        ("recipe", f"{row['recipe']}, pipeline {row['pipeline_version']}"),
+        ("licence", f"{row['license']}{'' if row['license_confirmed'] else ' (unconfirmed)'}; {terms}"),
+        ("cite", " ".join(filter(None, (cited["citation"], cited["doi"] or cited["homepage"])))),
+    ]
+    if source.get("found"):
+        rows += [("image", path) for path in source["image"]] + [("label", path) for path in source["label"]]
+        same = "the same pixels" if source["same_pixels_when_made_again"] else "other pixels"
+        rows.append(
+            (
+                "made again",
+                f"{same}; sources {'unchanged' if source['image_unchanged'] and source['label_unchanged'] else 'changed'}",
+            )
+        )
+    print_table("", ("", ""), rows)
 
 
 def show_difference(found: Difference) -> None:

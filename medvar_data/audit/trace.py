@@ -16,6 +16,7 @@ from medvar_data.storage.codec import pixel_digest
 from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace, archives_of
 
+CITED = ("title", "citation", "doi", "homepage", "license_url", "license_evidence")  # of collections.parquet
 Pair = tuple[Any, Any]
 
 
@@ -52,6 +53,9 @@ def trace(
     if workspace and salt and salt != workspace.salt_digest():
         raise WorkspaceError(f"{OTHER_WORKSPACE[0].upper()}{OTHER_WORKSPACE[1:]}.")
     pair = read_pair(store, row, codec_of(store), checked=False)
+    published = _one(
+        store, "collections.parquet", {"collection": row["collection"]}, "collections.parquet lacks the collection."
+    )
     blamed, checks = _compare_rows(row, case, pair)
     source: dict[str, Any] = {}
     if workspace:
@@ -65,6 +69,7 @@ def trace(
         **checks,
         "license": row["license"],
         "license_confirmed": row["license_confirmed"],
+        "citation": {name: published[name] for name in CITED},
         **({"source": source} if source else {}),
         "slice": row,
         "case": case,

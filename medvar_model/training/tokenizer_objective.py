@@ -157,11 +157,14 @@ class TokenizerObjective(Objective):
 
     def numbers(self) -> dict[str, float]:
         """Return share of used codes and perplexity of each scale since the last revival."""
-        if not self.counts_KV[0].any():
+        counted = self.counts_KV.any(1).nonzero().flatten().tolist()  # each book's hits start anew by themselves
+        if not counted:
             return {}
-        use = usage(self.counts_KV)
-        shares = {f"usage/scale_{k + 1:02d}": value for k, value in enumerate(use.share)}
-        return shares | {f"perplexity/scale_{k + 1:02d}": value for k, value in enumerate(use.perplexity)}
+        use = usage(self.counts_KV[counted])
+        shares = {f"usage/scale_{k + 1:02d}": value for k, value in zip(counted, use.share, strict=True)}
+        return shares | {
+            f"perplexity/scale_{k + 1:02d}": value for k, value in zip(counted, use.perplexity, strict=True)
+        }
 
     def _start_codebook(self, forget: Forget) -> None:
         """Place the codes by k-means: every process from the same images; the first one's result holds."""

@@ -32,7 +32,7 @@ def test_painted_pixels_whose_digests_fit(pipeline, shards):
     before = {row["key"]: row["image_sha256"] for row in rows_of(Path(pipeline["shards"]), "slices")}
     key = next(row["key"] for row in rows_of(shards, "slices") if row["image_sha256"] != before[row["key"]])
     assert key in text
-    code, text = call("trace", shards, key, "-w", pipeline["work"])
+    code, text = call("trace", shards, key, "-w", pipeline["work"], "--json")
     assert code == WRONG
     assert json.loads(text)["verdict"].startswith("wrong: the image is another than its source gives")
     assert call("trace", shards, key)[0] == OK, "without the source nothing contradicts itself"

@@ -186,11 +186,21 @@ class TestRoad:
         import pyarrow.parquet as pq
 
         key = pq.read_table(Path(pipeline["shards"]) / "slices.parquet")["key"][0].as_py()
-        code, out, _ = call("trace", pipeline["shards"], key, "-w", pipeline["work"])
+        code, out, _ = call("trace", pipeline["shards"], key, "-w", pipeline["work"], "--json")
         assert code == 0
         report = json.loads(out)
         assert report["source"]["same_pixels_when_made_again"] is True
         assert Path(report["source"]["image"][0]).exists()
+        assert report["citation"]["doi"]
+        code, out, _ = call("trace", pipeline["shards"], key, "-w", pipeline["work"])
+        lines = [line.strip().split(None, 1) for line in out.splitlines() if line.strip()]
+        assert code == 0
+        assert ["verdict", "sound"] in lines
+        said = {line[0]: line[1] for line in lines}
+        assert said["slice"].startswith(key)
+        assert said["image"] in report["source"]["image"]
+        assert "become 0 to 255" in said["intensities"]
+        assert len(lines) < 25
 
     def test_a_damaged_set_is_code_2(self, pipeline, tmp_path):
         import shutil
@@ -289,7 +299,7 @@ class TestEncryptedArchives:
         assert (code, json.loads(out)["n_kept"], json.loads(out)["n_rejected"]) == (0, 6, 0)
         assert run_it("shard", "-w", work, shards, "--recipe", recipe, "--workers", "1")[0] == 0
         key = pq.read_table(Path(shards) / "slices.parquet")["key"][0].as_py()
-        code, out, _ = run_it("trace", shards, key, "-w", work, *given)
+        code, out, _ = run_it("trace", shards, key, "-w", work, "--json", *given)
         source = json.loads(out)["source"]
         assert (code, source["image_unchanged"], source["same_pixels_when_made_again"]) == (0, True, True)
         assert source["archive_sha256"] == {"x.tar.gz": sha256(Path(places["source"]).read_bytes()).hexdigest()}

@@ -77,7 +77,7 @@ DATA = {
                    answer=lambda twin: asdict(twin["result"])),
     "seal": Twin(needs=("shards", "private.pem"), made=("shards/seal.json",)),
     "diff": Twin(needs=("shards", "sealed"), typed="--json", swaps={"newer": "sealed"}, answer=lambda twin: asdict(twin["found"])),
-    "trace": Twin(needs=("shards", "work"), swaps=KEYS, answer=lambda twin: twin["report"]),
+    "trace": Twin(needs=("shards", "work"), typed="--json", swaps=KEYS, answer=lambda twin: twin["report"]),
     "reconstruct": Twin(
         needs=("shards", "work"), typed="--json", swaps=KEYS, made=("case.nii.gz", "case.mask.nii.gz"),
         answer=lambda t: {"image": str(t["image"]), "mask": str(t["mask"]), "losses": asdict(t["losses"])},

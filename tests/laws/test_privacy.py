@@ -218,9 +218,10 @@ def run(tmp_path_factory) -> Run:
         ("sheets", shards, str(folder / "sheets")),
         ("describe", str(folder / "own.toml")),
         ("trace", shards, "THE FIRST KEY"),
+        ("trace", "--json", shards, "THE FIRST KEY"),
         ("ingest", f"acdc={folder / 'nothing'}", "-w", str(folder / "work2")),
     )
-    assert codes == ["0"] * 12 + ["2"], run.said
+    assert codes == ["0"] * 13 + ["2"], run.said
     return run
 
 

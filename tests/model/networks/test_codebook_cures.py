@@ -134,6 +134,10 @@ def test_a_dead_code_of_one_scale_is_moved_in_its_own_book(tmp_path):
         200, Examples(2, images, torch.zeros(4, dtype=torch.int64), ("a", "b", "c", "d")), lambda *_: None
     )
     assert objective.counts_KV[0, 7] == 2 * OWN.vocabulary
+    assert sorted(objective.numbers()) == [
+        "perplexity/scale_01",
+        "usage/scale_01",
+    ]  # the other scales' hits started anew
 
 
 def test_an_image_of_fewer_scales_is_drawn_from_their_sum():
