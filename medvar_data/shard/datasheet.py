@@ -186,7 +186,8 @@ def people(collections: pa.Table, cases: pa.Table) -> list[str]:
     wide = sum(region in WIDE_REGIONS for region in cases["region"].to_pylist())
     n_private = sum(not public for public in collections["public"].to_pylist())
     return [
-        "Medical images of people. Of the headers no name, date, identifier or free text is stored; patients are salted hashes.",
+        "Medical images of people. Of the headers no name, date, identifier or free text is stored; patients are salted hashes. "
+        "Cases of public collections keep the names that their publishers gave them, numbers of patients included.",
         f"Faces: nothing was done to them here. {_n(n_faces, 'scan')} of {cases.num_rows:,} may show one: those whose description says that "
         "the face is there, and those of a head, brain or neck of which nothing is known (column defaced, by description and region; nothing looked "
         f"at the pictures). {_n(wide, 'scan')} of a spine, a whole body or an unknown region may reach a face too.",
