@@ -16,6 +16,7 @@ from support.shard_sets import rows_of
 from typer.main import get_command
 
 from medvar_data.catalog.load import load_conditions, parse_collection
+from medvar_data.errors import Reason
 from medvar_data.ingest.find_cases import ingest
 from medvar_data.readers.read import read_scan
 from medvar_data.sources.tree import open_tree
@@ -32,6 +33,12 @@ def blocks(page: str, language: str) -> list[str]:
 def test_generated_tables_are_current():
     result = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_every_reason_has_its_meaning():
+    part = (ROOT / "docs/formats.md").read_text(encoding="utf-8").split("\n## Reasons\n")[1].split("\n## ")[0]
+    meanings = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", part, re.MULTILINE))
+    assert set(meanings) == {reason.value for reason in Reason}
 
 
 @pytest.mark.parametrize("page", PAGES)
