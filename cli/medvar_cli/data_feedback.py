@@ -145,8 +145,19 @@ def show_shards(summary: ShardSummary, *, as_json: bool) -> None:
         console.print(f"{summary.n_elsewhere:,} shards are left to other parts; the tables come with the last of them")
 
 
-def show_statistics(contents: Contents, volumes: Sequence[CellCount]) -> None:
-    """Print statistics, labels, what became of the cases, and the volumes beside the paper's."""
+def statistics_parts(contents: Contents, volumes: Sequence[CellCount]) -> dict[str, Any]:
+    """All that `show_statistics` shows and more, for machines: each table's rows with every column."""
+    return {
+        "statistics": contents.statistics.to_pylist(),
+        "collections": contents.collections.to_pylist(),
+        "rejects": [{"collection": name, "reason": reason, "cases": n} for name, reason, n in contents.rejects],
+        "volumes": [asdict(count) | {"here": count.here} for count in volumes],
+        "not_harmonized": contents.n_missing,
+    }
+
+
+def show_statistics(contents: Contents, volumes: Sequence[CellCount], figure: Path | None = None) -> None:
+    """Print statistics, labels, what became of the cases, the volumes beside the paper's, and which figure was written."""
     rows = contents.statistics.to_pylist()
     shown = [
         {
@@ -176,12 +187,19 @@ def show_statistics(contents: Contents, volumes: Sequence[CellCount]) -> None:
         print_table("\nRejected", ("collection", "reason", "cases"), contents.rejects)
     if contents.n_missing:
         console.print(f"\nnote: {contents.n_missing:,} cases are not harmonized yet and not counted")
+    show_volumes(volumes)
+    if figure:
+        console.print(f"\n{figure} written", markup=False)
+
+
+def show_volumes(volumes: Sequence[CellCount]) -> None:
+    """Print the volumes of each region and modality beside the paper's; the same numbers as in its figure."""
     cells = [
-        (v.region, v.modality, v.paper or "–", v.published or "–", v.read_as, v.other)
+        (v.region, v.modality, v.paper or "–", v.published or "–", v.here, v.other)
         for v in volumes
         if v.paper or v.here
     ]
-    heads = ("region", "modality", "paper", "published", "here", "of other collections")
+    heads = ("region", "modality", "paper", "published", "here", "of which of other collections")
     print_table("\nVolumes, as the paper's figure of data sets counts them", heads, cells)
 
 

@@ -85,7 +85,7 @@ def page(subject: Subject) -> str:
 
 def _volumes(counts: Sequence[CellCount]) -> Table:
     columns = (
-        ("region", "text"), ("modality", "text"), ("paper", "count"), ("published", "count"), ("here", "count"), ("of other collections", "count"),
+        ("region", "text"), ("modality", "text"), ("paper", "count"), ("published", "count"), ("here", "count"), ("of which of other collections", "count"),
         ("names in the paper’s figure", "text"),
     )  # fmt: skip
     rows = (
