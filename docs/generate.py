@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from medvar_data.catalog.collection import CollectionSpec, license_text
+from medvar_data.catalog.collection import CollectionSpec, license_of
 from medvar_data.catalog.load import load_collections
 from medvar_data.catalog.paper_figure import PAPER_CELLS
 from medvar_data.errors import Reason
@@ -42,13 +42,12 @@ def catalog() -> str:
 def _row(spec: CollectionSpec) -> str:
     modalities = " ".join(sorted({layout.modality or spec.modality for layout in spec.layouts}))
     checked = ", ".join(dict.fromkeys(STATUS[layout.confirmed] for layout in spec.layouts))
-    licence = license_text(spec.license, spec.license_confirmed)
     cells = (
         f"`{spec.name}`",
         spec.title,
         spec.region,
         modalities,
-        licence,
+        license_of(spec),
         spec.access,
         f"{spec.n_expected:,}",
         checked,

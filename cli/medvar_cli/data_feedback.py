@@ -178,7 +178,7 @@ def show_statistics(contents: Contents, volumes: Sequence[CellCount], figure: Pa
         (
             row["collection"], row["n_found"], row["n_expected"] or "–", row["n_kept"], row["n_rejected"],
             show_size(sum(part["source_bytes"] for part in rows if part["collection"] == row["collection"])),
-            license_text(row["license"], row["license_confirmed"]),
+            license_text(row["license"], row["license_confirmed"], row),
         )
         for row in collections
     ]  # fmt: skip

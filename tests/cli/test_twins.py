@@ -72,7 +72,7 @@ DATA = {
         swaps=RECIPE | {'"shards"': '"made"', "work shards": "work made"}, made=("made",),
     ),
     "reshard": Twin(needs=("shards",), typed="--workers 1", made=("shards-zstd",)),
-    "stats": Twin(needs=("shards",), typed="--json", answer=lambda twin: statistics_parts(twin["contents"], twin["volumes"])),
+    "stats": Twin(needs=("shards",), typed="--json", answer=lambda twin: statistics_parts(twin["contents"], twin["volumes"]) | {"figure": "figure2.svg"}),
     "report": Twin(needs=("shards",), typed="--json", answer=lambda twin: {"page": str(twin["page"])}, made=("report.html",)),
     "verify": Twin(needs=("sealed", "work", "public.pem"), typed="--json", swaps={"verify shards": "verify sealed", '"shards"': '"sealed"'},
                    answer=lambda twin: asdict(twin["result"])),
