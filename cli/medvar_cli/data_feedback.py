@@ -141,6 +141,9 @@ def show_shards(summary: ShardSummary, *, as_json: bool) -> None:
         f"{summary.n_shards:,} shards ({summary.n_reused:,} were finished before): {sum(summary.n_slices.values()):,} slices "
         f"of {summary.n_cases:,} cases ({counts}); {summary.n_rejected:,} cases rejected"
     )
+    if summary.left_out:
+        told = ", ".join(f"{name} {n:,}" for name, n in summary.left_out.items())
+        console.print(f"Cases that the condition left out: {told}", markup=False)
     if summary.n_elsewhere:
         console.print(f"{summary.n_elsewhere:,} shards are left to other parts; the tables come with the last of them")
 
