@@ -219,7 +219,7 @@ def demo_command(
 
 def _refuse_empty(summary: ShardSummary, where: str) -> None:
     """Leave with exit code 1 where a condition left nothing; a set of rejected cases alone is no error."""
-    if not summary.left_out or sum(summary.n_slices.values()):
+    if not summary.left_out or any(summary.n_slices.values()):
         return
     n = sum(summary.left_out.values())
     sentence = (

@@ -20,6 +20,7 @@ from medvar_data.catalog.recipe import Recipe
 from medvar_data.engine.engine import Engine, as_engine
 from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize.dependencies import PIPELINE_VERSION
+from medvar_data.naming import how_many
 from medvar_data.records import Progress, Reject
 from medvar_data.shard.append import fresh_slices, held_cases, kept_splits, next_numbers, open_earlier
 from medvar_data.shard.choose import allowed_alone, chosen_slices, left_of_cases, left_out_by_condition
@@ -143,7 +144,7 @@ def _finished_cases(workspace: Workspace, recipe: Recipe) -> tuple[list[KeptCase
     found = finished_cases(workspace, recipe)
     if found.n_missing:
         raise WorkspaceError(
-            f"{found.n_missing} cases are not harmonized with recipe {recipe.name!r}. "
+            f"{how_many(found.n_missing, 'case')} {'is' if found.n_missing == 1 else 'are'} not harmonized with recipe {recipe.name!r}. "
             f"Run `medvar-data harmonize -w {workspace.path}` with the same --recipe first."
         )
     return found.kept, found.rejects

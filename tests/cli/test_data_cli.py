@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from medvar_cli import data_commands as commands
 from medvar_cli.console import run
 from medvar_cli.data_commands import app
-from medvar_cli.data_feedback import show_volumes
+from medvar_cli.data_feedback import show_verification, show_volumes
 from medvar_data.audit.figures import CellCount
+from medvar_data.audit.verify import Verification
 
 GROUP = typer.main.get_command(app)
 NAMES = sorted(GROUP.commands)
@@ -131,7 +132,7 @@ class TestRoad:
         code, out, _ = call("harmonize", "-w", pipeline["work"], "--recipe", pipeline["recipe"], "--workers", "1")
         assert code == 0
         assert "6 cases: 5 kept, 1 rejected" in out
-        assert "6 cases were finished before" in out
+        assert "6 cases finished before" in out
         assert "truncated" in out
 
     def test_too_many_rejects_are_code_1(self, pipeline):
@@ -207,6 +208,12 @@ class TestRoad:
     def test_volumes_of_other_collections_are_among_those_here(self, capsys):
         show_volumes([CellCount("brain", "MR", "BraTS", 1251, 1251, 0, 91)])
         assert capsys.readouterr().out.split()[-6:] == ["brain", "MR", "1,251", "1,251", "91", "91"]
+
+    def test_one_of_a_kind_is_told_in_the_singular(self, capsys):
+        show_verification(Verification(1, 1, 1, ("a row is missing",)))
+        assert capsys.readouterr().out.splitlines()[-1] == "1 shard, 1 slice, 1 case: 1 thing is wrong"
+        show_verification(Verification(2, 3, 4, ("a", "b")))
+        assert capsys.readouterr().out.splitlines()[-1] == "2 shards, 3 slices, 4 cases: 2 things are wrong"
 
     def test_trace_goes_back_to_the_file(self, pipeline):
         import pyarrow.parquet as pq

@@ -22,6 +22,7 @@ from medvar_data.audit.report.thumbnails import Chosen, Thumbnail, pictures_of
 from medvar_data.catalog.collection import license_text
 from medvar_data.catalog.recipe import Recipe, load_recipe
 from medvar_data.engine.memory import show_size
+from medvar_data.naming import how_many
 from medvar_data.storage.html import number
 from medvar_data.storage.store import write_bytes
 
@@ -152,6 +153,7 @@ def _environment() -> _Templates:
         "number": number,
         "percent": _percent,
         "svg": Markup,
+        "how_many": how_many,
         "licence": _licence,
     }
     return environment
