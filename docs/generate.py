@@ -3,6 +3,7 @@
 A generated part stands between `<!-- table: name -->` and `<!-- end -->`.
 """
 
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from medvar_data.catalog.collection import CollectionSpec, license_text
+from medvar_data.catalog.collection import CollectionSpec, license_of
 from medvar_data.catalog.load import load_collections
 from medvar_data.catalog.paper_figure import PAPER_CELLS
+from medvar_data.errors import Reason
 from medvar_data.shardset.columns import Column
 from medvar_data.shardset.schema import SLICE_COLUMNS
 from medvar_data.shardset.schema import TABLES as SHARD_SET_TABLES
@@ -23,6 +25,7 @@ from medvar_data.workspace.tables import CASE_TABLE
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("docs/collections.md", "docs/formats.md", "docs/parity.md")
 STATUS = {"originals": "original files", "listing": "published listings", "unconfirmed": "unconfirmed"}
+REASON = re.compile(r'^    \w+ = "(\w+)"  # (.+)$', re.MULTILINE)
 PART = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -39,13 +42,12 @@ def catalog() -> str:
 def _row(spec: CollectionSpec) -> str:
     modalities = " ".join(sorted({layout.modality or spec.modality for layout in spec.layouts}))
     checked = ", ".join(dict.fromkeys(STATUS[layout.confirmed] for layout in spec.layouts))
-    licence = license_text(spec.license, spec.license_confirmed)
     cells = (
         f"`{spec.name}`",
         spec.title,
         spec.region,
         modalities,
-        licence,
+        license_of(spec),
         spec.access,
         f"{spec.n_expected:,}",
         checked,
@@ -83,6 +85,13 @@ def columns(table: tuple[Column, ...]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
 
 
+def reasons() -> str:
+    """One row a reason for which a case is left out; its meaning is the comment on its line of the code."""
+    meanings = dict(REASON.findall(inspect.getsource(Reason)))
+    rows = [f"| `{reason}` | {meanings[reason.value]} |" for reason in Reason]
+    return "\n".join(["| reason | means |", "|---|---|", *rows]) + "\n"
+
+
 def _arrow_type(kind: pa.DataType) -> str:
     if pa.types.is_map(kind):
         return f"map of {kind.key_type} to {kind.item_type}"
@@ -96,6 +105,7 @@ def _arrow_type(kind: pa.DataType) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "catalog": catalog,
     "parity": parity,
+    "reasons": reasons,
     "workspace_cases": partial(columns, CASE_TABLE),
     "workspace_slices": partial(columns, SLICE_TABLE),
     **{name.removesuffix(".parquet"): partial(columns, table) for name, table in SHARD_SET_TABLES.items()},

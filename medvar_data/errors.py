@@ -16,7 +16,10 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a case was left out; the values are the column `reason` of `rejects.parquet` and only ever grow."""
+    """Why a case was left out; the values are the column `reason` of `rejects.parquet` and only ever grow.
+
+    The comment on a value's line is its meaning in docs/formats.md (`make docs`).
+    """
 
     FILE_MISSING = "file_missing"  # a list names it, the disk does not have it
     NOT_FETCHED = "not_fetched"  # a link to nowhere or a pointer: git-annex, datalad or Git LFS without the content
@@ -36,7 +39,7 @@ class Reason(StrEnum):
     SPACING_DISAGREES = "spacing_disagrees"  # affine and pixdim name different spacings and no quirk says which holds
     SPACING_IMPLAUSIBLE = "spacing_implausible"  # zero, negative or beyond 0.01-100 mm
     NONORTHONORMAL = "nonorthonormal"  # the axes are sheared or degenerate
-    LABEL_WITHOUT_IMAGE = "label_without_image"
+    LABEL_WITHOUT_IMAGE = "label_without_image"  # there is a label, and no image that it belongs to
     LABEL_SHAPE = "label_shape"  # label and image have other shapes
     LABEL_VALUES = "label_values"  # a label value the collection does not define, or not an integer
     EMPTY_LABEL = "empty_label"  # no foreground voxel
@@ -58,9 +61,7 @@ class Reason(StrEnum):
     KNOWN_BAD = "known_bad"  # the collection's description leaves it out and says why
     UNLABELLED = "unlabelled"  # no label, and the recipe takes labelled cases alone
     NOT_SELECTED = "not_selected"  # no slice of it fulfils the condition that the set was made with
-    LICENSE_OF_COPY = (
-        "license_of_copy"  # its own collection allows what is required, one that holds the same scan does not
-    )
+    LICENSE_OF_COPY = "license_of_copy"  # allowed by its own collection, not by another one that holds the same scan
     DUPLICATE_SCAN = "duplicate_scan"  # the set holds the same scan under another name, or in two splits
     WORKER_KILLED = "worker_killed"  # the process died on this case twice, the second time alone
 

@@ -48,3 +48,12 @@ def printable(text: str, limit: int = 200, *, lines: bool = False) -> str:
     """
     kept = "".join(c for c in text if (lines and c == "\n") or unicodedata.category(c) not in HIDDEN)
     return kept if len(kept) <= limit else f"{kept[:limit]}…"
+
+
+def how_many(n: int, noun: str) -> str:
+    """A number and what it counts, in the singular where it is one; for nouns that take an s.
+
+    >>> how_many(1, "case"), how_many(2000, "case")
+    ('1 case', '2,000 cases')
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

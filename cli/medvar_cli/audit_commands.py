@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from medvar_cli.console import DIFFERENT, WRONG, console, fail, print_json, progress_bar
-from medvar_cli.data_feedback import show_difference, show_losses, show_statistics, show_trace, show_verification
+from medvar_cli.data_feedback import (
+    show_difference,
+    show_losses,
+    show_statistics,
+    show_trace,
+    show_verification,
+    statistics_parts,
+)
 from medvar_cli.data_options import ArchiveOptions, ShardsArgument
 from medvar_cli.option_groups import JsonOption, takes_options
 from medvar_data.audit.contact_sheets import contact_sheets
@@ -48,6 +55,8 @@ def stats_command(
 ) -> None:
     """Print what a shard set or a workspace holds: per-dataset statistics, labels, rejects; and the paper's Figure 2 of it.
 
+    docs/statistics.md says what each column means.
+
     Example: medvar-data stats shards --figure figure2.svg
 
     Python:
@@ -59,15 +68,16 @@ def stats_command(
     from medvar_data.catalog.recipe import load_recipe
     contents = contents_of("shards", load_recipe("paper"))
     rows = contents.statistics.to_pylist()
-    picture = figure2(figure2_counts(contents.cases), "svg")
+    volumes = figure2_counts(contents.cases)
+    picture = figure2(volumes, "svg")
     """
     contents = contents_of(place, load_recipe(recipe))
     volumes = figure2_counts(contents.cases)
     if figure:
         write_bytes(figure, figure2(volumes, figure.suffix.removeprefix(".")))
     if as_json:
-        return print_json(contents.statistics.to_pylist())
-    return show_statistics(contents, volumes)
+        return print_json(statistics_parts(contents, volumes) | ({"figure": str(figure)} if figure else {}))
+    return show_statistics(contents, volumes, figure)
 
 
 def report_command(

@@ -7,7 +7,7 @@ import typer
 
 from medvar_cli.console import console, print_json, print_table
 from medvar_cli.option_groups import JsonOption
-from medvar_data.catalog.collection import CollectionSpec, license_text
+from medvar_data.catalog.collection import CollectionSpec, license_of
 from medvar_data.catalog.describe import describe_collection
 from medvar_data.catalog.load import collection_text, find_collections, load_collections
 from medvar_data.naming import printable
@@ -65,5 +65,4 @@ def describe(
 
 def _row(spec: CollectionSpec) -> tuple[object, ...]:
     modalities = " ".join(sorted({layout.modality or spec.modality for layout in spec.layouts}))
-    terms = license_text(spec.license, spec.license_confirmed)
-    return spec.name, spec.region, modalities, spec.n_expected, terms, spec.title
+    return spec.name, spec.region, modalities, spec.n_expected, license_of(spec), spec.title

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from medvar_cli import audit_commands, catalog_commands, stream_commands
-from medvar_cli.console import SOME_REJECTED, console, fail, print_json, program, progress_bar
+from medvar_cli.console import MOST_LETTERS, SOME_REJECTED, console, errors, fail, print_json, program, progress_bar
 from medvar_cli.data_feedback import show_demo, show_harmonized, show_ingested, show_plan, show_shards
 from medvar_cli.data_options import (
     ArchiveOptions,
@@ -32,8 +32,9 @@ from medvar_data.errors import SourceError
 from medvar_data.harmonize.plan import plan_harmonize
 from medvar_data.harmonize.run import run_harmonize
 from medvar_data.ingest.run import run_ingest
+from medvar_data.naming import how_many, printable
 from medvar_data.shard.reshard import reshard
-from medvar_data.shard.run import write_shards
+from medvar_data.shard.run import ShardSummary, write_shards
 from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace
 
@@ -136,6 +137,8 @@ def shard_command(
 ) -> None:
     """Write WebDataset tars and Parquet manifests. The same command again resumes.
 
+    Exit code 1 where a condition leaves nothing.
+
     Example: medvar-data shard -w work shards
 
     Python:
@@ -155,7 +158,8 @@ def shard_command(
         return print_json(asdict(spec))
     with progress_bar("shard", quiet=as_json) as report:
         summary = write_shards(Workspace(workspace), Store(output), spec, engine.engine(), report, append=append)
-    return show_shards(summary, as_json=as_json)
+    show_shards(summary, as_json=as_json)
+    return _refuse_empty(summary, spec.where)
 
 
 @app.command("reshard")
@@ -169,6 +173,8 @@ def reshard_command(
 ) -> None:
     """Make a shard set from another one: other codec, size or order of shards, or fewer slices. The same command again resumes.
 
+    Exit code 1 where a condition leaves nothing.
+
     Example: medvar-data reshard shards shards-zstd --codec zstd
 
     Python:
@@ -179,10 +185,11 @@ def reshard_command(
     spec = ReshardSpec(codec="zstd")
     summary = reshard(Store("shards"), Store("shards-zstd"), spec, 1, print)
     """
-    engine = Engine(workers or default_workers(), default_budget())
+    engine, spec = Engine(workers or default_workers(), default_budget()), made_of.spec()
     with progress_bar("reshard", quiet=as_json) as report:
-        summary = reshard(Store(source), Store(output), made_of.spec(), engine, report)
-    return show_shards(summary, as_json=as_json)
+        summary = reshard(Store(source), Store(output), spec, engine, report)
+    show_shards(summary, as_json=as_json)
+    return _refuse_empty(summary, spec.where)
 
 
 audit_commands.register(app)
@@ -208,6 +215,20 @@ def demo_command(
     """
     spec = DemoSpec(output, data, patients, workers or default_workers())
     show_demo(run_data_demo(spec, lambda line: console.print(line, markup=False)))
+
+
+def _refuse_empty(summary: ShardSummary, where: str) -> None:
+    """Leave with exit code 1 where a condition left nothing; a set of rejected cases alone is no error."""
+    if not summary.left_out or any(summary.n_slices.values()):
+        return
+    n = sum(summary.left_out.values())
+    sentence = (
+        f"warning: the set is empty: the condition {where or 'that it was made with'} left out {how_many(n, 'case')}, all that there "
+        "were; wanted a condition that some slice fulfils. rejects.parquet says of each case why. Change --where or --require, and give "
+        "an empty folder."
+    )
+    errors.print(printable(sentence, MOST_LETTERS), markup=False)
+    raise typer.Exit(SOME_REJECTED)
 
 
 def _folders(sources: list[str]) -> dict[str, Path]:

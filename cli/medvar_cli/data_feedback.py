@@ -20,7 +20,7 @@ from medvar_data.engine.engine import Engine
 from medvar_data.engine.memory import show_size
 from medvar_data.harmonize.plan import HarmonizePlan
 from medvar_data.harmonize.summary import HarmonizeSummary
-from medvar_data.naming import printable
+from medvar_data.naming import how_many, printable
 from medvar_data.records import LICENSE_TERMS, Ingested
 from medvar_data.shard.run import ShardSummary
 
@@ -82,7 +82,8 @@ def show_plan(recipe: Recipe, plan: HarmonizePlan, engine: Engine, *, as_json: b
         return
     others = f", {plan.n_elsewhere:,} of other parts" if plan.n_elsewhere else ""
     console.print(
-        f"recipe {recipe.name}: {plan.n_todo:,} cases to do, {plan.n_finished:,} finished{others}", markup=False
+        f"recipe {recipe.name}: {how_many(plan.n_todo, 'case')} to do, {plan.n_finished:,} finished{others}",
+        markup=False,
     )
     if not plan.n_todo:
         return
@@ -95,7 +96,7 @@ def show_plan(recipe: Recipe, plan: HarmonizePlan, engine: Engine, *, as_json: b
     expected = plan.expected
     console.print(
         f"\nExpected ({expected.basis}): {show_seconds(expected.core_seconds)} of one core, "
-        f"{show_seconds(expected.wall_seconds)} with {engine.workers:,} workers; "
+        f"{show_seconds(expected.wall_seconds)} with {how_many(engine.workers, 'worker')}; "
         f"{show_size(plan.todo_bytes)} to read, {show_size(expected.written_bytes)} to write; "
         f"up to {show_size(expected.peak_bytes)} of memory for one case, {show_size(engine.memory_bytes)} for all",
         markup=False,
@@ -109,8 +110,8 @@ def show_harmonized(summary: HarmonizeSummary, *, as_json: bool) -> None:
         return
     others = f", {summary.n_elsewhere:,} left to other parts" if summary.n_elsewhere else ""
     console.print(
-        f"{summary.n_cases:,} cases: {summary.n_kept:,} kept, {summary.n_rejected:,} rejected{others}; "
-        f"{summary.n_slices:,} slices ({summary.n_skipped:,} cases were finished before)"
+        f"{how_many(summary.n_cases, 'case')}: {summary.n_kept:,} kept, {summary.n_rejected:,} rejected{others}; "
+        f"{how_many(summary.n_slices, 'slice')} ({how_many(summary.n_skipped, 'case')} finished before)"
     )
     for name, labels in summary.never_met.items():
         console.print(printable(f"note: {name}: no kept case holds {', '.join(labels)}", MOST_LETTERS), markup=False)
@@ -139,15 +140,31 @@ def show_shards(summary: ShardSummary, *, as_json: bool) -> None:
         return
     counts = ", ".join(f"{split} {n:,}" for split, n in summary.n_slices.items())
     console.print(
-        f"{summary.n_shards:,} shards ({summary.n_reused:,} were finished before): {sum(summary.n_slices.values()):,} slices "
-        f"of {summary.n_cases:,} cases ({counts}); {summary.n_rejected:,} cases rejected"
+        f"{how_many(summary.n_shards, 'shard')} ({summary.n_reused:,} finished before): {how_many(sum(summary.n_slices.values()), 'slice')} "
+        f"of {how_many(summary.n_cases, 'case')} ({counts}); {how_many(summary.n_rejected, 'case')} rejected"
     )
+    if summary.left_out:
+        told = ", ".join(f"{name} {n:,}" for name, n in summary.left_out.items())
+        console.print(f"Cases that the condition left out: {told}", markup=False)
     if summary.n_elsewhere:
-        console.print(f"{summary.n_elsewhere:,} shards are left to other parts; the tables come with the last of them")
+        console.print(
+            f"left to other parts: {how_many(summary.n_elsewhere, 'shard')}; the tables come with the last of them"
+        )
 
 
-def show_statistics(contents: Contents, volumes: Sequence[CellCount]) -> None:
-    """Print statistics, labels, what became of the cases, and the volumes beside the paper's."""
+def statistics_parts(contents: Contents, volumes: Sequence[CellCount]) -> dict[str, Any]:
+    """All that `show_statistics` shows and more, for machines: each table's rows with every column."""
+    return {
+        "statistics": contents.statistics.to_pylist(),
+        "collections": contents.collections.to_pylist(),
+        "rejects": [{"collection": name, "reason": reason, "cases": n} for name, reason, n in contents.rejects],
+        "volumes": [asdict(count) | {"here": count.here} for count in volumes],
+        "not_harmonized": contents.n_missing,
+    }
+
+
+def show_statistics(contents: Contents, volumes: Sequence[CellCount], figure: Path | None = None) -> None:
+    """Print statistics, labels, what became of the cases, the volumes beside the paper's, and which figure was written."""
     rows = contents.statistics.to_pylist()
     shown = [
         {
@@ -168,7 +185,7 @@ def show_statistics(contents: Contents, volumes: Sequence[CellCount]) -> None:
         (
             row["collection"], row["n_found"], row["n_expected"] or "–", row["n_kept"], row["n_rejected"],
             show_size(sum(part["source_bytes"] for part in rows if part["collection"] == row["collection"])),
-            license_text(row["license"], row["license_confirmed"]),
+            license_text(row["license"], row["license_confirmed"], row),
         )
         for row in collections
     ]  # fmt: skip
@@ -176,13 +193,20 @@ def show_statistics(contents: Contents, volumes: Sequence[CellCount]) -> None:
     if contents.rejects:
         print_table("\nRejected", ("collection", "reason", "cases"), contents.rejects)
     if contents.n_missing:
-        console.print(f"\nnote: {contents.n_missing:,} cases are not harmonized yet and not counted")
+        console.print(f"\nnote: {how_many(contents.n_missing, 'case')} not harmonized yet and not counted")
+    show_volumes(volumes)
+    if figure:
+        console.print(f"\n{figure} written", markup=False)
+
+
+def show_volumes(volumes: Sequence[CellCount]) -> None:
+    """Print the volumes of each region and modality beside the paper's; the same numbers as in its figure."""
     cells = [
-        (v.region, v.modality, v.paper or "–", v.published or "–", v.read_as, v.other)
+        (v.region, v.modality, v.paper or "–", v.published or "–", v.here, v.other)
         for v in volumes
         if v.paper or v.here
     ]
-    heads = ("region", "modality", "paper", "published", "here", "of other collections")
+    heads = ("region", "modality", "paper", "published", "here", "of which of other collections")
     print_table("\nVolumes, as the paper's figure of data sets counts them", heads, cells)
 
 
@@ -209,8 +233,6 @@ def show_verification(result: Verification) -> None:
     """Print every finding, and whether the set is sound."""
     for finding in result.findings:
         console.print(printable(f"wrong: {finding}", MOST_LETTERS), markup=False)
-    found = len(result.findings)
-    verdict = "sound" if not found else "1 thing is wrong" if found == 1 else f"{found} things are wrong"
     if result.remade:
         console.print(
             f"made again from their sources ({len(result.remade)}): {', '.join(result.remade[:SHOWN_KEYS])}"
@@ -220,7 +242,14 @@ def show_verification(result: Verification) -> None:
     if result.sealed_by:
         console.print(f"sealed by the key {result.sealed_by}", markup=False)
     console.print(f"dataset.json has the sha256 {result.dataset_sha256}", markup=False)
-    console.print(f"{result.n_shards:,} shards, {result.n_slices:,} slices, {result.n_cases:,} cases: {verdict}")
+    verdict = (
+        f"{how_many(len(result.findings), 'thing')} {'is' if len(result.findings) == 1 else 'are'} wrong"
+        if result.findings
+        else "sound"
+    )
+    console.print(
+        f"{how_many(result.n_shards, 'shard')}, {how_many(result.n_slices, 'slice')}, {how_many(result.n_cases, 'case')}: {verdict}"
+    )
 
 
 def show_trace(report: Mapping[str, Any]) -> None:

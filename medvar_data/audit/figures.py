@@ -102,7 +102,7 @@ def figure2(counts: Sequence[CellCount], kind: str = "svg") -> bytes:
             0.02, 1 - 0.32 / height, "Volumes by region and modality", color=INK, fontsize=12, fontweight="bold"
         )
         under = "Sequences, channels and frames of one scan are one volume. paper: the MedVAR paper's figure of data sets; published: counted by the"
-        more = "publishers of the collections that we read its names as (docs/parity.md); here: in these cases, in brackets of other collections."
+        more = "publishers of the collections that we read its names as (docs/parity.md); here: in these cases (of which of other collections)."
         figure.text(0.02, 0.16 / height, f"{under}\n{more}", color=INK, fontsize=7.5, linespacing=1.4)
         file = BytesIO()
         figure.savefig(file, format=kind, dpi=150, metadata=NO_DATE[kind])

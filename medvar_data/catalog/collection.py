@@ -5,9 +5,19 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import MappingProxyType
+
+from medvar_data.records import LICENSE_TERMS
+
+NO_TERMS: Mapping[str, object] = MappingProxyType({})
+CREATIVE_COMMONS = re.compile(r"CC-BY(-NC)?(-SA|-ND)?(?![A-Z-]*[A-Z])|CC0")
+TERM_TITLES = {
+    "commercial": "commercial use", "derivatives": "derivatives", "share_alike": "share alike", "redistribute": "redistribution",
+}  # fmt: skip
+LOOSEST = {term: "no" if term == "share_alike" else "yes" for term in LICENSE_TERMS}
 
 
 def _names(patterns: str, case: str) -> bool:
@@ -179,7 +189,7 @@ class CollectionSpec:
     license_url: str = ""
     license_confirmed: bool = False  # its own text was read
     license_evidence: str = ""  # where it was read, or what was not
-    license_read: str = ""  # when
+    license_read: str = ""  # when: a month (2026-11) or a day
     license_conflict: str = ""  # other answers for the same scans; the strictest stands in the four terms
     commercial: str = "unknown"  # may it be used for profit: yes, no, unknown
     derivatives: str = "unknown"  # may what is made of it be passed on: yes, no, unknown
@@ -233,9 +243,43 @@ def defaced(spec: CollectionSpec, layout_id: str) -> str:
     return next((layout.defaced for layout in spec.layouts if layout.id == layout_id and layout.defaced), spec.defaced)
 
 
-def license_text(name: str, confirmed: bool) -> str:
-    """A licence as people are shown it, marked where nothing confirms it."""
-    return name if confirmed else f"{name} (unconfirmed)"
+def license_text(name: str, confirmed: bool, terms: Mapping[str, object] = NO_TERMS) -> str:
+    """A licence as people are shown it, marked where nothing confirms it, and where what is recorded is stricter than its name.
+
+    Args:
+        name: of the licence.
+        confirmed: its own text was read.
+        terms: answers by `LICENSE_TERMS`, such as a row of collections.parquet; other keys are ignored.
+
+    >>> license_text("CC-BY-4.0", False, {"commercial": "no", "derivatives": "yes"})
+    'CC-BY-4.0, but commercial use: no (unconfirmed)'
+    """
+    stricter = ", ".join(_stricter_than_named(name, terms))
+    said = f"{name}, but {stricter}" if stricter else name
+    return said if confirmed else f"{said} (unconfirmed)"
+
+
+def license_of(spec: CollectionSpec) -> str:
+    """A collection's licence as people are shown it."""
+    terms = {term: getattr(spec, term) for term in LICENSE_TERMS}
+    return license_text(spec.license, spec.license_confirmed, terms)
+
+
+def _stricter_than_named(name: str, terms: Mapping[str, object]) -> Iterator[str]:
+    """The terms that are recorded otherwise than a Creative Commons licence of this name allows; of other names nothing is known."""
+    found = CREATIVE_COMMONS.match(name)
+    if not found:
+        return
+    parts = set(found[0].split("-"))
+    allowed = {
+        "commercial": "NC" not in parts,
+        "derivatives": "ND" not in parts,
+        "share_alike": not parts & {"SA", "ND"},  # with ND there is nothing that could be shared alike
+        "redistribute": True,
+    }
+    for term, title in TERM_TITLES.items():
+        if allowed[term] and terms.get(term, LOOSEST[term]) != LOOSEST[term]:
+            yield f"{title}: {terms[term]}"
 
 
 def condition_name(spec: CollectionSpec, modality: str) -> str:

@@ -4,6 +4,7 @@ import re
 
 from medvar_data.catalog.collection import CollectionSpec, Layout, Overlap
 from medvar_data.catalog.load import load_shared_cases
+from medvar_data.naming import how_many
 
 STATUS = {
     "originals": "seen on original files",
@@ -58,13 +59,13 @@ def _overlap_line(name: str, overlap: Overlap) -> str:
     which = " ".join(word for word in (overlap.cases, overlap.numbers) if word)
     n_pairs = len(load_shared_cases(name, overlap))
     ours = "all cases" if which == "*" else f"cases {which}" if which else "which cases is not published"
-    ours += f", {n_pairs:,} pairs known" if n_pairs else ""
-    n = f"{overlap.n_cases:,} scans, " if overlap.n_cases else ""
+    ours += f", {how_many(n_pairs, 'pair')} known" if n_pairs else ""
+    n = f"{how_many(overlap.n_cases, 'scan')}, " if overlap.n_cases else ""
     return f"with {overlap.collection or overlap.title}: {n}{ours} ({overlap.certainty})"
 
 
 def _layout_lines(layout: Layout) -> list[str]:
-    count = f"{layout.expected:,} cases" if layout.expected else "count unknown"
+    count = how_many(layout.expected, "case") if layout.expected else "count unknown"
     image = (
         "DICOM files, whatever their names; headers tell what they are"
         if layout.image == "."

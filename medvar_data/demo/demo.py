@@ -21,6 +21,7 @@ from medvar_data.errors import ShardSetError, SourceError
 from medvar_data.harmonize.run import run_harmonize
 from medvar_data.ingest.find_cases import ingest
 from medvar_data.ingest.run import run_ingest
+from medvar_data.naming import how_many
 from medvar_data.records import Reject
 from medvar_data.shard.plan import ShardSpec
 from medvar_data.shard.run import write_shards
@@ -146,10 +147,10 @@ def _pipeline(
     if spec.data is None:
         workspace.set_salt(PHANTOM_SALT)
     found = sum(r.n_found for r in run_ingest(sources, workspace))
-    tell(f"ingest: {found} cases found in {len(workspace.collections())} collections")
+    tell(f"ingest: {how_many(found, 'case')} found in {how_many(len(workspace.collections()), 'collection')}")
     summary = run_harmonize(workspace, recipe, spec.workers, lambda _: None)
     tell(
-        f"harmonize ({recipe.side} x {recipe.side}): {summary.n_kept} kept, {summary.n_rejected} rejected, {summary.n_slices} slices"
+        f"harmonize ({recipe.side} x {recipe.side}): {summary.n_kept} kept, {summary.n_rejected} rejected, {how_many(summary.n_slices, 'slice')}"
     )
     store = Store(str(spec.output / f"shards{suffix}"))
     split = SplitSpec(val=HELD_OUT, test=HELD_OUT)
@@ -157,7 +158,7 @@ def _pipeline(
     check = verify(store)
     if check.findings:
         raise ShardSetError(f"{store.url} is not sound: {check.findings[0]}")
-    tell(f"shard: {shards.n_shards} shards, {shards.n_slices}; verified")
+    tell(f"shard: {how_many(shards.n_shards, 'shard')}, {shards.n_slices}; verified")
     return Path(store.url)
 
 

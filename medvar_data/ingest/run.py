@@ -12,6 +12,7 @@ from medvar_data.catalog.load import collection_text, find_collections, template
 from medvar_data.engine.engine import Engine, run_tasks
 from medvar_data.errors import SourceError, WorkspaceError
 from medvar_data.ingest.find_cases import archive_rejects, ingest, with_rejects
+from medvar_data.naming import how_many
 from medvar_data.records import Ingested, LayoutCount
 from medvar_data.sources.archives import DEFAULT_ACCESS, Access, AccessSpec, open_access, reading
 from medvar_data.sources.tree import Tree, open_tree
@@ -105,7 +106,7 @@ def _save(name: str, spec: CollectionSpec, result: Ingested, workspace: Workspac
     if spec.name in workspace.ingested():
         gone = {case.case for case in workspace.cases(spec.name)} - {case.case for case in result.cases}
         if gone:
-            note = f"{len(gone)} cases of an earlier ingest are not here: they no longer count; give all folders of a collection at once"
+            note = f"{how_many(len(gone), 'case')} of an earlier ingest not found here, which no longer {'counts' if len(gone) == 1 else 'count'}; give all folders of a collection at once"
             result = replace(result, notes=(*result.notes, note))
     workspace.save_ingested(spec, collection_text(name if own else spec.name), result, own=own)
     return result

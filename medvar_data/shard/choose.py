@@ -3,7 +3,9 @@
 In: a plan's slices, the rows of cases.parquet and collections.parquet. Out: which slices are taken, the rows of what is left.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -82,6 +84,7 @@ def allowed_alone(
 
 def left_of_cases(
     cases: pa.Table,
+    collections: pa.Table,
     counts: Int[np.ndarray, " cases"],
     where: str,
     alone: Int[np.ndarray, " cases"],
@@ -91,6 +94,7 @@ def left_of_cases(
 
     Args:
         cases: rows of cases.parquet.
+        collections: rows of collections.parquet.
         counts: slices that the set takes of each.
         where: the condition that chose them.
         alone: slices of each that would be taken by the terms of its own collection.
@@ -104,10 +108,11 @@ def left_of_cases(
     cases = with_column(cases, "n_kept", counts.tolist())
     cases = with_column(cases, "n_not_selected", left_out.tolist())
     names = cases.select(["collection", "case"]).to_pylist()
-    shown = printable(where, 500)
+    shown, answers = printable(where, 500), _answers(where, collections)
 
     def reject(number: int) -> Reject:
-        reason, detail = Reason.NOT_SELECTED, f"none of its slices fulfils the condition {shown}"
+        said = answers.get(names[number]["collection"], "")
+        reason, detail = Reason.NOT_SELECTED, f"none of its slices fulfils the condition {shown}{said}"
         if number in duplicates:
             reason, detail = Reason.DUPLICATE_SCAN, duplicates[number]
         elif alone[number]:
@@ -116,3 +121,25 @@ def left_of_cases(
         return Reject(**names[number], stage="shard", reason=reason, detail=detail)
 
     return cases, [reject(number) for number in np.flatnonzero(counts == 0).tolist()]
+
+
+def _answers(where: str, collections: pa.Table) -> dict[str, str]:
+    """Half a sentence for each collection: what its licence answers to the terms that a condition names.
+
+    >>> table = pa.table({"collection": ["a"], **{term: ["no"] for term in LICENSE_TERMS}})
+    >>> _answers("commercial = 'yes' AND z > 3", table)
+    {'a': "; its collection's terms say commercial = 'no'"}
+    """
+    named = [term for term in LICENSE_TERMS if re.search(rf"\b{term}\b", where)]
+    if not named:
+        return {}
+    return {
+        row["collection"]: f"; its collection's terms say {', '.join(f'{term} = {row[term]!r}' for term in named)}"
+        for row in collections.select(["collection", *named]).to_pylist()
+    }
+
+
+def left_out_by_condition(rejects: Iterable[Reject]) -> dict[str, int]:
+    """Cases of each collection that the condition of a set left out, whether for their own terms or for those of a copy."""
+    by_condition = (Reason.NOT_SELECTED, Reason.LICENSE_OF_COPY)
+    return dict(sorted(Counter(reject.collection for reject in rejects if reject.reason in by_condition).items()))

@@ -22,7 +22,7 @@ from medvar_data.engine.engine import Engine, as_engine
 from medvar_data.errors import MedvarError, ShardSetError, WorkspaceError
 from medvar_data.naming import is_key, printable
 from medvar_data.records import Progress
-from medvar_data.shard.choose import allowed_alone, chosen_slices, left_of_cases
+from medvar_data.shard.choose import allowed_alone, chosen_slices, left_of_cases, left_out_by_condition
 from medvar_data.shard.duplicates import edges_between
 from medvar_data.shard.manifests import Provenance, SetContents, write_manifests
 from medvar_data.shard.plan import ShardTask, check_codec, cut_shards, order_keys, plan_digest
@@ -106,17 +106,17 @@ def reshard(
         remove_partials(store.folder)
     with _work_folder(store) as folder:
         tasks, contents = _plan(opened, store, folder)
-        summary = _summary(contents)
+        summary, gone = _summary(contents), left_out_by_condition(contents.rejects)
         if _is_finished(opened, store, tasks):
             store.below(UNFINISHED).remove_all()
-            return ShardSummary(read_dataset(store).digest, *summary, n_reused=len(tasks), n_elsewhere=0)
+            return ShardSummary(read_dataset(store).digest, *summary, n_reused=len(tasks), n_elsewhere=0, left_out=gone)
         _claim(store, tasks, opened)
         missing = missing_shards(tasks, store)
         n_done = len(tasks) - len(missing)
         write_missing(rewrite_shard, missing, n_done, store, as_engine(engine), progress)
         digest = write_manifests(store, contents, _provenance(opened))
     store.below(UNFINISHED).remove_all()
-    return ShardSummary(digest, *summary, n_reused=n_done, n_elsewhere=0)
+    return ShardSummary(digest, *summary, n_reused=n_done, n_elsewhere=0, left_out=gone)
 
 
 def rewrite_shard(task: ShardTask) -> str:
@@ -190,7 +190,7 @@ def _plan(opened: _Source, store: Store, folder: Path) -> tuple[list[ShardTask],
     asked = (opened.where, mapped(folder / SLICES), cases, collections, CASE_KEY)
     chosen = chosen_slices(*asked)
     counts, alone = (np.bincount(case_of[taken], minlength=cases.num_rows) for taken in (chosen, allowed_alone(*asked)))
-    left, not_selected = left_of_cases(cases, counts, opened.where, alone)
+    left, not_selected = left_of_cases(cases, collections, counts, opened.where, alone)
     left = left.filter(pc.greater(left["n_kept"], 0))
     shards = cut_shards(splits, order, chosen, opened.slices_per_shard)
     tasks = _tasks(opened, shards, store, folder)

@@ -20,9 +20,10 @@ from medvar_data.catalog.recipe import Recipe
 from medvar_data.engine.engine import Engine, as_engine
 from medvar_data.errors import WorkspaceError
 from medvar_data.harmonize.dependencies import PIPELINE_VERSION
+from medvar_data.naming import how_many
 from medvar_data.records import Progress, Reject
 from medvar_data.shard.append import fresh_slices, held_cases, kept_splits, next_numbers, open_earlier
-from medvar_data.shard.choose import allowed_alone, chosen_slices, left_of_cases
+from medvar_data.shard.choose import allowed_alone, chosen_slices, left_of_cases, left_out_by_condition
 from medvar_data.shard.collections import collections_table, with_column
 from medvar_data.shard.duplicates import SLICE_INPUTS, edges_table
 from medvar_data.shard.grouping import Grouping, group_cases, left_out
@@ -59,6 +60,7 @@ class ShardSummary:
     n_rejected: int
     n_reused: int  # shards found finished
     n_elsewhere: int  # shards left to other parts and not finished yet
+    left_out: dict[str, int]  # cases that the condition left out, by collection
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,7 @@ class _Plan:
             n_rejected=len(self.contents.rejects),
             n_reused=n_done + n_earlier,
             n_elsewhere=n_missing,
+            left_out=left_out_by_condition(self.contents.rejects),
         )
 
 
@@ -141,7 +144,7 @@ def _finished_cases(workspace: Workspace, recipe: Recipe) -> tuple[list[KeptCase
     found = finished_cases(workspace, recipe)
     if found.n_missing:
         raise WorkspaceError(
-            f"{found.n_missing} cases are not harmonized with recipe {recipe.name!r}. "
+            f"{how_many(found.n_missing, 'case')} {'is' if found.n_missing == 1 else 'are'} not harmonized with recipe {recipe.name!r}. "
             f"Run `medvar-data harmonize -w {workspace.path}` with the same --recipe first."
         )
     return found.kept, found.rejects
@@ -178,7 +181,7 @@ def _plan(
     duplicates = _duplicates(kept, grouping, np.bincount(case_of[chosen], minlength=len(kept)), earlier, spec)
     chosen &= ~np.isin(case_of, list(duplicates))
     counts = np.bincount(case_of[chosen], minlength=len(kept))
-    cases, not_selected = left_of_cases(cases, counts, spec.where, alone, duplicates)
+    cases, not_selected = left_of_cases(cases, collections, counts, spec.where, alone, duplicates)
     left = cases.filter(pc.greater(cases["n_kept"], 0))
     fresh = chosen
     if earlier:

@@ -212,7 +212,7 @@ COLLECTION_COLUMNS = (
     Column("license_url", _text, "where the licence's text stands"),
     _LICENSE_CONFIRMED,
     Column("license_evidence", _text, "where the licence was read, or what could not be read"),
-    Column("license_read", _text, "day on which the licence was read"),
+    Column("license_read", _text, "month (such as 2026-11) or day on which the licence was read"),
     Column("license_conflict", _text, "other answers for the same scans; the strictest stands in the four terms"),
     Column("commercial", _text, "may it be used for profit: yes, no, unknown"),
     Column("derivatives", _text, "may what is made of it be passed on: yes, no, unknown"),

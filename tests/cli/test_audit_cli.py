@@ -8,7 +8,7 @@ import pytest
 from support.tampering import edit_statistics, paint, refit, rows_of
 from typer.testing import CliRunner
 
-from medvar_cli.console import DIFFERENT, OK, WRONG
+from medvar_cli.console import DIFFERENT, OK, SOME_REJECTED, WRONG
 from medvar_cli.data_commands import app
 
 
@@ -81,12 +81,30 @@ def test_diff_ends_with_1_where_sets_differ(pipeline, shards):
     assert call("diff", pipeline["shards"], shards.parent / "none")[0] == WRONG
 
 
+def test_a_requirement_that_leaves_nothing_is_told_with_its_reason(pipeline, tmp_path):
+    common = ("shard", "-w", pipeline["work"], "--recipe", pipeline["recipe"], "--workers", 1)
+    asked = ("--require", "commercial", "--where", "collection = 'acdc'")
+    code, text = call(*common, tmp_path / "s", *asked)
+    assert code == SOME_REJECTED
+    assert "warning: the set is empty: the condition (collection = 'acdc') AND commercial = 'yes' left out" in text
+    details = {
+        row["detail"]
+        for row in rows_of(tmp_path / "s", "rejects")
+        if row["collection"] == "acdc" and row["stage"] == "shard"
+    }
+    assert len(details) == 1
+    assert details.pop().endswith("; its collection's terms say commercial = 'no'")
+    code, text = call("reshard", pipeline["shards"], tmp_path / "r", "--workers", 1, *asked, "--json")
+    assert code == SOME_REJECTED
+    assert '"left_out": {' in text
+
+
 def test_requirements_are_conditions(pipeline, tmp_path):
     common = ("shard", "-w", pipeline["work"], "--recipe", pipeline["recipe"], "--workers", 1)
     code, text = call(
         *common, tmp_path / "s", "--require", "commercial", "--require", "redistribute", "--where", "z > 1 OR z = 0"
     )
-    assert code == OK, text
+    assert code == SOME_REJECTED, text  # there is acdc alone
     where = json.loads((tmp_path / "s" / "dataset.json").read_text())["where"]
     assert where == "(z > 1 OR z = 0) AND commercial = 'yes' AND redistribute = 'yes'"
     terms = {
@@ -96,6 +114,7 @@ def test_requirements_are_conditions(pipeline, tmp_path):
     assert cases == {name for name, allowed in terms.items() if allowed}
     gone = {row["collection"] for row in rows_of(tmp_path / "s", "rejects") if row["reason"] == "not_selected"}
     assert {name for name, allowed in terms.items() if not allowed} <= gone
+    assert f"{min(gone)} " in text.split("Cases that the condition left out: ")[1]
     code, text = call(*common, tmp_path / "t", "--require", "fame")
     assert code == WRONG
     assert "commercial, derivatives, redistribute, no-share-alike" in text

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from hashlib import sha256
@@ -17,6 +18,9 @@ from typer.testing import CliRunner
 from medvar_cli import data_commands as commands
 from medvar_cli.console import run
 from medvar_cli.data_commands import app
+from medvar_cli.data_feedback import show_verification, show_volumes
+from medvar_data.audit.figures import CellCount
+from medvar_data.audit.verify import Verification
 
 GROUP = typer.main.get_command(app)
 NAMES = sorted(GROUP.commands)
@@ -128,7 +132,7 @@ class TestRoad:
         code, out, _ = call("harmonize", "-w", pipeline["work"], "--recipe", pipeline["recipe"], "--workers", "1")
         assert code == 0
         assert "6 cases: 5 kept, 1 rejected" in out
-        assert "6 cases were finished before" in out
+        assert "6 cases finished before" in out
         assert "truncated" in out
 
     def test_too_many_rejects_are_code_1(self, pipeline):
@@ -167,7 +171,13 @@ class TestRoad:
         assert summary["n_cases"] == summary["n_kept"] + summary["n_rejected"] == 6
         written = json.loads(call("shard", "-w", work, shards, "--recipe", recipe, "--workers", "1", "--json")[1])
         assert written["n_reused"] == written["n_shards"]
-        assert sum(row["cases"] for row in json.loads(call("stats", shards, "--json")[1])) == 5
+        said = json.loads(call("stats", shards, "--json")[1])
+        assert sum(row["cases"] for row in said["statistics"]) == 5
+        assert [(row["collection"], row["n_kept"]) for row in said["collections"]] == [("acdc", 5)]
+        assert said["rejects"] == [{"collection": "acdc", "reason": "truncated", "cases": 1}]
+        heart = next(v for v in said["volumes"] if (v["region"], v["modality"]) == ("heart", "MR"))
+        assert heart["here"] == heart["read_as"] + heart["other"] > 0
+        assert said["not_harmonized"] == 0
         assert json.loads(call("verify", shards, "--json")[1])["findings"] == []
         assert len(json.loads(call("collections", "--json")[1])) > 10
 
@@ -181,6 +191,29 @@ class TestRoad:
         assert "CC-BY-NC-SA-4.0" in out
         assert "patient<" not in call("describe", "acdc")[1]
         assert call("describe", "msd")[1].count("Then: medvar-data ingest msd-") == 10
+
+    def test_the_figure_is_named_and_says_what_the_table_says(self, pipeline, tmp_path):
+        figure = tmp_path / "volumes.svg"
+        for place in ("shards", "work"):
+            code, out, _ = call("stats", pipeline[place], "--recipe", pipeline["recipe"], "--figure", str(figure))
+            assert code == 0
+            assert "volumes.svg written" in out.replace("\n", "")
+            row = next(line.split() for line in out.splitlines() if re.match(r"heart +MR +270", line))
+            drawn = re.findall(r">\s*\(?([\d,]+)\)?\s*</text>", figure.read_text())
+            assert row[2:] == ["270", "270", "3", "0"]
+            assert drawn.count("3") == 1
+        out = call("stats", pipeline["shards"], "--figure", str(figure), "--json")[1]
+        assert json.loads(out)["figure"] == str(figure)
+
+    def test_volumes_of_other_collections_are_among_those_here(self, capsys):
+        show_volumes([CellCount("brain", "MR", "BraTS", 1251, 1251, 0, 91)])
+        assert capsys.readouterr().out.split()[-6:] == ["brain", "MR", "1,251", "1,251", "91", "91"]
+
+    def test_one_of_a_kind_is_told_in_the_singular(self, capsys):
+        show_verification(Verification(1, 1, 1, ("a row is missing",)))
+        assert capsys.readouterr().out.splitlines()[-1] == "1 shard, 1 slice, 1 case: 1 thing is wrong"
+        show_verification(Verification(2, 3, 4, ("a", "b")))
+        assert capsys.readouterr().out.splitlines()[-1] == "2 shards, 3 slices, 4 cases: 2 things are wrong"
 
     def test_trace_goes_back_to_the_file(self, pipeline):
         import pyarrow.parquet as pq

@@ -22,6 +22,7 @@ from support.var_files import autoencoder
 from typer.testing import CliRunner
 
 from medvar_cli.data_commands import app as data
+from medvar_cli.data_feedback import statistics_parts
 from medvar_cli.model_commands import app as model
 from medvar_data.audit.seal import new_key, seal
 from medvar_data.storage.store import Store
@@ -71,7 +72,7 @@ DATA = {
         swaps=RECIPE | {'"shards"': '"made"', "work shards": "work made"}, made=("made",),
     ),
     "reshard": Twin(needs=("shards",), typed="--workers 1", made=("shards-zstd",)),
-    "stats": Twin(needs=("shards",), typed="--json", answer=lambda twin: twin["rows"]),
+    "stats": Twin(needs=("shards",), typed="--json", answer=lambda twin: statistics_parts(twin["contents"], twin["volumes"]) | {"figure": "figure2.svg"}),
     "report": Twin(needs=("shards",), typed="--json", answer=lambda twin: {"page": str(twin["page"])}, made=("report.html",)),
     "verify": Twin(needs=("sealed", "work", "public.pem"), typed="--json", swaps={"verify shards": "verify sealed", '"shards"': '"sealed"'},
                    answer=lambda twin: asdict(twin["result"])),

@@ -16,8 +16,10 @@ from support.shard_sets import rows_of
 from typer.main import get_command
 
 from medvar_data.catalog.load import load_conditions, parse_collection
+from medvar_data.errors import Reason
 from medvar_data.ingest.find_cases import ingest
 from medvar_data.readers.read import read_scan
+from medvar_data.shardset.schema import COLLECTION_COLUMNS
 from medvar_data.sources.tree import open_tree
 from medvar_data.storage.codec import PNG, pixel_digest
 
@@ -32,6 +34,17 @@ def blocks(page: str, language: str) -> list[str]:
 def test_generated_tables_are_current():
     result = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_every_reason_has_its_meaning():
+    part = (ROOT / "docs/formats.md").read_text(encoding="utf-8").split("\n## Reasons\n")[1].split("\n## ")[0]
+    meanings = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", part, re.MULTILINE))
+    assert set(meanings) == {reason.value for reason in Reason}
+
+
+def test_when_a_licence_was_read_is_described_as_a_month_or_a_day():
+    read = next(column for column in COLLECTION_COLUMNS if column.name == "license_read")
+    assert ("month" in read.meaning, "day" in read.meaning) == (True, True)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from medvar_data.audit.report.source import Subject
 from medvar_data.audit.report.table import Table, table
+from medvar_data.catalog.collection import license_text
 from medvar_data.engine.memory import show_size
 
 
@@ -58,7 +59,8 @@ def _row(place: int, row: Mapping[str, Any], subject: Subject) -> tuple[Any, ...
         " ".join(dict.fromkeys(part["region"] for part in statistics)) or row["region"],
         row["n_expected"] or None, row["n_found"], row["n_kept"], row["n_rejected"],
         len(pc.unique(cases["patient"])), len(pc.unique(cases["volume"])),
-        sum(part["slices"] for part in statistics), sum(part["source_bytes"] for part in statistics), row["license"],
+        sum(part["slices"] for part in statistics), sum(part["source_bytes"] for part in statistics),
+        license_text(row["license"], row["license_confirmed"], row),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from medvar_data.audit.contents import contents_of_workspace, is_workspace
 from medvar_data.catalog.recipe import Recipe
 from medvar_data.harmonize.dependencies import PIPELINE_VERSION
+from medvar_data.naming import how_many
 from medvar_data.shardset.dataset import PAIR_COLUMNS, Dataset, read_dataset, read_pair, read_table
 from medvar_data.shardset.schema import CASE_KEY, SPLITS
 from medvar_data.storage.codec import CODECS, PNG
@@ -160,7 +161,7 @@ def open_workspace(workspace: Workspace, recipe: Recipe) -> Subject:
         "Pipeline version": str(PIPELINE_VERSION),
     }
     if contents.n_missing:
-        facts["Not harmonized yet, and not counted"] = f"{contents.n_missing:,} cases"
+        facts["Not harmonized yet, and not counted"] = how_many(contents.n_missing, "case")
     order = sorted(contents.left_out, key=lambda reject: (reject.collection, reject.case, reject.stage))
     return Subject(
         kind="workspace",

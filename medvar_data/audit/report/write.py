@@ -1,9 +1,10 @@
 """Write the report of a shard set or a workspace: one HTML file that needs nothing else, and asks no network for anything."""
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -18,8 +19,10 @@ from medvar_data.audit.report.source import CaseName, Subject, open_subject
 from medvar_data.audit.report.table import Table, table
 from medvar_data.audit.report.terms import terms_of
 from medvar_data.audit.report.thumbnails import Chosen, Thumbnail, pictures_of
+from medvar_data.catalog.collection import license_text
 from medvar_data.catalog.recipe import Recipe, load_recipe
 from medvar_data.engine.memory import show_size
+from medvar_data.naming import how_many
 from medvar_data.shard.card import official_test_elsewhere
 from medvar_data.storage.html import number
 from medvar_data.storage.store import write_bytes
@@ -87,7 +90,7 @@ def page(subject: Subject) -> str:
 
 def _volumes(counts: Sequence[CellCount]) -> Table:
     columns = (
-        ("region", "text"), ("modality", "text"), ("paper", "count"), ("published", "count"), ("here", "count"), ("of other collections", "count"),
+        ("region", "text"), ("modality", "text"), ("paper", "count"), ("published", "count"), ("here", "count"), ("of which of other collections", "count"),
         ("names in the paper’s figure", "text"),
     )  # fmt: skip
     rows = (
@@ -147,8 +150,20 @@ def _environment() -> _Templates:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": show_size, "number": number, "percent": _percent, "svg": Markup}
+    environment.filters |= {
+        "size": show_size,
+        "number": number,
+        "percent": _percent,
+        "svg": Markup,
+        "how_many": how_many,
+        "licence": _licence,
+    }
     return environment
+
+
+def _licence(row: Mapping[str, Any]) -> str:
+    """The licence of a row of collections.parquet."""
+    return license_text(row["license"], row["license_confirmed"], row)
 
 
 def _percent(share: float) -> str:

@@ -117,6 +117,17 @@ def test_licences_name_the_strictest(page):
     assert "Not read at their source: collection-01" in licences.text
 
 
+def test_the_overview_tells_which_licences_nobody_read_and_which_are_stricter_than_their_name(tmp_path):
+    texts = {"license": "CC-BY-4.0"}
+    page = Page(written(tmp_path, Sizes(collections=2, sequences=("T1",), texts=texts)))
+    licences = [e.text for e in page.inside(page.by_id("overview"), "td") if e.text.startswith("CC-BY")]
+    assert len(licences) == 2
+    for place, licence in enumerate(licences, start=1):
+        assert licence in page.by_id(f"c{place}").text
+    assert [licence.endswith("(unconfirmed)") for licence in licences] == [False, True]
+    assert "CC-BY-4.0, but commercial use: no" in licences[1]
+
+
 def test_what_is_unknown_binds_more_than_what_is_allowed():
     row = {
         "n_kept": 1, "license": "x", "license_url": "", "license_confirmed": True, "license_read": "", "license_evidence": "",

@@ -8,7 +8,7 @@ import pytest
 from support.builders import pairs_toml
 
 from medvar_data.catalog.checks import CASE_LIST_NAMES, READER_NAMES
-from medvar_data.catalog.collection import CollectionSpec, condition_name, labels_of, license_text
+from medvar_data.catalog.collection import CollectionSpec, condition_name, labels_of, license_of, license_text
 from medvar_data.catalog.describe import describe_collection, readable
 from medvar_data.catalog.load import (
     OWN_CONDITION_IDS,
@@ -26,6 +26,7 @@ from medvar_data.catalog.recipe import load_recipe
 from medvar_data.errors import SpecError
 from medvar_data.ingest.case_lists import CASE_LISTS
 from medvar_data.readers.read import READERS
+from medvar_data.records import LICENSE_TERMS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "conditions.json"
 
@@ -170,6 +171,35 @@ def test_nobody_confirms_a_licence_but_the_user(stated, shown):
     assert license_text(spec.license, spec.license_confirmed) == shown
     (cohort,) = find_collections("dicom-cohort")
     assert not cohort.license_confirmed
+
+
+@pytest.mark.parametrize(
+    ("name", "terms", "shown"),
+    [
+        ("CC-BY-4.0", "no yes no yes", "CC-BY-4.0, but commercial use: no"),
+        ("CC-BY-4.0", "yes yes no yes", "CC-BY-4.0"),
+        (
+            "CC-BY-4.0",
+            "unknown yes yes no",
+            "CC-BY-4.0, but commercial use: unknown, share alike: yes, redistribution: no",
+        ),
+        ("CC-BY-NC-SA-4.0", "no yes yes yes", "CC-BY-NC-SA-4.0"),
+        ("CC-BY-NC-SA (version not stated)", "no no yes yes", "CC-BY-NC-SA (version not stated), but derivatives: no"),
+        ("CC-BY-NC-ND-4.0", "no no yes yes", "CC-BY-NC-ND-4.0"),
+        ("CC0-1.0", "no yes no yes", "CC0-1.0, but commercial use: no"),
+        ("CC-BY-NONE", "no no yes no", "CC-BY-NONE"),
+        ("BTCV challenge terms", "no no yes no", "BTCV challenge terms"),
+    ],
+)
+def test_terms_stricter_than_the_licences_name_are_told(name, terms, shown):
+    answers = dict(zip(LICENSE_TERMS, terms.split(), strict=True))
+    assert license_text(name, True, answers) == shown
+    assert license_text(name, False, answers) == f"{shown} (unconfirmed)"
+
+
+def test_amos_is_not_shown_as_free():
+    (amos,) = find_collections("amos")
+    assert license_of(amos) == "CC-BY-4.0, but commercial use: no (unconfirmed)"
 
 
 def test_conditions_cover_all_collections_and_modalities():
