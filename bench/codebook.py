@@ -43,6 +43,8 @@ CURES: dict[str, dict[str, Any]] = {
     "k-means, revival, rotation": KEPT | {"rotate": True},
     "k-means, revival, linear layer": KEPT | LAYER,
     "k-means, revival, codes per scale": KEPT | OWN,
+    "k-means, revival below 10 %": KEPT | {"dead_below": 0.1},
+    "k-means, revival below 10 %, codes per scale": KEPT | OWN | {"dead_below": 0.1},
     "k-means, revival, scale dropout": KEPT | {"scale_dropout": 0.1},
 }
 
@@ -83,14 +85,14 @@ def main() -> None:
     sides = TOKENIZERS["demo"].scale_sides
     print(f"torch {torch.__version__}, CPU, 1 thread; {samples:,} images a cure\n")
     print(
-        f"{'cure':32} {'dB':>6} {'CPU s':>6}  codes used / used by uniform chance, by scale: {', '.join(f'{n} x {n}' for n in sides)}"
+        f"{'cure':46} {'dB':>6} {'CPU s':>6}  codes used / used by uniform chance, by scale: {', '.join(f'{n} x {n}' for n in sides)}"
     )
     results = {}
     for name in arguments.only:
         with one_thread():
             row = measured(CURES[name], arguments.shards, samples)
         shares = "  ".join(f"{value:5.1%}" for value in row["reached"])
-        print(f"{name:32} {row['psnr']:6.2f} {row['seconds']:6.0f}  {shares}", flush=True)
+        print(f"{name:46} {row['psnr']:6.2f} {row['seconds']:6.0f}  {shares}", flush=True)
         results[name] = row
     print(json.dumps({"codebook_cures": {"samples": samples, "cures": results}}))
 

@@ -5,6 +5,7 @@ In: vectors. Out: ids, vectors, counts. The codebook knows nothing of images.
 Shapes: N vectors, C their length, V codes, K scales.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -147,7 +148,7 @@ def revive(
     generator: torch.Generator,
     threshold: float = 0.01,
 ) -> Revival:
-    """Move codes that are hardly used onto vectors that are to be coded.
+    """Move codes that are hardly used onto vectors that are to be coded, the least used first, no two onto one vector.
 
     Args:
         codes_VC: the present codes.
@@ -161,8 +162,11 @@ def revive(
     judged = float(hits_KV.sum()) >= LEAST_EXPECTED * len(codes_VC)
     if not judged:
         dead_V = torch.zeros_like(dead_V)
-    fresh_VC = _pick(candidates_NC.float(), len(codes_VC), generator)
-    return Revival(torch.where(dead_V[:, None], fresh_VC, codes_VC.float()), dead_V, judged)
+    surplus = torch.where(dead_V, relative_use(hits_KV), math.inf).argsort(stable=True)[len(candidates_NC) :]
+    dead_V[surplus] = False
+    moved_VC = codes_VC.float().clone()
+    moved_VC[dead_V] = _pick(candidates_NC.float(), len(candidates_NC), generator)[: int(dead_V.sum())]
+    return Revival(moved_VC, dead_V, judged)
 
 
 def relative_use(hits_KV: Int64[Tensor, "scales codes"]) -> Float[Tensor, " codes"]:

@@ -210,9 +210,9 @@ class TestRoad:
         assert capsys.readouterr().out.split()[-6:] == ["brain", "MR", "1,251", "1,251", "91", "91"]
 
     def test_one_of_a_kind_is_told_in_the_singular(self, capsys):
-        show_verification(Verification(1, 1, 1, ("a row is missing",)))
+        show_verification(Verification(1, 1, 1, ("a row is missing",), "0" * 64))
         assert capsys.readouterr().out.splitlines()[-1] == "1 shard, 1 slice, 1 case: 1 thing is wrong"
-        show_verification(Verification(2, 3, 4, ("a", "b")))
+        show_verification(Verification(2, 3, 4, ("a", "b"), "0" * 64))
         assert capsys.readouterr().out.splitlines()[-1] == "2 shards, 3 slices, 4 cases: 2 things are wrong"
 
     def test_trace_goes_back_to_the_file(self, pipeline):

@@ -166,9 +166,21 @@ def test_a_code_that_a_coarse_scale_alone_uses_is_no_dead_one():
     assert revival.dead.tolist() == [False] * 99 + [True]
 
 
+def test_no_two_codes_move_onto_one_vector():
+    """Of two equal codes the lower id wins every tie: the other would stay dead."""
+    hits = torch.zeros(1, 100, dtype=torch.int64)
+    hits[0, 90:] = 1000
+    hits[0, :3] = torch.tensor([2, 1, 3])
+    candidates = torch.arange(8.0)[:, None].expand(8, 3) + 1
+    revival = revive(torch.zeros(100, 3), hits, candidates, seeded(), threshold=0.05)
+    assert int(revival.dead.sum()) == 8
+    assert not revival.dead[:3].any(), "those never used come first"
+    assert sorted(revival.codes[revival.dead][:, 0].tolist()) == list(range(1, 9))
+
+
 def test_no_code_is_called_dead_on_little_evidence():
     hits = torch.zeros(1, 10, dtype=torch.int64)
     hits[0, 0] = int(LEAST_EXPECTED * 10) - 1
     assert not revive(torch.zeros(10, 2), hits, torch.ones(3, 2), seeded()).dead.any()
     hits[0, 0] += 1
-    assert revive(torch.zeros(10, 2), hits, torch.ones(3, 2), seeded()).dead.sum() == 9
+    assert revive(torch.zeros(10, 2), hits, torch.ones(20, 2), seeded()).dead.sum() == 9
