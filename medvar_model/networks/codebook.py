@@ -5,7 +5,6 @@ In: vectors. Out: ids, vectors, counts. The codebook knows nothing of images.
 Shapes: N vectors, C their length, V codes, K scales.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from medvar_model.errors import ConfigMismatch
 
 ROWS_AT_ONCE = 8192  # vectors compared with all codes at a time: 256 MiB of float64 distances at 4096 codes
 LEAST_EXPECTED = 3.0  # hits of a code under uniform use; with fewer, 1 in 20 is missed by chance (exp -3)
+NEAR = 0.1  # how far from a vector a second code is put: as a part of the vectors' standard deviation
 USAGE_MARGIN = 0.08  # a code counts as used when hit this often, as a fraction of uniform use (VAR)
 
 
@@ -148,7 +148,10 @@ def revive(
     generator: torch.Generator,
     threshold: float = 0.01,
 ) -> Revival:
-    """Move codes that are hardly used onto vectors that are to be coded, the least used first, no two onto one vector.
+    """Move codes that are hardly used onto vectors that are to be coded, or near them where there are fewer vectors than codes.
+
+    A coarse scale gives few vectors, and what it has to code moves while the encoder learns: all its dead codes must follow. Two codes at
+    one place would be one, since the lower id wins every tie.
 
     Args:
         codes_VC: the present codes.
@@ -162,11 +165,11 @@ def revive(
     judged = float(hits_KV.sum()) >= LEAST_EXPECTED * len(codes_VC)
     if not judged:
         dead_V = torch.zeros_like(dead_V)
-    surplus = torch.where(dead_V, relative_use(hits_KV), math.inf).argsort(stable=True)[len(candidates_NC) :]
-    dead_V[surplus] = False
-    moved_VC = codes_VC.float().clone()
-    moved_VC[dead_V] = _pick(candidates_NC.float(), len(candidates_NC), generator)[: int(dead_V.sum())]
-    return Revival(moved_VC, dead_V, judged)
+    fresh_VC = _pick(candidates_NC.float(), len(codes_VC), generator)
+    spread_C = NEAR * candidates_NC.float().std(0, correction=0)
+    noise_VC = torch.randn(fresh_VC.shape, generator=generator, device=generator.device).to(fresh_VC.device)
+    fresh_VC[len(candidates_NC) :] += (spread_C * noise_VC)[len(candidates_NC) :]
+    return Revival(torch.where(dead_V[:, None], fresh_VC, codes_VC.float()), dead_V, judged)
 
 
 def relative_use(hits_KV: Int64[Tensor, "scales codes"]) -> Float[Tensor, " codes"]:
