@@ -32,6 +32,7 @@ from medvar_model.training.tokenizer import TrainTokenizer, train_tokenizer
 ALONE = Process(1, 0, torch.device("cpu"))
 RAW: dict[str, Any] = {"unquantized": 0.0, "codebook_images": 0, "revive_every": 0}
 KEPT: dict[str, Any] = {"unquantized": 0.05, "codebook_images": 512, "revive_every": 800}
+RARE: dict[str, Any] = {"dead_below": 0.01}
 LAYER: dict[str, Any] = {"code_layer": True}
 OWN: dict[str, Any] = {"codes_per_scale": True}
 CURES: dict[str, dict[str, Any]] = {
@@ -43,8 +44,8 @@ CURES: dict[str, dict[str, Any]] = {
     "k-means, revival, rotation": KEPT | {"rotate": True},
     "k-means, revival, linear layer": KEPT | LAYER,
     "k-means, revival, codes per scale": KEPT | OWN,
-    "k-means, revival below 10 %": KEPT | {"dead_below": 0.1},
-    "k-means, revival below 10 %, codes per scale": KEPT | OWN | {"dead_below": 0.1},
+    "k-means, revival below 1 %": KEPT | RARE,
+    "k-means, revival below 1 %, codes per scale": KEPT | OWN | RARE,
     "k-means, revival, scale dropout": KEPT | {"scale_dropout": 0.1},
 }
 

@@ -296,12 +296,17 @@ def show_trace(report: Mapping[str, Any]) -> None:
     print_table("", ("", ""), rows)
 
 
+def _said(value: object) -> str:
+    """A value of dataset.json as people read it: what is absent or empty is named."""
+    return "(absent)" if value is None else str(value) or "(empty)"
+
+
 def show_difference(found: Difference) -> None:
     """Print what differs, or that nothing does."""
     if not found:
         console.print("equal")
         return
-    said = [(name, str(one), str(other)) for name, (one, other) in found.dataset.items()]
+    said = [(name, *(_said(value) for value in pair)) for name, pair in found.dataset.items()]
     if said:
         print_table("dataset.json", ("field", "first", "second"), said)
     for name in ("collections", "cases", "slices", "statistics"):

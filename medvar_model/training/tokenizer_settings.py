@@ -80,7 +80,7 @@ class TrainTokenizer:
     codebook_images: int = 1_024
     revive_every: int = 10_000
     revive_until: float = 0.8
-    dead_below: float = 0.01
+    dead_below: float = 0.1
     rotate: bool = False
     scale_dropout: float = 0.0
     init_from: str = ""
