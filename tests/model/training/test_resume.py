@@ -168,6 +168,7 @@ def test_a_process_that_is_killed_outright_resumes_undisturbed(runs, kind, tmp_p
         torch.set_num_threads(1)
         from medvar_model.config import *
         from medvar_model.loader import DataSpec
+        from medvar_model.training.adversary import AdversarySettings
         from medvar_model.training.losses import TokenizerLossWeights
         from medvar_model.training.settings import LoopSettings
         from medvar_model.training.tokenizer import TrainTokenizer
