@@ -281,7 +281,7 @@ def show_trace(report: Mapping[str, Any]) -> None:
         ("taken out", removed),
         ("repairs", ", ".join(case["steps"]) or "none"),
         ("recipe", f"{row['recipe']}, pipeline {row['pipeline_version']}"),
-        ("licence", f"{row['license']}{'' if row['license_confirmed'] else ' (unconfirmed)'}; {terms}"),
+        ("licence", f"{license_text(row['license'], row['license_confirmed'])}; {terms}"),
         ("cite", " ".join(filter(None, (cited["citation"], cited["doi"] or cited["homepage"])))),
     ]
     if source.get("found"):

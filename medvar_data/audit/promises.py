@@ -107,10 +107,7 @@ def _first_difference(found: bytes, wanted: bytes) -> str:
     pairs = zip_longest(*(text.decode("utf-8", "replace").splitlines() for text in (found, wanted)), fillvalue="")
     for number, (one, other) in enumerate(pairs, start=1):
         if one != other:
-            at = max(
-                0,
-                next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-                - 20,
-            )
+            parting = next(n for n, (a, b) in enumerate(zip_longest(one, other)) if a != b)
+            at = max(0, parting - 20)
             return f" (line {number}: {printable(one[at:], 60)!r}, the tables give {printable(other[at:], 60)!r})"
     return ""

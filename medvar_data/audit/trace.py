@@ -10,9 +10,9 @@ from medvar_data.harmonize.dependencies import recipe_for
 from medvar_data.harmonize.harmonize import recorded_params, replay
 from medvar_data.records import HarmonizedSlice
 from medvar_data.shard.write import SAID_BY_CASE
-from medvar_data.shardset.dataset import codec_of, read_dataset, read_pair, read_table
+from medvar_data.shardset.dataset import Dataset, read_dataset, read_pair, read_table
 from medvar_data.sources.archives import DEFAULT_ACCESS, AccessSpec, open_access
-from medvar_data.storage.codec import pixel_digest
+from medvar_data.storage.codec import CODECS, pixel_digest
 from medvar_data.storage.store import Store
 from medvar_data.workspace.workspace import Workspace, archives_of
 
@@ -37,24 +37,27 @@ def trace(
         ShardSetError: no slice has this key, or its pictures cannot be read at all.
         WorkspaceError: the set was made from another workspace.
     """
+    dataset = read_dataset(store)
     row = _one(
-        store,
+        (store, dataset),
         "slices.parquet",
         {"key": key},
         f"No slice has the key {key!r}; keys look like acdc-patient001-frame01-z0004.",
     )
     case = _one(
-        store,
+        (store, dataset),
         "cases.parquet",
         {"collection": row["collection"], "case": row["case"]},
         "cases.parquet lacks the case.",
     )
-    salt = read_dataset(store).salt_sha256
-    if workspace and salt and salt != workspace.salt_digest():
-        raise WorkspaceError(f"{OTHER_WORKSPACE[0].upper()}{OTHER_WORKSPACE[1:]}.")
-    pair = read_pair(store, row, codec_of(store), checked=False)
+    if workspace and dataset.salt_sha256 and dataset.salt_sha256 != workspace.salt_digest():
+        raise WorkspaceError(f"{OTHER_WORKSPACE.capitalize()}.")
+    pair = read_pair(store, row, CODECS[dataset.codec], checked=False)
     published = _one(
-        store, "collections.parquet", {"collection": row["collection"]}, "collections.parquet lacks the collection."
+        (store, dataset),
+        "collections.parquet",
+        {"collection": row["collection"]},
+        "collections.parquet lacks the collection.",
     )
     blamed, checks = _compare_rows(row, case, pair)
     source: dict[str, Any] = {}
@@ -76,8 +79,9 @@ def trace(
     }
 
 
-def _one(store: Store, table: str, equal: dict[str, str], missing: str) -> dict[str, Any]:
-    rows = read_table(store, table, equal=equal).to_pylist()
+def _one(opened: tuple[Store, Dataset], table: str, equal: dict[str, str], missing: str) -> dict[str, Any]:
+    store, dataset = opened
+    rows = read_table(store, table, dataset, equal=equal).to_pylist()
     if not rows:
         raise ShardSetError(missing)
     return dict(rows[0])

@@ -19,7 +19,7 @@ from medvar_data.catalog.collection import license_text
 from medvar_data.naming import printable
 from medvar_data.records import LICENSE_TERMS
 from medvar_data.shard.citations import CITATION_FILE, citations_bytes
-from medvar_data.shard.datasheet import Origin, contents_of, limits, origins_of, people, steps
+from medvar_data.shard.datasheet import Origin, contents_of, limits, official_test_elsewhere, origins_of, people, steps
 from medvar_data.shard.terms import Obligation, obligations, own_terms
 from medvar_data.shardset.dataset import Dataset
 from medvar_data.shardset.schema import SPLITS
@@ -235,22 +235,6 @@ def _splits(dataset: Dataset, cases: pa.Table) -> list[str]:
         + (f" Slices were chosen by the condition {_code(dataset.where)}." if dataset.where else ""),
         *(f"\n{_plain(sentence)}" for sentence in official_test_elsewhere(cases)),
     ]  # fmt: skip
-
-
-def official_test_elsewhere(cases: pa.Table) -> list[str]:
-    """Say of each collection how many of its publisher's test scans lie in train or val; nothing where there are none."""
-    columns = (cases[name].to_pylist() for name in ("collection", "official_split", "split"))
-    moved = Counter(
-        (collection, split)
-        for collection, official, split in zip(*columns, strict=True)
-        if official == "test" and split != "test"
-    )
-    return [
-        f"The publisher's own test scans of {name} are not all in test here: "
-        + ", ".join(f"{_n(moved[name, split])} in {split}" for split in SPLITS if moved[name, split])
-        + ". Do not compare with published results on that test set; the option --respect-official-splits keeps it apart."
-        for name in sorted({name for name, _ in moved})
-    ]
 
 
 def _left_out(stated: Stated) -> list[str]:

@@ -4,6 +4,7 @@ In: counts, the recipe, what is known of the collections. Out: schema.org's desc
 what the set itself knows is said; what its publishers alone know (demographics, who annotated) is left to them.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from medvar_data.catalog.collection import license_text
+from medvar_data.naming import how_many
 from medvar_data.records import LICENSE_TERMS
 from medvar_data.shardset.dataset import Dataset
 from medvar_data.shardset.schema import SPLITS
@@ -98,8 +100,8 @@ def summary(
             "The scans stay with their publishers. The columns source_sha256 and label_sha256 name the files that were read."
         ),
         "rai:dataCollectionMissingData": (
-            f"{_n(contents.rejected, 'scan')} found and left out; rejects.parquet gives the reason of each. "
-            f"{contents.labelled:,} of {_n(sum(s.cases for s in shares), 'scan')} with an annotation; the masks of the others are all zero "
+            f"{how_many(contents.rejected, 'scan')} found and left out; rejects.parquet gives the reason of each. "
+            f"{contents.labelled:,} of {how_many(sum(s.cases for s in shares), 'scan')} with an annotation; the masks of the others are all zero "
             "(column has_label)."
         ),
         "rai:dataPreprocessingProtocol": steps(dataset),
@@ -131,11 +133,7 @@ def terms_of_use(origins: Sequence[Origin]) -> str:
 
 def _count(shares: Sequence[Share]) -> str:
     names = {share.collection for share in shares}
-    return f"{_n(sum(s.cases for s in shares), 'scan')} of {_n(len(names), 'collection')}"
-
-
-def _n(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{how_many(sum(s.cases for s in shares), 'scan')} of {how_many(len(names), 'collection')}"
 
 
 def steps(dataset: Dataset) -> list[str]:
@@ -160,6 +158,22 @@ def steps(dataset: Dataset) -> list[str]:
             else "by a hash"
         )
         + ", those whose scans are the same together; the slices of a split lie in a seeded random order.",
+    ]
+
+
+def official_test_elsewhere(cases: pa.Table) -> list[str]:
+    """Say of each collection how many of its publisher's test scans lie in train or val; nothing where there are none."""
+    columns = (cases[name].to_pylist() for name in ("collection", "official_split", "split"))
+    moved = Counter(
+        (collection, split)
+        for collection, official, split in zip(*columns, strict=True)
+        if official == "test" and split != "test"
+    )
+    return [
+        f"The publisher's own test scans of {name} are not all in test here: "
+        + ", ".join(f"{moved[name, split]:,} in {split}" for split in SPLITS if moved[name, split])
+        + ". Do not compare with published results on that test set; the option --respect-official-splits keeps it apart."
+        for name in sorted({name for name, _ in moved})
     ]
 
 
@@ -188,12 +202,12 @@ def people(collections: pa.Table, cases: pa.Table) -> list[str]:
     return [
         "Medical images of people. Of the headers no name, date, identifier or free text is stored; patients are salted hashes. "
         "Cases of public collections keep the names that their publishers gave them, numbers of patients included.",
-        f"Faces: nothing was done to them here. {_n(n_faces, 'scan')} of {cases.num_rows:,} may show one: those whose description says that "
+        f"Faces: nothing was done to them here. {how_many(n_faces, 'scan')} of {cases.num_rows:,} may show one: those whose description says that "
         "the face is there, and those of a head, brain or neck of which nothing is known (column defaced, by description and region; nothing looked "
-        f"at the pictures). {_n(wide, 'scan')} of a spine, a whole body or an unknown region may reach a face too.",
+        f"at the pictures). {how_many(wide, 'scan')} of a spine, a whole body or an unknown region may reach a face too.",
         f"Text burned into pictures: pictures that a header marks so, and captures of screens, were left out. Text was looked for in all others "
-        f"(column burned_in_text): suspected in {_n(n_texts, 'scan')}. Small, faint or moving text is not found.",
-        f"{_n(n_private, 'collection')} not public: there digests of files are keyed, positions in the scanner and the slant of slices are "
+        f"(column burned_in_text): suspected in {how_many(n_texts, 'scan')}. Small, faint or moving text is not found.",
+        f"{how_many(n_private, 'collection')} not public: there digests of files are keyed, positions in the scanner and the slant of slices are "
         "left out, and extremes are rounded. Whoever has the files themselves can recognise their pixels in any case.",
     ]
 
@@ -206,8 +220,8 @@ def _responsible(side: int, shares: Sequence[Share], told: Sequence[str]) -> dic
             "The collections are no sample of any population: each was chosen by its publishers, often for one disease, scanner or "
             "protocol, and its share here follows from its size.",
             *(
-                f"{s.collection}, {s.modality} of the {s.region}: {_n(s.cases, 'scan')} of {_n(s.patients, 'patient')}, "
-                f"{_n(s.slices, 'slice')}."
+                f"{s.collection}, {s.modality} of the {s.region}: {how_many(s.cases, 'scan')} of {how_many(s.patients, 'patient')}, "
+                f"{how_many(s.slices, 'slice')}."
                 for s in shares
             ),
         ],

@@ -56,7 +56,14 @@ class Codebook(nn.Module):
     @property
     def vectors(self) -> Float[Tensor, "rows channels"]:
         """The code vectors of all books."""
-        return self.codes if self.layer is None else self.codes @ self.layer
+        return self._vectors(slice(None))
+
+    def of(self, book: int) -> Float[Tensor, "vocabulary channels"]:
+        """The code vectors of one book."""
+        return self._vectors(self.rows(book))
+
+    def _vectors(self, rows: slice) -> Float[Tensor, "_ channels"]:
+        return self.codes[rows] if self.layer is None else self.codes[rows] @ self.layer
 
     @torch.no_grad()
     def place(
@@ -89,14 +96,14 @@ class Codebook(nn.Module):
         so the float32 values are compared in float64: neither TF32 nor autocast touches that type, and a
         token does not depend on the machine.
         """
-        codes_CV = self.vectors[self.rows(book)].double().T
+        codes_CV = self.of(book).double().T
         square_V = codes_CV.square().sum(0)
         parts = vectors_NC.double().split(ROWS_AT_ONCE)
         return torch.cat([torch.addmm(square_V, z_NC, codes_CV, alpha=-2).argmin(1) for z_NC in parts])
 
     def lookup(self, ids: Int64[Tensor, "*shape"], book: int = 0) -> Float[Tensor, "*shape channels"]:
         """Give the code vectors of a book's ids."""
-        return F.embedding(ids, self.vectors[self.rows(book)])
+        return F.embedding(ids, self.of(book))
 
 
 @torch.no_grad()

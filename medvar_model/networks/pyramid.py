@@ -6,8 +6,8 @@ Everything here is float32, whatever the precision around it.
 Shapes: B batch, C length of a code, S largest side, N positions of a scale.
 """
 
-import itertools
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +69,12 @@ class Pyramid(nn.Module):
         """Say which book of the codebook is scale k's."""
         return k % self.n_books
 
+    def by_book(
+        self, counts_KV: Int64[Tensor, "scales vocabulary"]
+    ) -> Int64[Tensor, "books scales_of_a_book vocabulary"]:
+        """View counts of the scales by book: those of a book are b, b + n_books, ..."""
+        return counts_KV.unflatten(0, (-1, self.n_books)).movedim(1, 0)
+
     def shrink(self, k: int, map_BCSS: Latents) -> Float32[Tensor, "batch code n n"]:
         """Average a full map over the cells of scale k."""
         side = self.schedule.sides[k]
@@ -91,8 +97,14 @@ class Pyramid(nn.Module):
                 h_BCSS = F.interpolate(h_BCSS, size=self.schedule.sides[-1], mode="bicubic")
             return self.smoothers[self._smoother_of[k]](h_BCSS)
 
-    def descend(self, map_BCSS: Latents) -> Iterator[tuple[Tensor, Tensor]]:
+    def descend(
+        self, map_BCSS: Latents, before: Callable[[int, Tensor], None] = lambda k, wanted_BNC: None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go down the scales: each codes what the sum of the coarser ones has not yet explained.
+
+        Args:
+            map_BCSS: latent maps.
+            before: told of each scale and the vectors that are to be coded, before ids are chosen for them.
 
         Yields:
             For each scale, the vectors that were to be coded (B, N, C) and the ids chosen for them (B, N).
@@ -100,6 +112,7 @@ class Pyramid(nn.Module):
         rest_BCSS = map_BCSS
         for k in range(self.schedule.n):
             wanted_BNC = as_sequence(self.shrink(k, rest_BCSS))
+            before(k, wanted_BNC)
             ids_BN = self.codebook.nearest(wanted_BNC.flatten(0, 1), self.book(k)).view(wanted_BNC.shape[:2])
             yield wanted_BNC, ids_BN
             rest_BCSS = rest_BCSS - self.lift(k, ids_BN)
@@ -222,7 +235,9 @@ def fit_codebook(
             vectors_NC = torch.cat([some(wanted_BNC) for wanted_BNC in pyramid.wanted(map_BCSS)])
             book.place(k_means(vectors_NC, book.vocabulary, generator))
         return book.vectors.detach().clone()
-    for k in range(pyramid.n_books):
-        *_, (wanted_BNC, _) = itertools.islice(pyramid.descend(map_BCSS), k + 1)
+
+    def place(k: int, wanted_BNC: Tensor) -> None:
         book.place(k_means(some(wanted_BNC), book.vocabulary, generator), book=k)
+
+    deque(pyramid.descend(map_BCSS, place), maxlen=0)
     return book.vectors.detach().clone()

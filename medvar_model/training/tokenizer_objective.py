@@ -144,8 +144,8 @@ class TokenizerObjective(Objective):
         weights = self._spec.weights
         loss = means["pixels"] + weights.codes * means["codes"]
         loss += weights.perceptual * means.get("perceptual", 0)
-        hits_KV = processes.total(counts_KV)
-        used = (hits_KV.unflatten(0, (-1, self.network.pyramid.n_books)).sum(0) > 0).double().mean().item()
+        hits_BKV = self.network.pyramid.by_book(processes.total(counts_KV))
+        used = (hits_BKV.sum(1) > 0).double().mean().item()
         return {"loss": loss, **means, "codes_used": used}
 
     def memory(self) -> dict[str, Tensor]:
@@ -189,15 +189,12 @@ class TokenizerObjective(Objective):
         with torch.no_grad():
             maps = processes.gathered(self.network.latents(examples.part(0, size).images))
             wanted = pyramid.wanted(maps)
-            hits_BKV = self.counts_KV.unflatten(0, (-1, pyramid.n_books)).movedim(1, 0)
             dead = []
-            for book, hits_KV in enumerate(hits_BKV):
+            for book, hits_KV in enumerate(pyramid.by_book(self.counts_KV)):
                 # A random scale's vectors serve better than those of all, of which most belong to the finest.
                 drawn = int(torch.randint(len(hits_KV), (1,), generator=generator, device=codes.device))
-                scale = drawn if pyramid.n_books == 1 else book
-                vectors_VC = pyramid.codebook.vectors[pyramid.codebook.rows(book)]
-                candidates_NC = wanted[scale].flatten(0, 1)
-                revival = revive(vectors_VC, hits_KV, candidates_NC, generator, self._spec.dead_below)
+                candidates_NC = wanted[book + drawn * pyramid.n_books].flatten(0, 1)
+                revival = revive(pyramid.codebook.of(book), hits_KV, candidates_NC, generator, self._spec.dead_below)
                 pyramid.codebook.place(revival.codes, revival.dead, book)
                 dead.append(revival.dead)
                 if revival.judged:

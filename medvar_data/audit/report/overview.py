@@ -9,6 +9,7 @@ from medvar_data.audit.report.source import Subject
 from medvar_data.audit.report.table import Table, table
 from medvar_data.catalog.collection import license_text
 from medvar_data.engine.memory import show_size
+from medvar_data.naming import how_many
 
 
 def tiles(subject: Subject) -> tuple[tuple[str, str, str], ...]:
@@ -31,7 +32,7 @@ def tiles(subject: Subject) -> tuple[tuple[str, str, str], ...]:
         (
             "slices in bytes",
             show_size(shards or sum(row["slice_bytes"] for row in statistics)),
-            f"{n_shards:,} {'shard' if n_shards == 1 else 'shards'}" if n_shards else "",
+            how_many(n_shards, "shard") if n_shards else "",
         ),
     )
 

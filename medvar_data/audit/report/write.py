@@ -23,7 +23,7 @@ from medvar_data.catalog.collection import license_text
 from medvar_data.catalog.recipe import Recipe, load_recipe
 from medvar_data.engine.memory import show_size
 from medvar_data.naming import how_many
-from medvar_data.shard.card import official_test_elsewhere
+from medvar_data.shard.datasheet import official_test_elsewhere
 from medvar_data.storage.html import number
 from medvar_data.storage.store import write_bytes
 

@@ -16,12 +16,11 @@ from medvar_data.shard.card import (
     Stated,
     card_text,
     documents,
-    official_test_elsewhere,
     reasons_of,
 )
 from medvar_data.shard.citations import CITATION_FILE, citations_bytes
 from medvar_data.shard.collections import with_column
-from medvar_data.shard.datasheet import Origin
+from medvar_data.shard.datasheet import Origin, official_test_elsewhere
 from medvar_data.shardset.dataset import read_dataset
 
 yaml = pytest.importorskip("yaml")
