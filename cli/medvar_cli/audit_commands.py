@@ -159,6 +159,7 @@ def seal_command(
     new_key: Annotated[
         Path | None, typer.Option(help="Make a private key in this new file, and print the public one.")
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of another key's seal.")] = False,
 ) -> None:
     """Sign a shard set as its publisher: writes seal.json, which `verify --seal` checks with the public key.
 
@@ -177,7 +178,7 @@ def seal_command(
     if new_key:
         return print(make_key(new_key), end="")
     assert key, "checked above"
-    made = seal(Store(shards), key)
+    made = seal(Store(shards), key, replace=replace)
     return console.print(f"{SEAL_FILE} written, by the key {made.public_key_sha256}", markup=False)
 
 

@@ -246,6 +246,8 @@ def show_verification(result: Verification) -> None:
         f"{how_many(len(result.findings), 'thing')} {'is' if len(result.findings) == 1 else 'are'} wrong"
         if result.findings
         else "sound"
+        if result.n_slices
+        else "nothing is wrong, but the set is empty"
     )
     console.print(
         f"{how_many(result.n_shards, 'shard')}, {how_many(result.n_slices, 'slice')}, {how_many(result.n_cases, 'case')}: {verdict}"

@@ -74,20 +74,23 @@ def public_pem(key: "Ed25519PublicKey") -> str:
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
-def seal(store: Store, key: Path) -> Seal:
+def seal(store: Store, key: Path, *, replace: bool = False) -> Seal:
     """Sign a finished set and write `seal.json` into it.
 
     Args:
         store: the set.
         key: file with the private key, PEM.
+        replace: put the seal in the place of another key's, too.
 
     Raises:
         ShardSetError: there is no finished set.
-        WorkspaceError: the file holds no such key, or others may read it; or `cryptography` is missing.
+        WorkspaceError: the file holds no such key, or others may read it; the set has another key's seal; or `cryptography` is missing.
     """
     _require_package()
     read_dataset(store)
     private = _private_key(key)
+    if not replace:
+        _refuse_anothers_seal(store, private)
     digest = sha256(store.read(DATASET_FILE))
     made = Seal(
         "Ed25519", SIGNS, digest.hexdigest(), _fingerprint(private.public_key()), private.sign(digest.digest()).hex()
@@ -97,6 +100,21 @@ def seal(store: Store, key: Path) -> Seal:
         local.write_text(canonical_json(asdict(made)), encoding="utf-8")
         store.put(local, SEAL_FILE)
     return made
+
+
+def _refuse_anothers_seal(store: Store, private: "Ed25519PrivateKey") -> None:
+    try:
+        found = decode_json(store.read(SEAL_FILE), Seal, SEAL_FILE, ShardSetError, WAY_ON)
+    except OSError:
+        return  # it has none
+    except ShardSetError:
+        found = None
+    if found is None or found.public_key_sha256 != _fingerprint(private.public_key()):
+        whose = f"of another key ({found.public_key_sha256[:16]}…)" if found else "that cannot be read"
+        raise WorkspaceError(
+            f"The set has a seal {whose}, by which others may know it. Sign a copy of the set, or pass --replace to put yours in its "
+            "place."
+        )
 
 
 def key_digest(public_key: Path) -> str:

@@ -55,6 +55,21 @@ def test_whatever_is_not_the_sealed_set_is_noticed(damaged, keys, tmp_path):
     assert len(verify(damaged, public_key=public).findings) >= 1
 
 
+def test_another_keys_seal_is_not_replaced_unasked(damaged, keys, tmp_path):
+    private, _ = keys
+    (tmp_path / "theirs.public").write_text(new_key(tmp_path / "theirs.pem"))
+    seal(damaged, tmp_path / "theirs.pem")
+    with pytest.raises(WorkspaceError, match="seal of another key .* pass --replace"):
+        seal(damaged, private)
+    assert check_seal(damaged, tmp_path / "theirs.public") == []
+    made = seal(damaged, private, replace=True)
+    assert check_seal(damaged, keys[1]) == []
+    (tmp_path / "set" / SEAL_FILE).write_text("{}")
+    with pytest.raises(WorkspaceError, match="cannot be read"):
+        seal(damaged, private)
+    assert seal(damaged, private, replace=True) == made
+
+
 def test_a_key_is_private_and_never_replaced(keys):
     private, _ = keys
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
