@@ -58,7 +58,9 @@ class TokenizerConfig:
     codes_per_scale: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(self, except_for=("residual_ratio", "commitment", "code_layer", "codes_per_scale"))
+        _require_positive(
+            self, except_for=("residual_ratio", "commitment", "code_layer", "codes_per_scale")
+        )
         check_sides(self.scale_sides)
         if self.image_side % self.downsampling or self.scale_sides[-1] != self.latent_side:
             raise ConfigMismatch(
@@ -121,6 +123,8 @@ class TransformerConfig:
             the first block); None gives the recipe's 0.1 * depth / 24, see `drop_path_rate`.
         gamma_init: factor on the initial gate weights of every block; small values start the blocks near
             identity.
+        prefix_token: the sequence's first position shows the condition (VAR); otherwise it is the same for all, and the
+            condition acts through gates, scales and shifts alone.
     """
 
     depth: int
@@ -133,9 +137,10 @@ class TransformerConfig:
     condition_dropout: float = 0.1
     drop_path: float | None = None
     gamma_init: float = 1e-3
+    prefix_token: bool = True
 
     def __post_init__(self) -> None:
-        _require_positive(self, except_for=("condition_dropout", "drop_path", "gamma_init"))
+        _require_positive(self, except_for=("condition_dropout", "drop_path", "gamma_init", "prefix_token"))
         check_sides(self.scale_sides)
         for name, chance in (
             ("condition_dropout", self.condition_dropout),
@@ -173,13 +178,16 @@ class TransformerSize:
     gamma_init: float = 1e-3
 
 
-def transformer_config(size: str, tokenizer: TokenizerConfig, n_conditions: int) -> TransformerConfig:
+def transformer_config(
+    size: str, tokenizer: TokenizerConfig, n_conditions: int, prefix_token: bool = True
+) -> TransformerConfig:
     """Give the transformer of a named size for a tokenizer.
 
     Args:
         size: a key of `TRANSFORMERS`.
         tokenizer: the tokenizer whose tokens it will predict.
         n_conditions: number of conditions, from the shard set's vocabulary.
+        prefix_token: see `TransformerConfig`.
 
     Example:
         >>> transformer_config("d16", TOKENIZERS["paper"], n_conditions=1000).width
@@ -194,6 +202,7 @@ def transformer_config(size: str, tokenizer: TokenizerConfig, n_conditions: int)
         latent_channels=tokenizer.latent_channels,
         scale_sides=tokenizer.scale_sides,
         gamma_init=TRANSFORMERS[size].gamma_init,
+        prefix_token=prefix_token,
     )
 
 

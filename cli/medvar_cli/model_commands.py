@@ -133,6 +133,13 @@ def train_transformer_command(
     *,
     size: Annotated[str, typer.Option(help=transformers_help())] = "d16",
     tokens: Annotated[str, typer.Option(help="Token cache of `tokenize`, read in the place of images.")] = "",
+    scale_power: Annotated[
+        float,
+        typer.Option(help="A scale weighs as its number of tokens to this power: 1 tokens alike, 0 scales alike."),
+    ] = 1.0,
+    no_prefix_token: Annotated[
+        bool, typer.Option("--no-prefix-token", help="Keep the condition out of the sequence's first position.")
+    ] = False,
     training: TrainOptions,
     output: OutputOptions,
 ) -> None:
@@ -155,7 +162,17 @@ def train_transformer_command(
     """
     named(config.TRANSFORMERS, size, "transformer size")
     loop = training.loop(TRANSFORMER_LOOPS[size])
-    spec = TrainTransformer(str(out), training.data(shards), tokenizer, size, loop, training.init_from, tokens)
+    spec = TrainTransformer(
+        str(out),
+        training.data(shards),
+        tokenizer,
+        size,
+        loop,
+        training.init_from,
+        tokens,
+        scale_power,
+        prefix_token=not no_prefix_token,
+    )
     if output.dry_run:
         show_check(check_transformer_training(spec, processes.Process.alone(training.device)))
         return show_spec(spec, output.as_json)

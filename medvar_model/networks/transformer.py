@@ -259,8 +259,9 @@ class Transformer(nn.Module):
         return cast("list[Block]", list(self.blocks))
 
     def _start(self, condition_BD: Tensor) -> Tensor:
-        """Give the first token: the condition's embedding serves as start of sequence, too."""
-        return (condition_BD + self.start_embedding)[:, None]
+        """Give the first token: the condition's embedding serves as start of sequence, too, unless configured otherwise."""
+        shown_BD = condition_BD if self.config.prefix_token else torch.zeros_like(condition_BD)
+        return (shown_BD + self.start_embedding)[:, None]
 
     def _show(self, inputs_BLC: Tensor) -> Tensor:
         """Project what the pyramid shows, at full precision: it is the only thing known of the image."""

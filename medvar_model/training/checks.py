@@ -143,7 +143,7 @@ def _check_beginning(
     ours, theirs = to_dict(config), to_dict(kept.config)
     names = [name for name in ours if name != "n_conditions" and ours[name] != theirs[name]]
     if names:
-        option = "--preset" if tokenizer is None else "--size and --tokenizer"
+        option = "--preset" if tokenizer is None else "--size, --tokenizer and --no-prefix-token"
         differ = "; ".join(f"{name} is {theirs[name]} there, {ours[name]} here" for name in names)
         raise ConfigMismatch(
             f"--init-from {spec.init_from} holds another network: {differ}. Choose {option} as that run did."

@@ -19,6 +19,7 @@ from medvar_model.checkpoints.checkpoint import (
     write_checkpoint,
 )
 from medvar_model.config import TokenizerConfig, TransformerConfig, transformer_config
+from medvar_model.errors import ConfigMismatch
 from medvar_model.loader import CodedExamples, DataSpec, Loader
 from medvar_model.machine import processes
 from medvar_model.machine.processes import Process
@@ -72,6 +73,9 @@ class TrainTransformer:
         init_from: transformer's checkpoint or run whose weights the training begins with; conditions are matched by
             name, and new ones begin with random rows. Empty: random weights.
         tokens: token cache of this tokenizer and shard set, which is read in the place of images; empty encodes them.
+        scale_power: a scale's weight in the loss is in proportion to its number of tokens to this power, [0, 1]; see
+            `losses.next_scale_loss`. Validation weighs every token the same.
+        prefix_token: see `TransformerConfig`.
     """
 
     out: str
@@ -81,6 +85,15 @@ class TrainTransformer:
     loop: LoopSettings = LOOP
     init_from: str = ""
     tokens: str = ""
+    scale_power: float = 1.0
+    prefix_token: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale_power <= 1:
+            raise ConfigMismatch(
+                f"--scale-power is {self.scale_power}; wanted a number from 0 (every scale weighs the same) to 1 (every "
+                "token weighs the same)."
+            )
 
 
 def train_transformer(
@@ -116,7 +129,9 @@ def train_transformer(
     with claimed(made, process):
         if process.is_main and not (job.out / "tokenizer").is_dir():
             write_checkpoint(job.out / "tokenizer", frozen)
-        objective = TransformerObjective(job.config, build_tokenizer(frozen, spec.tokenizer), loop.seed, process)
+        objective = TransformerObjective(
+            job.config, build_tokenizer(frozen, spec.tokenizer), loop.seed, process, spec.scale_power
+        )
         if made.init_from is not None:
             weights = matched_rows(made.init_from, dict(job.conditions), objective.network.state_dict())
             load_weights(objective.network, weights, spec.init_from)
@@ -143,7 +158,7 @@ def _ready(spec: TrainTransformer, process: Process, command: tuple[str, ...]) -
     config = frozen.config
 
     def config_of(loader: Loader) -> TransformerConfig:
-        return transformer_config(spec.size, config, len(loader.conditions))
+        return transformer_config(spec.size, config, len(loader.conditions), spec.prefix_token)
 
     tokens = _tokens(spec, frozen, config) if spec.tokens else None
     return ready(spec, config.image_side, config_of, process, command, frozen, tokens=tokens), frozen
@@ -169,31 +184,41 @@ class TransformerObjective(Objective[Batch]):
         tokenizer: frozen; gives tokens and what the transformer is shown.
         seed: of the initial weights.
         process: this process.
+        scale_power: see `TrainTransformer`.
     """
 
     network: Transformer
 
-    def __init__(self, config: TransformerConfig, tokenizer: Tokenizer, seed: int, process: Process) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        tokenizer: Tokenizer,
+        seed: int,
+        process: Process,
+        scale_power: float = 1.0,
+    ) -> None:
         super().__init__()
+        self._scale_power = scale_power
         self.network = Transformer(config, torch.Generator().manual_seed(seed)).to(process.device)
         self.tokenizer = channels_last(tokenizer.to(process.device))
 
     def forward(self, examples: Batch, draw: Draw) -> dict[str, Tensor]:
-        """Return `loss` (mean cross-entropy of all tokens, nats), `accuracy`, and the loss of each scale."""
-        return self._compare(examples, torch.from_numpy(draw.uniforms(len(examples), self.network.draws_per_image)))
+        """Return `loss` (cross-entropy, nats, scales weighed), `accuracy`, and the loss of each scale."""
+        draws_BU = torch.from_numpy(draw.uniforms(len(examples), self.network.draws_per_image))
+        return self._compare(examples, draws_BU, self._scale_power)
 
     def validate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Return the mean of what `forward` returns, with every condition told, over all images."""
+        """Return the mean of what `forward` returns over all images, with every condition told and every token weighing the same."""
         names = ["loss", "accuracy", *_scale_names(len(self.network.config.scale_sides))]
         sums = torch.zeros(len(names) + 1, dtype=torch.float64)
         for examples in batches:
-            parts = self._compare(examples, None)
+            parts = self._compare(examples, None, scale_power=1.0)
             terms = torch.stack([*parts.values(), parts["loss"].new_ones(())])
             sums += terms.double().cpu() * len(examples)
         *totals, images = processes.total(sums.to(self.network.head.weight.device)).tolist()
         return {name: value / images for name, value in zip(names, totals, strict=True)}
 
-    def _compare(self, examples: Batch, draws_BU: Tensor | None) -> dict[str, Tensor]:
+    def _compare(self, examples: Batch, draws_BU: Tensor | None, scale_power: float) -> dict[str, Tensor]:
         with torch.no_grad(), torch.autocast(examples.conditions.device.type, enabled=False):
             if isinstance(examples, CodedExamples):
                 tokens = self.network.schedule.split(examples.tokens)
@@ -202,11 +227,11 @@ class TransformerObjective(Objective[Batch]):
             inputs_BLC = torch.cat(self.tokenizer.pyramid.inputs(tokens), 1)
         conditions_B = examples.conditions
         logits_BLV = self.network(conditions_B, inputs_BLC, draws_BU=draws_BU)
-        outcome = next_scale_loss(logits_BLV, tokens)
+        outcome = next_scale_loss(logits_BLV, tokens, scale_power)
         lengths = outcome.accuracy.new_tensor([ids.shape[1] for ids in tokens])
         accuracy = (outcome.accuracy * lengths).sum() / lengths.sum()
         scales = dict(zip(_scale_names(len(lengths)), outcome.per_scale, strict=True))
-        return {"loss": outcome.mean, "accuracy": accuracy, **scales}
+        return {"loss": outcome.weighted, "accuracy": accuracy, **scales}
 
 
 def _scale_names(count: int) -> list[str]:

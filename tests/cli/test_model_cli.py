@@ -393,6 +393,27 @@ def test_presets_and_options_decide_the_tokenizers_recipe(tmp_path):
     assert (changed["adversary"]["weight"], changed["loop"]["average"]) == (0, 0.99)
 
 
+def test_options_decide_the_transformers_recipe(shards, tokenizer, tmp_path):
+    common = [
+        "train",
+        "transformer",
+        shards,
+        "-o",
+        tmp_path / "x",
+        "--tokenizer",
+        tokenizer,
+        "--size",
+        "d2",
+        "--dry-run",
+        "--json",
+    ]
+    plain = json.loads(call(*common).stdout)
+    changed = json.loads(call(*common, "--scale-power", "0.5", "--no-prefix-token").stdout)
+    assert (plain["scale_power"], plain["prefix_token"]) == (1.0, True)
+    assert (changed["scale_power"], changed["prefix_token"]) == (0.5, False)
+    assert "wanted a number from 0" in call(*common, "--scale-power", "1.5", code=2).stderr
+
+
 def commands():
     def walk(name, command):
         if hasattr(command, "commands"):

@@ -59,7 +59,7 @@ def test_another_keys_seal_is_not_replaced_unasked(damaged, keys, tmp_path):
     private, _ = keys
     (tmp_path / "theirs.public").write_text(new_key(tmp_path / "theirs.pem"))
     seal(damaged, tmp_path / "theirs.pem")
-    with pytest.raises(WorkspaceError, match="seal of another key .* pass --replace"):
+    with pytest.raises(WorkspaceError, match=r"seal of another key .* pass --replace"):
         seal(damaged, private)
     assert check_seal(damaged, tmp_path / "theirs.public") == []
     made = seal(damaged, private, replace=True)

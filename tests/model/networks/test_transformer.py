@@ -1,6 +1,7 @@
 """The transformer: what it sees, how it starts, what it drops."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +93,25 @@ def test_the_condition_reaches_every_position(inputs):
     difference = transformer(torch.tensor([1, 1, 1]), inputs) - transformer(torch.tensor([1, 1, 4]), inputs)
     assert difference[:2].abs().max() < 1e-6
     assert (difference[2].abs().amax(1) > 1e-5).all()
+
+
+def test_without_a_prefix_token_the_condition_acts_through_the_modulations_alone(inputs):
+    config = replace(TINY, prefix_token=False)
+    plain, shown = awake(config), awake()
+    for transformer in (plain, shown):
+        for block in transformer.blocks:
+            block.modulation.weight.data.zero_()
+            block.modulation.bias.data.normal_(generator=seeded(5))
+        transformer.head_modulation.weight.data.zero_()
+    one, other = torch.tensor([1, 1, 1]), torch.tensor([4, 4, 4])
+    assert torch.equal(plain(one, inputs), plain(other, inputs))
+    assert not torch.allclose(shown(one, inputs), shown(other, inputs), atol=1e-5)
+
+    steered = awake(config)
+    full = steered(torch.tensor([1, 2, 3]), inputs)
+    assert (full - steered(torch.tensor([4, 4, 4]), inputs)).abs().amax() > 1e-5
+    _, first = steered.start(torch.tensor([1, 2, 3]))
+    torch.testing.assert_close(first, full[:, :1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", ["d2", "d8"])

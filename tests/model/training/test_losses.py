@@ -39,6 +39,23 @@ def test_next_scale_loss_is_the_mean_over_all_tokens():
     torch.testing.assert_close(weighted, loss.mean)
 
 
+@pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
+def test_a_scale_weighs_as_its_number_of_tokens_to_a_power(power):
+    tokens = [torch.randint(7, (3, n), generator=seeded(n)) for n in (1, 4, 9)]
+    logits = torch.randn(3, 14, 7, generator=seeded()).requires_grad_()
+    loss = next_scale_loss(logits, tokens, power)
+    alike = [
+        F.cross_entropy(part.flatten(0, 1), ids.flatten())
+        for part, ids in zip(logits.split([1, 4, 9], 1), tokens, strict=True)
+    ]
+    weights = [n**power for n in (1, 4, 9)]
+    wanted = sum(weight * mean for weight, mean in zip(weights, alike, strict=True)) / sum(weights)
+    torch.testing.assert_close(loss.weighted, wanted)
+    ours, theirs = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (loss.weighted, wanted))
+    torch.testing.assert_close(ours, theirs)
+    assert torch.equal(loss.mean, next_scale_loss(logits, tokens).mean)
+
+
 def test_next_scale_loss_of_equal_logits_is_the_logarithm_of_the_vocabulary():
     loss = next_scale_loss(torch.zeros(2, 5, 512), [torch.zeros(2, 1).long(), torch.zeros(2, 4).long()])
     assert float(loss.mean) == pytest.approx(math.log(512))
