@@ -3,7 +3,7 @@
     python bench/sample.py --var PATH_TO_VAR_CHECKOUT [--depths 16] [--batches 1] [--diffusion ddpm_s ddpm_l dit_s dit_l] [--quick]
     python bench/sample.py --var PATH --device cuda --depths 16 20 24 30 --batches 1 64                  # a GPU
 
-All rivals of a depth and batch take turns, decoder included, with guidance 4, top-k 900, top-p 0.95 (VAR's demonstration, MedVAR's
+VAR runs in a process of its own. All rivals of a depth and batch take turns, decoder included, with guidance 4, top-k 900, top-p 0.95 (VAR's demonstration, MedVAR's
 settings); a ratio is the median over rounds of VAR's time ÷ ours. The share of the peak is the arithmetic that we do a second ÷ that of a
 matrix product of 2048 x 2048 timed in the same round; `products` are the products of the transformer's linear layers alone, at the shapes and
 with the weights that an image takes, and `share_of_products` is how much of our time they and the decoder would take. Diffusion (needs the package `diffusers`) draws one image with guidance by DDIM:
@@ -18,15 +18,28 @@ import json
 import platform
 import statistics
 import subprocess
-import time
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
-from sample_peers import MODELS, Draw, diffusion_draw, parameters, var_draw, var_pair
+from apart import CLOCKS, Apart, clocked
+from sample_peers import (
+    CONDITIONS,
+    MODELS,
+    Draw,
+    diffusion_draw,
+    parameters,
+    ready,
+    same_networks,
+    var_rival,
+)  # fmt: skip
 from torch import Tensor
 
+from medvar_model.config import TOKENIZERS, transformer_config
+from medvar_model.machine.processes import device_of
 from medvar_model.networks.fast_decoder import FastDecoder
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.networks.transformer import Transformer
@@ -39,6 +52,9 @@ DECODER_FLOPS = 393.7e9 - 75.4e9 * 5 / 9  # of an image of 256 x 256, enlarging 
 ATTENDED = 286_434 - 1  # pairs of positions in one head, all scales but the first, which is a table
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEPS = (5, 10)
+
+
+Seconds = Callable[[], float]
 
 
 @dataclass
@@ -54,23 +70,19 @@ class Bench:
         self.figures[name] = {"value": round(value, digits), "unit": unit}
         print(f"{name:44} {value:12.{digits}f} {unit}", flush=True)
 
-    def seconds(self, run: Draw) -> float:
-        now = time.perf_counter if self.clock == "wall" else time.process_time
-        begun = now()
-        run()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return now() - begun
+    def timed(self, run: Draw) -> Seconds:
+        """Say how long a call in this process takes."""
+        return partial(clocked, run, self.clock, self.device)
 
-    def turns(self, rivals: Mapping[str, Draw]) -> dict[str, list[float]]:
+    def turns(self, rivals: Mapping[str, Seconds]) -> dict[str, list[float]]:
         """Time all rivals in turns, after one pass of each to warm up."""
-        for run in rivals.values():
-            self.seconds(run)
+        for seconds in rivals.values():
+            seconds()
         times: dict[str, list[float]] = {name: [] for name in rivals}
         for number in range(self.rounds):
             names = list(rivals) if number % 2 == 0 else list(rivals)[::-1]
             for name in names:
-                times[name].append(self.seconds(rivals[name]))
+                times[name].append(rivals[name]())
         return times
 
 
@@ -115,24 +127,29 @@ def transformer_flops(transformer: Transformer) -> float:
 
 def against_var(bench: Bench, checkout: Path, depth: int, batches: list[int], parts: list[str]) -> None:
     """Time VAR's sampler and ours with the same weights."""
-    with var_pair(checkout, depth, bench.device) as (var, transformer, tokenizer):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Apart(var_rival, (checkout, depth, batches, bench.device, Path(folder)), bench.clock, bench.device) as var,
+    ):
+        transformer, tokenizer = same_networks(Path(folder), bench.device)
         if "agreement" in parts:
             agreement(bench, transformer, tokenizer, depth)
         samplers = {name: Sampler(transformer, tokenizer, name) for name in PRECISIONS}
         for batch in batches if "var" in parts else []:
             rows, seeds = list(range(batch)), list(range(batch))
-            rivals: dict[str, Draw] = {"var": var_draw(var, batch, False), "var_autocast": var_draw(var, batch, True)}
+            own: dict[str, Draw] = {}
             for name, sampler in samplers.items():
-                rivals[name] = lambda sampler=sampler, rows=rows, seeds=seeds: sampler.draw(rows, PAPER, seeds)
-                rivals[f"peak_{name}"] = product(PRECISIONS[name], bench.device)
-                rivals[f"products_{name}"] = products(sampler.transformer, batch)
-                latent = torch.zeros(batch, 32, 16, 16, device=bench.device)
-                rivals[f"decoder_{name}"] = lambda sampler=sampler, latent=latent: sampler.decoder(latent)
-            fast = samplers["float32"]
-            rivals["fast"] = lambda fast=fast, rows=rows, seeds=seeds: fast.draw(rows, SAMPLINGS["fast"], seeds)
+                own[name] = partial(sampler.draw, rows, PAPER, seeds)
+                own[f"peak_{name}"] = product(PRECISIONS[name], bench.device)
+                own[f"products_{name}"] = products(sampler.transformer, batch)
+                own[f"decoder_{name}"] = partial(sampler.decoder, torch.zeros(batch, 32, 16, 16, device=bench.device))
+            own["fast"] = partial(samplers["float32"].draw, rows, SAMPLINGS["fast"], seeds)
             if bench.device.type == "cuda":
-                graphs = Sampler(transformer, tokenizer, "bfloat16", graphs=True)
-                rivals["graph"] = lambda graphs=graphs, rows=rows, seeds=seeds: graphs.draw(rows, PAPER, seeds)
+                own["graph"] = partial(
+                    Sampler(transformer, tokenizer, "bfloat16", graphs=True).draw, rows, PAPER, seeds
+                )
+            rivals = {name: partial(var.seconds, f"{name}_{batch}") for name in ("var", "var_autocast")}
+            rivals |= {name: bench.timed(run) for name, run in own.items()}
             report(bench, f"d{depth}_b{batch}", bench.turns(rivals), batch, transformer)
 
 
@@ -222,18 +239,19 @@ def _by_rules(logits_RNV: Tensor, lengths: tuple[int, ...], seeds: list[int]) ->
     return {name: torch.cat(ids, 1) for name, ids in parts.items()}
 
 
-def diffusion(bench: Bench, names: list[str], checkout: Path) -> None:
+def diffusion(bench: Bench, names: list[str]) -> None:
     """Time a few steps of each model beside ours at depth 16, and extrapolate."""
-    with var_pair(checkout, 16, bench.device) as (_, transformer, tokenizer):
-        sampler = Sampler(transformer, tokenizer, "float32")
-        decoder = FastDecoder(tokenizer)
-        latent = torch.zeros(1, 32, 16, 16, device=bench.device)
-        rivals: dict[str, Draw] = {"ours": lambda: sampler.draw([3], PAPER, [1]), "decoder": lambda: decoder(latent)}
-        for name in names:
-            steps = (1, 2) if name.endswith("_px") else STEPS
-            for count in steps:
-                rivals[f"{name}_{count}"] = diffusion_draw(name, count, decoder, bench.device, torch.float32)
-        times = {name: statistics.median(seconds) for name, seconds in bench.turns(rivals).items()}
+    generator = torch.Generator().manual_seed(0)
+    tokenizer = ready(Tokenizer(TOKENIZERS["paper"], generator), bench.device)
+    transformer = ready(Transformer(transformer_config("d16", tokenizer.config, CONDITIONS), generator), bench.device)
+    sampler, decoder = Sampler(transformer, tokenizer, "float32"), FastDecoder(tokenizer)
+    latent = torch.zeros(1, 32, 16, 16, device=bench.device)
+    own: dict[str, Draw] = {"ours": partial(sampler.draw, [3], PAPER, [1]), "decoder": partial(decoder, latent)}
+    for name in names:
+        for count in (1, 2) if name.endswith("_px") else STEPS:
+            own[f"{name}_{count}"] = diffusion_draw(name, count, decoder, bench.device, torch.float32)
+    turns = bench.turns({name: bench.timed(run) for name, run in own.items()})
+    times = {name: statistics.median(seconds) for name, seconds in turns.items()}
     bench.note("diffusion_d16_b1_ours_s", times["ours"], "s an image")
     for name in names:
         few, many = (1, 2) if name.endswith("_px") else STEPS
@@ -278,20 +296,20 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=["var", "agreement"], default=["var", "agreement"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="depth 4, two rounds")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.depths, arguments.rounds = [4], 2
     torch.set_num_threads(arguments.threads)
-    bench = Bench(torch.device(arguments.device), arguments.rounds, arguments.clock)
+    bench = Bench(device_of(arguments.device), arguments.rounds, arguments.clock)
     where = machine(bench.device)
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     for depth in arguments.depths:
         against_var(bench, arguments.var, depth, arguments.batches, arguments.parts)
     if arguments.diffusion:
-        diffusion(bench, arguments.diffusion, arguments.var)
+        diffusion(bench, arguments.diffusion)
     print(json.dumps({**bench.figures, "machine": {"value": where, "unit": f"{arguments.clock} time"}}))
 
 

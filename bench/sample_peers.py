@@ -5,9 +5,9 @@ In: a checkout of VAR, or the name of a model. Out: functions that draw a batch.
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,12 +26,15 @@ from medvar_model.networks.transformer import Transformer
 
 Draw = Callable[[], object]
 CLASSES = 1000
+WEIGHTS = "weights.pt"
+Network = TypeVar("Network", Transformer, Tokenizer)
 CONDITIONS = 32
 
 
-@contextlib.contextmanager
-def var_pair(checkout: Path, depth: int, device: torch.device) -> Iterator[tuple[Any, Transformer, Tokenizer]]:
-    """Build VAR's model of the released size and ours with the same weights."""
+def var_rival(
+    checkout: Path, depth: int, batches: Sequence[int], device: torch.device, folder: Path
+) -> dict[str, Draw]:
+    """Build VAR's model of the released size, write its weights for `same_networks`, and give its draws of each batch."""
     with var_modules(checkout) as models:
         torch.manual_seed(0)  # VAR's constructors draw from the global generator
         with contextlib.redirect_stdout(io.StringIO()):  # they print what they are
@@ -40,15 +43,29 @@ def var_pair(checkout: Path, depth: int, device: torch.device) -> Iterator[tuple
             var.init_weights(init_adaln=0.5, init_adaln_gamma=0.5, init_head=1, init_std=-1)  # no branch is shut
         with torch.no_grad():  # codes as large as a latent map, or the features would be the same for every token
             vae.quantize.embedding.weight.normal_(0, 1)
-        state = rename_tokenizer(vae.state_dict())
-        tokenizer = Tokenizer(tokenizer_config_of(state, PAPER_SIDES))
-        tokenizer.load_state_dict(state)
-        state = rename_transformer(var.state_dict())
-        transformer = Transformer(transformer_config_of(state, PAPER_SIDES))
-        transformer.load_state_dict(state)
-        ours = [network.eval().requires_grad_(False).to(device) for network in (transformer, tokenizer)]
+        torch.save((rename_transformer(var.state_dict()), rename_tokenizer(vae.state_dict())), folder / WEIGHTS)
         vae.to(device)
-        yield var.eval().requires_grad_(False).to(device), *ours  # type: ignore[misc]
+        var.eval().requires_grad_(False).to(device)
+    draws = {}
+    for batch in batches:
+        draws[f"var_{batch}"] = var_draw(var, batch, False)
+        draws[f"var_autocast_{batch}"] = var_draw(var, batch, True)
+    return draws
+
+
+def same_networks(folder: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
+    """Build our networks with the weights that `var_rival` wrote."""
+    state, tokenizer_state = torch.load(folder / WEIGHTS, weights_only=True)
+    tokenizer = Tokenizer(tokenizer_config_of(tokenizer_state, PAPER_SIDES))
+    tokenizer.load_state_dict(tokenizer_state)
+    transformer = Transformer(transformer_config_of(state, PAPER_SIDES))
+    transformer.load_state_dict(state)
+    return ready(transformer, device), ready(tokenizer, device)
+
+
+def ready(network: Network, device: torch.device) -> Network:
+    """Freeze a network for drawing."""
+    return network.eval().requires_grad_(False).to(device)
 
 
 def var_draw(var: Any, batch: int, low: bool) -> Draw:

@@ -5,7 +5,7 @@
     python bench/train.py --gpu --depths 16 30 --batch 64    # a GPU: images/s, peak memory, share of the device's peak
 
 A step is everything: encoding the images, forward, backward, clipping, AdamW. VAR's is `VARTrainer.train_step` of the checkout with its own
-optimizer (AdamW, fused), in float32. Ours is `training.stepper.Stepper`, which begins with the same weights: from images, from cached
+optimizer (AdamW, fused), in float32, in a process of its own. Ours is `training.stepper.Stepper`, which begins with the same weights: from images, from cached
 tokens, and from cached tokens in bfloat16. The steps of a round follow one another, the rounds repeat, and medians of the rounds' ratios are told, so that
 what else the machine does falls on all alike; on a CPU they are CPU seconds.
 
@@ -18,7 +18,7 @@ import io
 import json
 import statistics
 import sys
-import time
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from apart import Apart, clocked
 from torch import Tensor
 
 from medvar_model.checkpoints.import_var import (
@@ -38,7 +39,7 @@ from medvar_model.checkpoints.import_var import (
 )
 from medvar_model.config import PAPER_SIDES, TOKENIZERS, TransformerConfig, transformer_config
 from medvar_model.loader import CodedExamples, Examples
-from medvar_model.machine.processes import Process
+from medvar_model.machine.processes import Process, device_of
 from medvar_model.networks.tokenizer import Tokenizer
 from medvar_model.tokens.tokenize import encode_each
 from medvar_model.training.flops import measured_peak, training_flops
@@ -50,6 +51,7 @@ from medvar_model.training.transformer import LOOP, SPARED, TransformerObjective
 
 CONDITIONS = 30
 Step = Callable[[], float]
+WEIGHTS = "weights.pt"
 
 
 class Ours:
@@ -138,45 +140,58 @@ def vars_own(trainer: ModuleType, depth: int, images: Tensor, conditions: Tensor
     return step, vae, var
 
 
-def timed(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each step in each round, after one round that is not counted; CPU seconds on a CPU, whatever else it does."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
+def var_rival(checkout: Path, depth: int, batch: int, folder: Path) -> dict[str, Step]:
+    """Build VAR's trainer, and write its weights for our networks."""
+    grey, conditions = batch_of(batch)
+    torch.manual_seed(0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        step, vae, var = vars_own(var_trainer(checkout), depth, grey.expand(-1, 3, -1, -1).contiguous(), conditions)
+    torch.save((rename_tokenizer(vae.state_dict()), rename_transformer(var.state_dict())), folder / WEIGHTS)
+    return {"var": step}
+
+
+def batch_of(batch: int) -> tuple[Tensor, Tensor]:
+    """Smooth grey images and their conditions."""
+    generator = torch.Generator().manual_seed(0)
+    grey = torch.randn(batch, 1, 256, 256, generator=generator).cumsum(3).div(16).clamp(-1, 1)
+    return grey, torch.randint(CONDITIONS, (batch,), generator=generator)
+
+
+def timed(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """What each step says it took in each round, after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
-            started = clock()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            took = step()
             if number:
-                seconds[name].append(clock() - started)
+                seconds[name].append(took)
     return seconds
 
 
 def beside_var(checkout: Path, depth: int, batch: int, rounds: int) -> dict[str, float]:
     """Our steps beside VAR's: medians of each, and of the rounds' ratios."""
-    device, generator = torch.device("cpu"), torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    grey = torch.randn(batch, 1, 256, 256, generator=generator).cumsum(3).div(16).clamp(-1, 1)
-    conditions = torch.randint(CONDITIONS, (batch,), generator=generator)
-    with contextlib.redirect_stdout(io.StringIO()):
-        step, vae, var = vars_own(var_trainer(checkout), depth, grey.expand(-1, 3, -1, -1).contiguous(), conditions)
-    state = rename_tokenizer(vae.state_dict())
-    tokenizer = Tokenizer(tokenizer_config_of(state, PAPER_SIDES)).eval().requires_grad_(False)
-    tokenizer.load_state_dict(state)
-    weights = {name: value.clone() for name, value in rename_transformer(var.state_dict()).items()}
-    config = transformer_config_of(weights, PAPER_SIDES)
-    images = Examples(0, grey.expand(-1, 3, -1, -1).contiguous(), conditions, ("",) * batch)
-    ids = encode_each(tokenizer, images.images, batch)
-    coded = CodedExamples(0, torch.from_numpy(ids.astype(np.int64)), conditions, images.keys)
-    ours = Ours(config, tokenizer, weights, replace(LOOP, batch_size=batch), device)
-    steps = {
-        "var": step,
-        "images": partial(ours.step, images),
-        "cached": partial(ours.step, coded),
-        "bf16_cached": partial(ours.step, coded, torch.bfloat16),
-    }
-    seconds = timed(steps, rounds, device)
+    device = device_of("cpu")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Apart(var_rival, (checkout, depth, batch, Path(folder)), "cpu", device) as rival,
+    ):
+        state, weights = torch.load(Path(folder) / WEIGHTS, weights_only=True)
+        tokenizer = Tokenizer(tokenizer_config_of(state, PAPER_SIDES)).eval().requires_grad_(False)
+        tokenizer.load_state_dict(state)
+        config = transformer_config_of(weights, PAPER_SIDES)
+        grey, conditions = batch_of(batch)
+        images = Examples(0, grey.expand(-1, 3, -1, -1).contiguous(), conditions, ("",) * batch)
+        ids = encode_each(tokenizer, images.images, batch)
+        coded = CodedExamples(0, torch.from_numpy(ids.astype(np.int64)), conditions, images.keys)
+        ours = Ours(config, tokenizer, weights, replace(LOOP, batch_size=batch), device)
+        steps = {"var": partial(rival.seconds, "var")}
+        for name, run in {
+            "images": partial(ours.step, images),
+            "cached": partial(ours.step, coded),
+            "bf16_cached": partial(ours.step, coded, torch.bfloat16),
+        }.items():
+            steps[name] = partial(clocked, run, "cpu", device)
+        seconds = timed(steps, rounds)
     ratios = {
         f"vs_var{'' if name == 'images' else '_' + name}": statistics.median(
             a / b for a, b in zip(seconds["var"], seconds[name], strict=True)
@@ -199,23 +214,21 @@ def alone(
     ids = torch.randint(config.vocabulary, (batch, config.n_tokens), generator=generator).to(device)
     keys = ("",) * batch
     kinds = {"images": Examples(0, pictures, conditions, keys), "cached": CodedExamples(0, ids, conditions, keys)}
-    dtype, found = settings.compute_type(device), {}
+    dtype, found, clock = settings.compute_type(device), {}, "wall" if device.type == "cuda" else "cpu"
     peak, ours = measured_peak(device, dtype), Ours(config, tokenizer, None, settings, device)
     for kind, examples in kinds.items():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        step = partial(ours.step, examples, dtype)
-        seconds = statistics.median(timed({kind: step}, rounds, device)[kind])
+        step = partial(clocked, partial(ours.step, examples, dtype), clock, device)
+        seconds = statistics.median(timed({kind: step}, rounds)[kind])
         found[f"{kind}_per_s"] = batch / seconds
         if kind == "cached":
             found["mfu"] = training_flops(config) * batch / seconds / peak
         if device.type == "cuda":
             found[f"{kind}_peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
     if device.type == "cuda":
-        encode = timed({"encode": lambda: float(len(encode_each(tokenizer, pictures, batch)))}, rounds, device)[
-            "encode"
-        ]
-        found["encode_per_s"] = batch / statistics.median(encode)
+        encode = partial(clocked, partial(encode_each, tokenizer, pictures, batch), clock, device)
+        found["encode_per_s"] = batch / statistics.median(timed({"encode": encode}, rounds)["encode"])
     return found | {"peak_tflops": peak / 1e12}
 
 
@@ -243,7 +256,7 @@ def main() -> None:
     )
     runs: list[tuple[str, dict[str, float]]] = []
     if options.quick:
-        runs.append(("demo_d4", alone(4, 4, 3, torch.device("cpu"), "demo", replace(settings, batch_size=4))))
+        runs.append(("demo_d4", alone(4, 4, 3, device_of("cpu"), "demo", replace(settings, batch_size=4))))
     elif options.gpu:
         for depth in options.depths:
             runs.append(

@@ -127,7 +127,7 @@ def run_model_demo(spec: ModelDemo, say: Callable[[str], None]) -> ModelDemoResu
         MissingCheckpoint: the folder holds no shard set.
         ShardSetMismatch: it has no held-out slices.
     """
-    process, started, seconds = Process(1, 0, torch.device("cpu")), time.monotonic(), {}
+    process, started, seconds = Process.alone("cpu"), time.monotonic(), {}
     tokenizer, transformer = spec.model / "tokenizer", spec.model / "transformer"
 
     def tell(line: str) -> None:

@@ -15,6 +15,7 @@ import torch.distributed as group
 from torch import Tensor
 
 from medvar_model.errors import ConfigMismatch
+from medvar_model.machine.memory import keep_freed_memory
 
 KNOWN_DEVICES = "auto, cpu, cuda or cuda:N"
 
@@ -109,7 +110,7 @@ def wait_for_all() -> None:
 
 
 def device_of(name: str, local_rank: int = 0) -> torch.device:
-    """Find the device that a name means, and make it the one in use if it is a GPU.
+    """Find the device that a name means; make a GPU the one in use, and let a CPU keep freed memory (`memory.keep_freed_memory`).
 
     Args:
         name: auto (a GPU if there is one), cpu, cuda (the one of this process) or cuda:N.
@@ -123,6 +124,7 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
         raise ConfigMismatch(f"There is no device {name!r}; wanted {KNOWN_DEVICES}.")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not gpus):
+        keep_freed_memory()
         return torch.device("cpu")
     if not gpus:
         raise ConfigMismatch(

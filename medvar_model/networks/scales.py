@@ -18,6 +18,9 @@ TokenMaps = list[Int64[Tensor, "batch _"]]
 vocabulary)."""
 
 
+OWN_PIECE = 64  # positions from which on a scale's attention is computed by itself
+
+
 @dataclass(frozen=True)
 class ScaleSchedule:
     """The sides of an image's token maps, coarsest first.
@@ -61,6 +64,19 @@ class ScaleSchedule:
         """Say which positions (columns) a position (row) may attend to: its own scale's and all coarser."""
         level_L = self.levels(device)
         return level_L[:, None] >= level_L[None, :]
+
+    def pieces(self) -> tuple[int, ...]:
+        """Say where to cut the sequence so that attention needs no mask, but for the first piece: the ends of the pieces.
+
+        Each scale of at least `OWN_PIECE` positions is a piece, which sees everything up to its end; the coarser ones, which cost little, are
+        one piece together.
+
+        >>> ScaleSchedule((1, 2, 3, 4, 8)).pieces(), ScaleSchedule((1, 2, 3)).pieces()
+        ((30, 94), (14,))
+        """
+        ends = [start + length for start, length in zip(self.starts, self.lengths, strict=True)]
+        coarse = sum(length < OWN_PIECE for length in self.lengths)  # lengths grow
+        return tuple(ends[max(0, coarse - 1) :])
 
     def split(self, sequence_BL: Int64[Tensor, "batch tokens"]) -> TokenMaps:
         """Cut a sequence of ids into token maps; `torch.cat(maps, 1)` is the way back."""

@@ -174,9 +174,10 @@ class Transformer(nn.Module):
         x_BLD = torch.cat([self._start(condition_BD), self._show(inputs_BLC)], dim=1) + self._places()
 
         visible_LL = self.schedule.visible(x_BLD.device)
+        pieces = self.schedule.pieces() if self.training else ()  # evaluation is VAR's to the last bit
         keeps = self._drop_paths(draws_BU, x_BLD.device)
         for block, keep_2B in zip(self._blocks(), keeps, strict=True):
-            x_BLD = block(x_BLD, block.modulate(condition_BD), visible_LL, keep_2B=keep_2B)
+            x_BLD = block(x_BLD, block.modulate(condition_BD), visible_LL, keep_2B=keep_2B, pieces=pieces)
         return self._logits(x_BLD, self.head_modulation(F.silu(condition_BD)).unflatten(1, (2, -1)))
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """The order of tokens: lengths, starts, the mask, the smoothers' table."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -42,6 +44,16 @@ def test_a_position_sees_its_own_scale_and_the_coarser_ones_only():
 
 def test_the_paper_mask_lets_286434_pairs_through():
     assert int(PAPER.visible().sum()) == 286_434
+
+
+@pytest.mark.parametrize("sides", [(1, 2, 3), (1, 8), (1, 2, 3, 4, 8), (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)])
+def test_pieces_see_what_the_mask_lets_through(sides):
+    schedule = ScaleSchedule(sides)
+    ends, visible = schedule.pieces(), schedule.visible()
+    assert ends[-1] == schedule.total
+    for start, end in pairwise(ends):
+        assert visible[start:end, :end].all()
+        assert not visible[:end, end:].any()
 
 
 def test_split_and_cat_are_inverse():

@@ -174,6 +174,26 @@ def test_every_parameter_learns(inputs):
     assert [name for name, p in transformer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+def test_attention_in_pieces_is_attention_under_the_mask():
+    config = replace(TINY, scale_sides=(1, 2, 8, 9), drop_path=0.0, condition_dropout=0.0)
+    transformer, condition = awake(config), torch.tensor([1, 2])
+    shown = torch.randn(2, config.n_tokens - 1, 8, generator=seeded(3))
+    weigh = torch.randn(2, config.n_tokens, 64, generator=seeded(4))
+    assert len(transformer.schedule.pieces()) == 3
+
+    def outcome():
+        logits = transformer(condition, shown)
+        transformer.zero_grad()
+        (logits * weigh).sum().backward()
+        return [logits, *(parameter.grad.clone() for parameter in transformer.parameters())]
+
+    masked = outcome()
+    transformer.train()
+    for ours, wanted in zip(outcome(), masked, strict=True):
+        torch.testing.assert_close(ours, wanted, atol=1e-3, rtol=1e-4)
+    assert not torch.equal(transformer(condition, shown), masked[0]), "another kernel, so another rounding"
+
+
 def test_training_mode_asks_for_random_numbers(inputs):
     transformer = Transformer(TINY, seeded()).train()
     with pytest.raises(ConfigMismatch, match="random numbers"):
