@@ -14,7 +14,7 @@ from medvar_data.records import LICENSE_TERMS
 from medvar_data.shard.card import CARD_VERSION, DOCUMENTS, Stated, documents, reasons_of
 from medvar_data.shard.collections import counted
 from medvar_data.shard.privacy import EXTREMES, own_frame, rounded
-from medvar_data.shard.terms import joined_cases, own_terms, strictest, strictest_terms
+from medvar_data.shard.terms import LOOSEST_FIRST, joined_cases, own_terms, strictest, strictest_terms
 from medvar_data.shardset.dataset import Dataset
 from medvar_data.shardset.schema import CASE_KEY
 from medvar_data.storage.store import Store
@@ -28,12 +28,16 @@ def check_terms(cases: pa.Table, collections: pa.Table, edges: pa.Table) -> Iter
     """No case has looser terms than its collection, or than a copy of it; stricter ones may come from a copy that was left out."""
     if set(cases["collection"].to_pylist()) - set(collections["collection"].to_pylist()):
         return  # said elsewhere
+    for row in collections.select(["collection", *LICENSE_TERMS]).to_pylist():
+        for term in LICENSE_TERMS:
+            if row[term] not in LOOSEST_FIRST[term]:
+                yield f"{row['collection']}: its {term} is {printable(str(row[term]), 40)!r}; wanted yes, no or unknown"
     wanted = strictest_terms(own_terms(cases, collections), joined_cases(cases, edges))
     names = cases.select(list(CASE_KEY)).to_pylist()
     for term in LICENSE_TERMS:
         pairs = zip(names, cases[term].to_pylist(), wanted[term].to_pylist(), strict=True)
         for name, said, least in pairs:
-            if said not in ("yes", "no", "unknown") or strictest(term, [said, least]) != said:
+            if said not in LOOSEST_FIRST[term] or strictest(term, [said, least]) != said:
                 yield f"{name['collection']}/{name['case']}: its {term} is {said!r}, its collection and its copies give {least!r}"
 
 

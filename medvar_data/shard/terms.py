@@ -21,12 +21,13 @@ LOOSEST_FIRST: Mapping[str, tuple[str, ...]] = {
 
 
 def strictest(term: str, answers: Iterable[str]) -> str:
-    """The strictest of some answers to a term.
+    """The strictest of some answers to a term; what is no answer, in a table that was altered, counts as stricter than all.
 
     >>> strictest("commercial", ["yes", "unknown"]), strictest("share_alike", ["no", "yes"])
     ('unknown', 'yes')
     """
-    return max(answers, key=LOOSEST_FIRST[term].index)
+    known = LOOSEST_FIRST[term]
+    return max(answers, key=lambda answer: known.index(answer) if answer in known else len(known))
 
 
 def strictest_terms(cases: pa.Table, copies: Iterable[tuple[int, int]]) -> pa.Table:

@@ -266,6 +266,7 @@ def in_dataset(change):
             set_all("collections", collection_sha256="0" * 64),
             f"collections.parquet says {'0' * 64!r} of its collection",
         ),
+        (set_all("collections", commercial="perhaps"), "its commercial is 'perhaps'; wanted yes, no or unknown"),
         (set_all("collections", labels=[]), "which collections.parquet does not name"),
         (set_all("rejects", reason="not_selected"), "is not selected, but dataset.json names no condition"),
         (in_dataset(lambda d: d["splits"]["val"].update(cases=99)), "val: "),
