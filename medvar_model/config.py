@@ -39,8 +39,6 @@ class TokenizerConfig:
         norm_groups: groups of every group normalisation; must divide the width of every level.
         code_layer: code vectors are fixed vectors times one learnt matrix; see `networks.codebook`.
         codes_per_scale: each scale has code vectors of its own.
-        linear_path: a linear map of each patch stands beside the encoder, and one back beside the decoder; see
-            `networks.linear_path`.
     """
 
     image_side: int = 256
@@ -58,11 +56,10 @@ class TokenizerConfig:
     norm_groups: int = 32
     code_layer: bool = False
     codes_per_scale: bool = False
-    linear_path: bool = False
 
     def __post_init__(self) -> None:
         _require_positive(
-            self, except_for=("residual_ratio", "commitment", "code_layer", "codes_per_scale", "linear_path")
+            self, except_for=("residual_ratio", "commitment", "code_layer", "codes_per_scale")
         )
         check_sides(self.scale_sides)
         if self.image_side % self.downsampling or self.scale_sides[-1] != self.latent_side:
@@ -253,8 +250,7 @@ def tokenizer_parameters(config: TokenizerConfig) -> int:
     books = len(config.scale_sides) if config.codes_per_scale else 1
     pyramid = books * config.vocabulary * latent + config.n_smoothers * conv(latent, latent)
     pyramid += latent**2 if config.code_layer else 0
-    path = 2 * config.downsampling**2 * config.image_channels * latent if config.linear_path else 0
-    return encoder + decoder + pyramid + 2 * conv(latent, latent) + path
+    return encoder + decoder + pyramid + 2 * conv(latent, latent)
 
 
 Config = TypeVar("Config")
@@ -334,7 +330,7 @@ TOKENIZERS: dict[str, TokenizerConfig] = {
                              vocabulary=64,  scale_sides=(1, 2, 3, 4), norm_groups=4),
     "demo":  TokenizerConfig(image_side=64,  patch=2, width=16, level_multipliers=(1, 2, 4), blocks_per_level=1,
                              latent_channels=16,
-                             vocabulary=512, scale_sides=(1, 2, 3, 4, 6, 8), norm_groups=8, linear_path=True),
+                             vocabulary=512, scale_sides=(1, 2, 3, 4, 6, 8), norm_groups=8),
     "small": TokenizerConfig(image_side=128, width=64, scale_sides=(1, 2, 3, 4, 6, 8), vocabulary=1024),
     "base":  TokenizerConfig(width=96),
     "paper": TokenizerConfig(),

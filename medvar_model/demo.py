@@ -34,7 +34,7 @@ SHARDS = "shards-64"
 MODEL = "model"
 
 TOKENIZER_LOOP = LoopSettings(
-    samples=7_000,
+    samples=12_000,
     batch_size=8,
     base_learning_rate=0.096,  # a peak of 3e-3
     betas=(0.9, 0.95),
@@ -48,7 +48,7 @@ TOKENIZER_LOOP = LoopSettings(
     validation_slices=128,
 )
 TRANSFORMER_LOOP = LoopSettings(
-    samples=15_000,
+    samples=10_000,
     batch_size=16,
     base_learning_rate=0.032,  # a peak of 2e-3
     betas=(0.9, 0.95),

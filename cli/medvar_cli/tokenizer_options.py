@@ -41,9 +41,6 @@ class TokenizerOptions:
     codes_per_scale: Annotated[
         bool, typer.Option("--codes-per-scale", help="Give each scale codes of its own instead of shared ones.")
     ] = False
-    linear_path: Annotated[
-        bool, typer.Option("--linear-path", help="Put a linear map of each patch beside the convolutions.")
-    ] = False
     scale_dropout: Annotated[
         float, typer.Option(help="Chance that an image is drawn from its coarse scales alone.", min=0, max=0.99)
     ] = 0.0
@@ -63,12 +60,7 @@ class TokenizerOptions:
         return TrainTokenizer(
             out=str(out),
             data=training.data(shards),
-            config=replace(
-                size,
-                code_layer=self.code_layer,
-                codes_per_scale=self.codes_per_scale,
-                linear_path=self.linear_path or size.linear_path,
-            ),
+            config=replace(size, code_layer=self.code_layer, codes_per_scale=self.codes_per_scale),
             loop=training.loop(LOOPS[self.preset]),
             weights=TokenizerLossWeights(perceptual=0.0) if none else TokenizerLossWeights(),
             perceptual="none" if none else self.perceptual,

@@ -28,8 +28,6 @@ class FastDecoder(nn.Module):
         super().__init__()
         self.patch, self.dtype = tokenizer.config.patch, dtype
         self.from_latent, self.decoder = copy.deepcopy(tokenizer.from_latent), copy.deepcopy(tokenizer.decoder)
-        path = tokenizer.linear_path
-        self.synthesis = None if path is None else copy.deepcopy(path.synthesis)
         for level in self.decoder.levels:
             if isinstance(level, DecoderLevel) and isinstance(level.upsample, Enlarge):
                 level.upsample = FoldedEnlarge(level.upsample)
@@ -40,8 +38,7 @@ class FastDecoder(nn.Module):
         """Draw the images of latent maps; not clamped. See `Tokenizer.render`."""
         with torch.autocast(total.device.type, enabled=False):
             maps = total.to(dtype=self.dtype, memory_format=torch.channels_last)
-            drawn = F.pixel_shuffle(self.decoder(self.from_latent(maps)), self.patch)
-            return drawn if self.synthesis is None else drawn + self.synthesis(maps)
+            return F.pixel_shuffle(self.decoder(self.from_latent(maps)), self.patch)
 
 
 class FoldedEnlarge(nn.Module):

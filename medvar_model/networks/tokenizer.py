@@ -15,7 +15,6 @@ from medvar_model.config import TokenizerConfig
 from medvar_model.errors import ConfigMismatch
 from medvar_model.networks.codebook import count_codes
 from medvar_model.networks.conv import Decoder, Encoder
-from medvar_model.networks.linear_path import LinearPath
 from medvar_model.networks.pyramid import Latents, Pyramid
 from medvar_model.networks.scales import TokenMaps
 
@@ -65,7 +64,6 @@ class Tokenizer(nn.Module):
         self.pyramid = Pyramid(config)
         self.from_latent = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
         self.decoder = Decoder(config)
-        self.linear_path = LinearPath(config) if config.linear_path else None
         self.initialise(generator)
 
     @torch.no_grad()
@@ -74,12 +72,7 @@ class Tokenizer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.xavier_normal_(module.weight, CONV_GAIN, generator=generator)
-                if module.bias is not None:
-                    module.bias.zero_()
-        if self.linear_path is not None:
-            self.linear_path.initialise()
-            for last in (self.to_latent, self.decoder.exit):
-                nn.init.zeros_(last.weight)
+                module.bias.zero_()  # type: ignore[union-attr]  # all have one
         self.pyramid.codebook.initialise(generator)
 
     def latents(self, images: Images) -> Latents:
@@ -94,13 +87,11 @@ class Tokenizer(nn.Module):
                 f"The tokenizer was given images of {tuple(images.shape[1:])} (channels, height, width); "
                 f"wanted {wanted}. Resize them, or use a tokenizer for that size."
             )
-        latents = self.to_latent(self.encoder(F.pixel_unshuffle(images, self.config.patch)))
-        return (latents if self.linear_path is None else latents + self.linear_path.analysis(images)).float()
+        return self.to_latent(self.encoder(F.pixel_unshuffle(images, self.config.patch))).float()
 
     def render(self, total: Latents) -> Float[Tensor, "batch channels height width"]:
         """Draw the images of latent maps; not clamped."""
-        drawn = F.pixel_shuffle(self.decoder(self.from_latent(total)), self.config.patch)
-        return drawn if self.linear_path is None else drawn + self.linear_path.synthesis(total)
+        return F.pixel_shuffle(self.decoder(self.from_latent(total)), self.config.patch)
 
     @torch.no_grad()
     def encode(self, images: Images) -> TokenMaps:

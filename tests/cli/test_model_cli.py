@@ -188,7 +188,7 @@ def test_all_presets_are_listed(tmp_path):
     assert said["transformers"][-1]["parameters"] == 2_010_020_356
     shown = call("info").output
     assert all(name in shown for name in (*TOKENIZERS, *TRANSFORMERS))
-    assert "demo (64 px, 768k)" in " ".join(call("train", "tokenizer", "--help").output.replace("│", " ").split())
+    assert "demo (64 px, 766k)" in " ".join(call("train", "tokenizer", "--help").output.replace("│", " ").split())
 
 
 def test_a_tokenizer_that_is_not_the_transformers_is_refused(shards, transformer, tmp_path):
@@ -382,7 +382,6 @@ def test_presets_and_options_decide_the_tokenizers_recipe(tmp_path):
         "--rotate",
         "--code-layer",
         "--codes-per-scale",
-        "--linear-path",
         "--scale-dropout",
         "0.1",
         "--average",
@@ -390,8 +389,7 @@ def test_presets_and_options_decide_the_tokenizers_recipe(tmp_path):
     ]
     changed = json.loads(call(*common, "--preset", "paper", *more).stdout)
     assert (changed["rotate"], changed["scale_dropout"], changed["config"]["code_layer"]) == (True, 0.1, True)
-    assert (changed["config"]["codes_per_scale"], changed["config"]["linear_path"]) == (True, True)
-    assert not paper["config"]["linear_path"]
+    assert changed["config"]["codes_per_scale"]
     assert (changed["adversary"]["weight"], changed["loop"]["average"]) == (0, 0.99)
 
 
