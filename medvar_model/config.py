@@ -58,9 +58,7 @@ class TokenizerConfig:
     codes_per_scale: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self, except_for=("residual_ratio", "commitment", "code_layer", "codes_per_scale")
-        )
+        _require_positive(self, except_for=("residual_ratio", "commitment", "code_layer", "codes_per_scale"))
         check_sides(self.scale_sides)
         if self.image_side % self.downsampling or self.scale_sides[-1] != self.latent_side:
             raise ConfigMismatch(
