@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from medvar_data.audit.copies import check_copies
 from medvar_data.audit.members import GreyLevels, Promised, check_shard
 from medvar_data.audit.promises import check_documents
-from medvar_data.audit.recount import ENOUGH, check_tables
+from medvar_data.audit.recount import FEW, check_tables
 from medvar_data.audit.remake import OTHER_WORKSPACE, RemakeSpec, check_remade, drawn_keys
 from medvar_data.audit.seal import SEAL_FILE, check_seal, key_digest
 from medvar_data.errors import ShardSetError
@@ -35,7 +35,7 @@ from medvar_data.storage.documents import table_of
 from medvar_data.storage.store import Store
 
 MAX_FINDINGS = 50
-FEW = 10  # findings of one kind that are told
+ENOUGH = 5_000  # findings in shards after which no further shard is read
 PUBLISHERS_OWN = ("LICENSE*", "NOTICE*", "CITATION.cff", "*.bib", SEAL_FILE)
 """Files that a publisher may put beside a set's own."""
 
@@ -127,8 +127,7 @@ def few_of_a_kind(findings: Sequence[str]) -> list[str]:
     for found in kinds.values():
         few += found[:FEW]
         if len(found) > FEW:
-            least = "at least " if len(found) >= ENOUGH else ""  # no check looks on after so many
-            few.append(f"and {least}{len(found) - FEW:,} more of this kind: {found[FEW]}")
+            few.append(f"and {len(found) - FEW:,} more of this kind: {found[FEW]}")
     return few
 
 
