@@ -3,8 +3,8 @@
     python bench/sample.py --var PATH_TO_VAR_CHECKOUT [--depths 16] [--batches 1] [--diffusion ddpm_s ddpm_l dit_s dit_l] [--quick]
     python bench/sample.py --var PATH --device cuda --depths 16 20 24 30 --batches 1 64                  # a GPU
 
-VAR runs in a process of its own. All rivals of a depth and batch take turns, decoder included, with guidance 4, top-k 900, top-p 0.95 (VAR's demonstration, MedVAR's
-settings); a ratio is the median over rounds of VAR's time ÷ ours. The share of the peak is the arithmetic that we do a second ÷ that of a
+VAR runs in a process of its own. All rivals of a depth and batch take turns, decoder included, with guidance 4, top-k 900, top-p 0.95
+(VAR's demonstration, MedVAR's settings); a ratio is the median over rounds of VAR's time ÷ ours. The share of the peak is the arithmetic that we do a second ÷ that of a
 matrix product of 2048 x 2048 timed in the same round; `products` are the products of the transformer's linear layers alone, at the shapes and
 with the weights that an image takes, and `share_of_products` is how much of our time they and the decoder would take. Diffusion (needs the package `diffusers`) draws one image with guidance by DDIM:
 5 and 10 steps are timed, their difference gives the cost of a step and so the time of 10 to 100 steps, which is extrapolated and named
@@ -35,7 +35,7 @@ from sample_peers import (
     ready,
     same_networks,
     var_rival,
-)  # fmt: skip
+)
 from torch import Tensor
 
 from medvar_model.config import TOKENIZERS, transformer_config
@@ -52,8 +52,6 @@ DECODER_FLOPS = 393.7e9 - 75.4e9 * 5 / 9  # of an image of 256 x 256, enlarging 
 ATTENDED = 286_434 - 1  # pairs of positions in one head, all scales but the first, which is a table
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEPS = (5, 10)
-
-
 Seconds = Callable[[], float]
 
 

@@ -104,7 +104,7 @@ def seal(store: Store, key: Path, *, replace: bool = False) -> Seal:
 
 def _refuse_anothers_seal(store: Store, private: "Ed25519PrivateKey") -> None:
     try:
-        found = decode_json(store.read(SEAL_FILE), Seal, SEAL_FILE, ShardSetError, WAY_ON)
+        found = _read_seal(store)
     except OSError:
         return  # it has none
     except ShardSetError:
@@ -142,7 +142,7 @@ def check_seal(store: Store, public_key: Path) -> list[str]:
 
     key = _public_key(public_key)
     try:
-        found = decode_json(store.read(SEAL_FILE), Seal, SEAL_FILE, ShardSetError, WAY_ON)
+        found = _read_seal(store)
     except OSError:
         return [f"{SEAL_FILE} is missing: the set is not sealed"]
     except ShardSetError as error:
@@ -157,6 +157,10 @@ def check_seal(store: Store, public_key: Path) -> list[str]:
     except InvalidSignature:
         return [f"the signature in {SEAL_FILE} was not made by this key over this dataset.json"]
     return []
+
+
+def _read_seal(store: Store) -> Seal:
+    return decode_json(store.read(SEAL_FILE), Seal, SEAL_FILE, ShardSetError, WAY_ON)
 
 
 def _require_package() -> None:

@@ -43,7 +43,8 @@ OPTIONS = {
     "data.temperature": "--temperature", "size": "--size", "init_from": "--init-from",
     "weights.perceptual": "--no-lpips (weight of the perceptual loss)", "perceptual": "--perceptual",
     "adversary.weight": "--adversary", "adversary.start": "--adversary-start", "rotate": "--rotate", "scale_dropout": "--scale-dropout",
-    "scale_power": "--scale-power", "prefix_token": "--no-prefix-token", "config.code_layer": "--code-layer", "config.codes_per_scale": "--codes-per-scale", "data.hold_out": "--hold-out-collection",
+    "config.code_layer": "--code-layer", "config.codes_per_scale": "--codes-per-scale", "data.hold_out": "--hold-out-collection",
+    "scale_power": "--scale-power", "prefix_token": "--no-prefix-token",
 }  # fmt: skip
 """What sets a field that `settings.option_of` does not know."""
 
